@@ -1,0 +1,1 @@
+"""On-the-fly activations from a frozen denoiser."""

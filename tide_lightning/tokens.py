@@ -1,0 +1,76 @@
+"""Tokens read at one site of a denoiser: what a datamodule yields and an SAE reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+
+class Half(IntEnum):
+    """Which half of a guided forward a token comes from."""
+
+    CONDITIONAL = 0
+    UNCONDITIONAL = 1
+
+
+class Source(IntEnum):
+    """Which process a token's activation comes from."""
+
+    NOISE = 0
+    DENOISE = 1
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """B tokens of one site, with everything that is known about where they came from.
+
+    Args:
+        x: activations [B, d].
+        t: normalised time [B], float32 in [0, 1]; 1 is pure noise.
+        raw_t: the timestep as the denoiser was given it [B], float32.
+        position: integer grid coordinates [B, axes], row first.
+        sample: which sample (image) the token belongs to [B], int64, unique over a run.
+        input: what the denoiser was given at this place [B, p] (for an image stream the latent patch).
+        window: the inputs of the surrounding places, own one included [B, w * p]; None unless asked for.
+        noise: the true noise at this place [B, p], where there is one. Never a basis for splicing.
+        half: a `Half` for each token [B], int8.
+        source: a `Source` for each token [B], int8.
+    """
+
+    x: Tensor
+    t: Tensor
+    raw_t: Tensor
+    position: Tensor
+    sample: Tensor
+    input: Tensor
+    half: Tensor
+    source: Tensor
+    window: Tensor | None = None
+    noise: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        """The same tokens on another device."""
+        return replace(self, **{name: value.to(device) for name, value in self.tensors().items()})
+
+    def select(self, index: Tensor | slice) -> TokenBatch:
+        """The tokens at `index` (integers, booleans or a slice)."""
+        return replace(self, **{name: value[index] for name, value in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are present, by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @staticmethod
+    def concatenate(batches: Sequence[TokenBatch]) -> TokenBatch:
+        """All tokens of several batches in order; a field missing from one is missing from the result."""
+        names = set.intersection(*(set(batch.tensors()) for batch in batches))
+        joined = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
+        return TokenBatch(**joined)
