@@ -25,6 +25,23 @@ class Source(IntEnum):
 
 
 @dataclass(frozen=True)
+class SiteShape:
+    """The sizes of one site that an SAE is built for.
+
+    Args:
+        d_in: channels of the activation.
+        grid: places of the stream's tokens, rows first (for an image stream the latent patches).
+        d_input: numbers that the denoiser was given at one place.
+        d_window: numbers that it was given in the window around one place; 0 where windows are not harvested.
+    """
+
+    d_in: int
+    grid: tuple[int, ...]
+    d_input: int
+    d_window: int = 0
+
+
+@dataclass(frozen=True)
 class TokenBatch:
     """B tokens of one site, with everything that is known about where they came from.
 
@@ -62,6 +79,16 @@ class TokenBatch:
     def select(self, index: Tensor | slice) -> TokenBatch:
         """The tokens at `index` (integers, booleans or a slice)."""
         return replace(self, **{name: value[index] for name, value in self.tensors().items()})
+
+    def context(self) -> dict[str, Tensor | None]:
+        """What an SAE may know of each token besides its activation, as keywords of `encode` and `decode`."""
+        return {
+            "timestep": self.t,
+            "position": self.position,
+            "input": self.input,
+            "window": self.window,
+            "noise": self.noise,
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         """The fields that are present, by name."""

@@ -64,9 +64,7 @@ class SparseCode:
     def to_dense(self) -> Tensor:
         """The code written out, [N, M], differentiable in the values; repeated indices add up."""
         dense_NM = self.values.new_zeros(self.num_tokens, self.num_latents)
-        return dense_NM.index_put(
-            (self.tokens(), self.indices.flatten()), self.values.flatten(), accumulate=True
-        )
+        return dense_NM.index_put((self.tokens(), self.indices.flatten()), self.values.flatten(), accumulate=True)
 
     def l0(self) -> Tensor:
         """The number of latents that fire for each token, int64 [N]."""
@@ -92,16 +90,12 @@ class SparseCode:
         pointer = _row_pointer(lengths)
         offsets_Z = (starts - pointer[:-1]).repeat_interleave(lengths)
         entries_Z = offsets_Z + torch.arange(len(offsets_Z), device=offsets_Z.device)
-        return replace(
-            self, values=self.values[entries_Z], indices=self.indices[entries_Z], row_pointer=pointer
-        )
+        return replace(self, values=self.values[entries_Z], indices=self.indices[entries_Z], row_pointer=pointer)
 
     def to(self, device: torch.device | str) -> "SparseCode":
         """The code on another device."""
         pointer = None if self.row_pointer is None else self.row_pointer.to(device)
-        return replace(
-            self, values=self.values.to(device), indices=self.indices.to(device), row_pointer=pointer
-        )
+        return replace(self, values=self.values.to(device), indices=self.indices.to(device), row_pointer=pointer)
 
     def detach(self) -> "SparseCode":
         """The code cut off from the graph."""

@@ -1,0 +1,104 @@
+"""What `tide` makes of its arguments before they are parsed: configs by name, and the run that is meant."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
+
+from tide_lightning.errors import UserError
+from tide_lightning.runs import last_checkpoint, newest_run, run_of_checkpoint
+
+FOLLOWING = ("validate", "test", "predict")
+"""Subcommands that look at a finished run."""
+
+
+def packaged_configs() -> dict[str, Path]:
+    """The configs that come with the package, by name."""
+    folder = Path(str(files("tide_lightning"))) / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def resolve_configs(args: list[str]) -> list[str]:
+    """Replace `--config NAME` by the path of the packaged config, unless a file of that name is there."""
+    resolved = list(args)
+    for place, value in _values(args, "--config", "-c"):
+        path = _config_path(value)
+        if "=" in args[place]:
+            resolved[place] = f"{args[place].split('=', 1)[0]}={path}"
+        else:
+            resolved[place + 1] = str(path)
+    return resolved
+
+
+def follow_run(args: list[str]) -> list[str]:
+    """Put the config and last checkpoint of the run that is meant before what the user wrote.
+
+    The run is the one named by `--run`, the one that `--ckpt_path` lies in, the newest of the name in the user's
+    own config, or the newest of all. What the user wrote comes later and so wins.
+    """
+    if not args or args[0] not in FOLLOWING or {"--help", "-h", "--print_config"} & set(args):
+        return args
+    subcommand, rest = args[0], args[1:]
+    root = Path(_last(rest, "--runs") or "runs")
+    run_given, checkpoint = _last(rest, "--run"), _last(rest, "--ckpt_path")
+    run: Path | None
+    if run_given:
+        run = Path(run_given)
+        if not (run / "config.yaml").is_file():
+            raise UserError(f"--run {run}: no run folder there (it would hold config.yaml)")
+    elif checkpoint and checkpoint != "last":
+        run = run_of_checkpoint(Path(checkpoint))
+        if run is None:
+            return args
+    else:
+        name = _last(rest, "--run_name") or _run_name_in_config(rest)
+        run = newest_run(root, name)
+        if run is None:
+            where = root / name if name else root
+            raise UserError(f"{where}: no run there to {subcommand}; make one with `tide fit --config …`")
+    follow = ["--config", str(run / "config.yaml")]
+    if checkpoint is None or checkpoint == "last":
+        found = last_checkpoint(run)
+        if found is None:
+            raise UserError(f"{run / 'checkpoints'}: no checkpoint there; has the fit got that far?")
+        rest = [*rest, "--ckpt_path", str(found)]
+    return [subcommand, *follow, *rest, *([] if run_given else ["--run", str(run)])]
+
+
+def _config_path(value: str) -> Path:
+    path, known = Path(value), packaged_configs()
+    if path.is_file():
+        return path
+    if value in known:
+        return known[value]
+    raise UserError(f"--config {value}: neither a file nor one of the packaged configs ({', '.join(known)})")
+
+
+def _run_name_in_config(args: list[str]) -> str | None:
+    values = _values(args, "--config", "-c")
+    if not values:
+        return None
+    path = Path(values[-1][1])
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from error
+    return str(config.get("run_name", "tide")) if isinstance(config, dict) else "tide"
+
+
+def _values(args: list[str], *names: str) -> list[tuple[int, str]]:
+    """Where each option of these names stands, and its value."""
+    found = []
+    for place, arg in enumerate(args):
+        if arg in names and place + 1 < len(args):
+            found.append((place, args[place + 1]))
+        elif "=" in arg and arg.split("=", 1)[0] in names:
+            found.append((place, arg.split("=", 1)[1]))
+    return found
+
+
+def _last(args: list[str], name: str) -> str | None:
+    values = _values(args, name)
+    return values[-1][1] if values else None

@@ -1,0 +1,66 @@
+"""Run folders: `<root>/<name>/<stamp>`, with `<root>/<name>/latest` pointing to the newest."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from datetime import datetime
+from pathlib import Path
+
+from tide_lightning.errors import UserError
+
+_STAMP = "TIDE_RUN_STAMP"  # lets processes that a launcher started anew share their parent's folder
+
+
+def new_run(root: Path, name: str) -> Path:
+    """The folder of a run that begins now; nothing is written yet."""
+    stamp = os.environ.get(_STAMP)
+    if stamp is None:
+        stamp = base = datetime.now().strftime("%Y%m%d-%H%M%S")
+        number = 1
+        while (root / name / stamp).exists():
+            number += 1
+            stamp = f"{base}-{number}"
+        os.environ[_STAMP] = stamp
+    return root / name / stamp
+
+
+def forget_stamp() -> None:
+    """The next run in this process gets a folder of its own."""
+    os.environ.pop(_STAMP, None)
+
+
+def point_latest(run: Path) -> None:
+    """Let `latest` beside the run point to it."""
+    link = run.parent / "latest"
+    fresh = run.parent / f".latest-{os.getpid()}"
+    fresh.symlink_to(run.name)
+    fresh.replace(link)
+
+
+def newest_run(root: Path, name: str | None = None) -> Path | None:
+    """The run that `latest` points to; of all names the one that was begun last."""
+    links = [root / name / "latest"] if name else sorted(root.glob("*/latest"))
+    runs = [link.resolve() for link in links if link.is_dir()]
+    return max(runs, key=lambda run: run.name, default=None)
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """The checkpoint from which a run can go on."""
+    checkpoints = sorted((run / "checkpoints").glob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
+    return checkpoints[-1] if checkpoints else None
+
+
+def run_of_checkpoint(checkpoint: Path) -> Path | None:
+    """The run folder that a checkpoint lies in, if it does."""
+    run = checkpoint.resolve().parent.parent
+    return run if (run / "config.yaml").is_file() else None
+
+
+def check_checkpoint(path: Path) -> Path:
+    """The path, if a whole checkpoint file lies there."""
+    if not path.is_file():
+        raise UserError(f"--ckpt_path {path}: there is no such file")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"--ckpt_path {path}: not a checkpoint, or cut off; use an older one of the same folder")
+    return path

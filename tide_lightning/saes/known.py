@@ -1,0 +1,181 @@
+"""The known part of an activation: what follows from the timestep, the place and the input (DESIGN: a ladder).
+
+A diffusion transformer's residual stream carries its input along. What a small regression can tell is
+subtracted before encoding, so that latents are spent on the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from tide_lightning.errors import UserError
+from tide_lightning.saes.regression import BinnedRegression
+from tide_lightning.tokens import SiteShape, TokenBatch
+
+Rung = Literal["mean", "mean_t", "mean_t_position", "noise_estimate", "input_token", "input_window", "noise_token"]
+"""mean < mean(t) < mean(t, position) < ... + A(t) noise_estimate | input_token | input_window | noise_token."""
+
+LEAKING: frozenset[Rung] = frozenset({"noise_token"})
+"""Rungs that use what the denoiser was not given: for reading features, never for splicing."""
+
+_FEATURE: dict[Rung, str] = {
+    "input_token": "input",
+    "input_window": "window",
+    "noise_estimate": "window",
+    "noise_token": "noise",
+}
+
+
+class KnownPart(nn.Module):
+    """known(t, position, f) = intercept(t, position) + f A(t), linear in t between the centres of bins.
+
+    Args:
+        shape: the site's shape.
+        rung: how much is taken as known.
+        num_bins: bins of t in which means and maps are estimated.
+    """
+
+    intercept: Tensor
+    weight: Tensor
+    estimator: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: SiteShape, rung: Rung = "input_token", num_bins: int = 20) -> None:
+        super().__init__()
+        if rung not in get_args(Rung):
+            raise UserError(f"known_part: there is no rung {rung!r}; choose one of {', '.join(get_args(Rung))}")
+        self.rung: Rung = rung
+        self.grid = tuple(shape.grid)
+        self.num_bins = 1 if rung == "mean" else num_bins
+        places = 1 if rung in ("mean", "mean_t") else math.prod(self.grid)
+        sizes = {None: 0, "input": shape.d_input, "window": shape.d_window, "noise": shape.d_input}
+        self.feature = _FEATURE.get(rung)
+        self.d_read = sizes[self.feature]  # what is read from the token
+        if self.feature == "window" and self.d_read == 0:
+            raise UserError(f"known_part {rung!r} reads the window around a token: set data.window_radius >= 1")
+        self.d_estimate = shape.d_input if rung == "noise_estimate" else 0
+        d_feature = self.d_estimate or self.d_read
+        self.register_buffer("intercept", torch.zeros(self.num_bins, places, shape.d_in))
+        self.register_buffer("weight", torch.zeros(self.num_bins, d_feature, shape.d_in))
+        self.register_buffer("estimator", torch.zeros(self.num_bins, self.d_read + 1, self.d_estimate))
+        self.register_buffer("scale", torch.ones(()))  # s of u = (x - known) / s
+
+    def forward(
+        self,
+        timestep: Tensor | None = None,
+        position: Tensor | None = None,
+        input: Tensor | None = None,
+        window: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """What is known of each token [B, d]; [1, d] for the rung `mean`."""
+        if self.rung == "mean":
+            return self.intercept[0]
+        if timestep is None:
+            raise ValueError(f"known part {self.rung!r} depends on the timestep: pass it")
+        low_B, mix_B = self._between(timestep)
+        cell_B = self._place(position, len(timestep))
+        high_B = (low_B + 1).clamp(max=self.num_bins - 1)
+        known = torch.lerp(self.intercept[low_B, cell_B], self.intercept[high_B, cell_B], mix_B.unsqueeze(1))
+        if self.feature is None:
+            return known
+        feature = {"input": input, "window": window, "noise": noise}[self.feature]
+        if feature is None:
+            raise ValueError(f"known part {self.rung!r} needs each token's {self.feature}: pass it")
+        hat_BK = self._hat(low_B, mix_B)
+        feature = feature.to(self.weight.dtype)
+        if self.d_estimate:
+            one = torch.ones_like(feature[:, :1])
+            feature = _by_bin(hat_BK, torch.cat([feature, one], 1), self.estimator)
+        return known + _by_bin(hat_BK, feature, self.weight)
+
+    def _between(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The bin whose centre lies below t and how far t is towards the next one's."""
+        place = (t.to(self.weight.dtype) * self.num_bins - 0.5).clamp(0, self.num_bins - 1)
+        low = place.floor()
+        return low.long(), place - low
+
+    def _hat(self, low_B: Tensor, mix_B: Tensor) -> Tensor:
+        hat_BK = mix_B.new_zeros(len(low_B), self.num_bins)
+        hat_BK.scatter_(1, low_B.unsqueeze(1), (1 - mix_B).unsqueeze(1))
+        return hat_BK.scatter_add_(1, (low_B + 1).clamp(max=self.num_bins - 1).unsqueeze(1), mix_B.unsqueeze(1))
+
+    def _place(self, position: Tensor | None, num_tokens: int) -> Tensor | int:
+        if self.intercept.shape[1] == 1:
+            return 0
+        if position is None:
+            raise ValueError(f"known part {self.rung!r} depends on the position: pass it")
+        return flat_place(position, self.grid)
+
+
+class KnownStatistics(nn.Module):
+    """Sums over the first tokens, from which a `KnownPart` is fitted.
+
+    Args:
+        known: the part to fit.
+    """
+
+    def __init__(self, known: KnownPart) -> None:
+        super().__init__()
+        bins, places, d = known.intercept.shape
+        self.known = [known]  # not a submodule: its buffers are not statistics
+        self.targets = BinnedRegression(bins, places, known.d_read, d)
+        self.noise = BinnedRegression(bins, 1, known.d_read, known.d_estimate) if known.d_estimate else None
+
+    def update(self, batch: TokenBatch) -> None:
+        """Add a batch of the site's tokens."""
+        known = self.known[0]
+        places = self.targets.n.shape[1]
+        place = flat_place(batch.position, known.grid) if places > 1 else torch.zeros_like(batch.sample)
+        read = batch.tensors().get(known.feature) if known.feature else batch.x[:, :0]
+        if read is None:
+            raise UserError(
+                f"known_part {known.rung!r} needs each token's {known.feature}, which this source does not have"
+            )
+        self.targets.update(batch.t, place, read, batch.x)
+        if self.noise is not None and batch.noise is not None:
+            self.noise.update(batch.t, torch.zeros_like(batch.sample), read, batch.noise)
+
+    def fit(self) -> Tensor:
+        """Solve on all ranks' tokens and write the result into the part; the residual's variance by bin."""
+        known = self.known[0]
+        self.targets.all_reduce()
+        projection = None
+        if self.noise is not None:
+            self.noise.all_reduce()
+            if not self.noise.n.any():
+                raise UserError("known_part 'noise_estimate' is learned from true noise: use data.source noise or both")
+            estimate = self.noise.solve()
+            projection = estimate.weight
+            known.estimator.copy_(torch.cat([projection, estimate.intercept], 1))
+        fit = self.targets.solve(projection)
+        intercept = fit.intercept
+        if self.noise is not None:  # the estimator's own intercept is part of the feature
+            intercept = intercept - estimate.intercept @ fit.weight
+        known.intercept.copy_(intercept)
+        known.weight.copy_(fit.weight)
+        total = (fit.residual_variance * fit.tokens).sum() / fit.tokens.sum().clamp(min=1)
+        known.scale.copy_(total.sqrt().clamp(min=1e-6))
+        return fit.residual_variance
+
+
+def flat_place(position: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Row-major index of integer grid coordinates [B, axes]."""
+    place = position[:, 0].long()
+    for axis, size in enumerate(grid[1:], start=1):
+        place = place * size + position[:, axis].long()
+    return place
+
+
+def _by_bin(hat_BK: Tensor, feature_BF: Tensor, weight_KFD: Tensor) -> Tensor:
+    """Sum over bins of hat * (feature @ weight): one product with features spread over bins.
+
+    The shapes do not depend on the data, so nothing waits for the device; the product costs bins * f / d_sae of the
+    encoder's.
+    """
+    spread = (hat_BK.unsqueeze(2) * feature_BF.unsqueeze(1)).flatten(1)
+    return spread @ weight_KFD.flatten(0, 1)

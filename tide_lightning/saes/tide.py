@@ -1,0 +1,261 @@
+"""TideSAE: a TopK sparse autoencoder that knows the timestep.
+
+    u     = (x - known) / s
+    u_mod = u * (1 + scale(t)) + shift(t)
+    z     = TopK(ReLU(W_enc (u_mod - b_dec) + b_enc), k)
+    u_hat = W_dec^T z + b_dec                      optionally un-modulated
+    x_hat = known + s * u_hat
+
+Shapes: B tokens, D = d_in channels, F = d_sae latents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from tide_lightning.errors import UserError
+from tide_lightning.kernels import DecodeBackend, decode, topk
+from tide_lightning.saes.code import SparseCode
+from tide_lightning.saes.known import KnownPart, Rung
+from tide_lightning.saes.modulation import TemporalModulation
+from tide_lightning.saes.storage import find_folder, read_folder, write_folder
+from tide_lightning.tokens import SiteShape, TokenBatch
+
+Modulation = Literal["none", "zero", "adaln"]
+"""No modulation; one that starts at zero; one that starts at the denoiser's own adaLN where it fits."""
+
+
+class SAEOutput(NamedTuple):
+    """What a forward returns.
+
+    Fields:
+        x_hat: the reconstruction in the activation's own units [B, D].
+        known: the part that was not encoded [B, D] (or [1, D]).
+        u: the normalised target [B, D].
+        u_hat: its reconstruction [B, D].
+        code: the active latents.
+        pre: pre-activations after the ReLU [B, F], for AuxK.
+    """
+
+    x_hat: Tensor
+    known: Tensor
+    u: Tensor
+    u_hat: Tensor
+    code: SparseCode
+    pre: Tensor
+
+
+class TideSAE(nn.Module):
+    """A temporal-aware TopK sparse autoencoder for one site.
+
+    Args:
+        shape: the site's sizes (filled in by the datamodule).
+        expansion_factor: latents per channel, d_sae / d_in.
+        k: active latents a token: a number, or below 1 a fraction of d_sae (the paper's 0.05).
+        k_noisy: active latents at pure noise (t = 1) where they shall differ from those at t = 0; linear between.
+        known_part: what is subtracted before encoding: mean, mean_t, mean_t_position, noise_estimate, input_token,
+            input_window; or noise_token, for reading features only.
+        num_bins: bins of t in which the known part is estimated.
+        modulation: none, zero (starts as none) or adaln (starts at the denoiser's own, where it has one).
+        unmodulate: whether the decoder's output is divided by 1 + scale(t) after subtracting shift(t).
+        decode_backend: how sparse codes are decoded; auto chooses by a measured crossover.
+    """
+
+    b_enc: nn.Parameter
+    b_dec: nn.Parameter
+
+    def __init__(
+        self,
+        shape: SiteShape,
+        expansion_factor: float = 16,
+        k: int | float = 16,
+        k_noisy: int | float | None = None,
+        known_part: Rung = "input_token",
+        num_bins: int = 20,
+        modulation: Modulation = "adaln",
+        unmodulate: bool = False,
+        decode_backend: DecodeBackend = "auto",
+    ) -> None:
+        super().__init__()
+        if modulation not in get_args(Modulation):
+            raise UserError(f"modulation: there is no {modulation!r}; choose one of {', '.join(get_args(Modulation))}")
+        self.shape = shape
+        self.expansion_factor = expansion_factor
+        self.modulation_start: Modulation = modulation
+        self.unmodulate = unmodulate
+        self.decode_backend: DecodeBackend = decode_backend
+        self.d_in, self.d_sae = shape.d_in, round(shape.d_in * expansion_factor)
+        self.k = _count(k, self.d_sae, "k")
+        self.k_noisy = None if k_noisy is None else _count(k_noisy, self.d_sae, "k_noisy")
+
+        self.known = KnownPart(shape, known_part, num_bins)
+        self.modulation = None if modulation == "none" else TemporalModulation(shape.d_in)
+        directions = nn.functional.normalize(torch.randn(self.d_sae, self.d_in), dim=1)
+        self.W_dec = nn.Parameter(directions)
+        self.W_enc = nn.Parameter(directions.clone())  # tied at the start
+        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
+        self.b_dec = nn.Parameter(torch.zeros(self.d_in))
+
+    @property
+    def config(self) -> dict[str, object]:
+        """The constructor's arguments besides `shape`, as plain values."""
+        return {
+            "expansion_factor": self.expansion_factor,
+            "k": self.k,
+            "k_noisy": self.k_noisy,
+            "known_part": self.known.rung,
+            "num_bins": self.known.num_bins,
+            "modulation": self.modulation_start,
+            "unmodulate": self.unmodulate,
+            "decode_backend": self.decode_backend,
+        }
+
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether codes depend on the timestep."""
+        return self.modulation is not None or self.known.rung != "mean" or self.k_noisy is not None
+
+    def forward(self, batch: TokenBatch) -> SAEOutput:
+        """Encode and decode a batch of the site's tokens."""
+        known, u, scale, shift = self._normalise(batch.x, batch.context())
+        pre = self._pre_activations(u * scale + shift if scale is not None and shift is not None else u)
+        code = self._select(pre, batch.t)
+        u_hat = self._decode_normalised(code, scale, shift)
+        return SAEOutput(known + self.known.scale * u_hat, known, u, u_hat, code, pre)
+
+    def encode(
+        self,
+        x: Tensor,
+        timestep: Tensor | None = None,
+        *,
+        position: Tensor | None = None,
+        input: Tensor | None = None,
+        window: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> SparseCode:
+        """The active latents of activations x [B, D] at normalised times `timestep` [B].
+
+        A conditioned SAE cannot encode without the timestep: that is an error, never a silent default.
+        """
+        context = _context(timestep, position, input, window, noise)
+        _, u, scale, shift = self._normalise(x, context)
+        pre = self._pre_activations(u * scale + shift if scale is not None and shift is not None else u)
+        return self._select(pre, timestep)
+
+    def decode(
+        self,
+        code: SparseCode,
+        timestep: Tensor | None = None,
+        *,
+        position: Tensor | None = None,
+        input: Tensor | None = None,
+        window: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """The activations [B, D] that a code stands for, in the activation's own units."""
+        context = _context(timestep, position, input, window, noise)
+        self._require(timestep)
+        scale, shift = self._modulate(timestep)
+        u_hat = self._decode_normalised(code, scale, shift)
+        known: Tensor = self.known(**context)
+        return known + self.known.scale * u_hat
+
+    def _normalise(
+        self, x: Tensor, context: dict[str, Tensor | None]
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        self._require(context["timestep"])
+        with torch.autocast(x.device.type, enabled=False), torch.no_grad():
+            known = self.known(**context)
+            u = (x.to(self.W_dec.dtype) - known) / self.known.scale
+        scale, shift = self._modulate(context["timestep"])
+        return known, u, scale, shift
+
+    def _require(self, timestep: Tensor | None) -> None:
+        if timestep is None and self.is_conditioned:
+            raise ValueError("this SAE depends on the timestep: pass `timestep`, normalised so that 1 is pure noise")
+
+    def _modulate(self, timestep: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        if self.modulation is None or timestep is None:
+            return None, None
+        scale, shift = self.modulation(timestep)
+        return scale, shift
+
+    def _pre_activations(self, u_mod: Tensor) -> Tensor:
+        return nn.functional.linear(u_mod - self.b_dec, self.W_enc, self.b_enc).relu()
+
+    def _select(self, pre: Tensor, timestep: Tensor | None) -> SparseCode:
+        if self.k_noisy is None:
+            values, indices = topk(pre, self.k)
+        else:
+            assert timestep is not None
+            values, indices = topk(pre, max(self.k, self.k_noisy))  # sorted, largest first
+            k_B = torch.lerp(torch.full_like(timestep, self.k), torch.full_like(timestep, self.k_noisy), timestep)
+            rank = torch.arange(values.shape[1], device=values.device)
+            values = values.where(rank < k_B.round().unsqueeze(1), 0)
+        return SparseCode(values.to(self.W_dec.dtype), indices, self.d_sae)
+
+    def _decode_normalised(self, code: SparseCode, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+        decoded = decode(code.values, code.indices, self.W_dec, code.row_pointer, backend=self.decode_backend)
+        u_hat = decoded.to(self.b_dec.dtype) + self.b_dec
+        if self.unmodulate and scale is not None and shift is not None:
+            u_hat = (u_hat - shift) / scale
+        return u_hat
+
+    def save_pretrained(self, folder: str | Path, **provenance: object) -> Path:
+        """Write cfg.json and sae.safetensors; `provenance` (site, model, …) goes into cfg.json."""
+        sizes = {"class": type(self).__name__, "d_in": self.d_in, "d_sae": self.d_sae}
+        cfg = {**sizes, "shape": asdict(self.shape), "sae": self.config, **provenance}
+        return write_folder(folder, cfg, self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, site: str | None = None, revision: str | None = None) -> TideSAE:
+        """Load from a folder or a hub id; `site` names the sub-folder where there are several."""
+        folder = find_folder(source, site, revision)
+        cfg, tensors = read_folder(folder)
+        try:
+            sae = cls(SiteShape(**{**cfg["shape"], "grid": tuple(cfg["shape"]["grid"])}), **cfg["sae"])
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{folder}/cfg.json does not describe a {cls.__name__}: {error}") from error
+        try:
+            sae.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise UserError(f"{folder}/sae.safetensors does not hold what cfg.json describes") from error
+        return sae
+
+    @torch.no_grad()
+    def normalise_decoder(self) -> None:
+        """Give every decoder row unit norm; belongs after each optimiser step."""
+        self.W_dec.copy_(nn.functional.normalize(self.W_dec, dim=1))
+
+    @torch.no_grad()
+    def project_decoder_gradient(self) -> None:
+        """Remove each row's gradient along the row, which normalisation would undo; belongs before the step."""
+        if self.W_dec.grad is not None:
+            along = (self.W_dec.grad * self.W_dec).sum(1, keepdim=True)
+            self.W_dec.grad.sub_(along * self.W_dec)
+
+
+def _context(
+    timestep: Tensor | None,
+    position: Tensor | None,
+    input: Tensor | None,
+    window: Tensor | None,
+    noise: Tensor | None,
+) -> dict[str, Tensor | None]:
+    return {"timestep": timestep, "position": position, "input": input, "window": window, "noise": noise}
+
+
+def _count(k: int | float, d_sae: int, name: str) -> int:
+    count = round(k * d_sae) if 0 < k < 1 else int(k)
+    if count != k and k >= 1:
+        raise UserError(f"{name} = {k}: give a whole number of latents, or a fraction of d_sae below 1")
+    if not 1 <= count <= d_sae:
+        raise UserError(
+            f"{name} = {k} does not fit d_sae = {d_sae}: choose 1 to {d_sae} (or a larger expansion_factor)"
+        )
+    return count

@@ -1,0 +1,8 @@
+"""The LightningModule, its optimiser, health and metrics."""
+
+from tide_lightning.training.health import FiringClock
+from tide_lightning.training.metrics import Reconstruction, ReconstructionMetric
+from tide_lightning.training.module import TideModule
+from tide_lightning.training.optimisation import reset_rows
+
+__all__ = ["FiringClock", "Reconstruction", "ReconstructionMetric", "TideModule", "reset_rows"]

@@ -1,0 +1,233 @@
+"""The LightningModule: one SAE a site, trained together on the batches of one harvest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from tide_lightning.reduction import all_reduce_sum
+from tide_lightning.saes import KnownStatistics, SAEOutput, SparseCode, TideSAE, training_loss
+from tide_lightning.tokens import SiteShape, TokenBatch
+from tide_lightning.training.health import FiringClock
+from tide_lightning.training.metrics import ReconstructionMetric
+from tide_lightning.training.optimisation import fused_adam, warmup_then_decay
+
+Batch = dict[str, TokenBatch]
+
+
+class ActivationSource(Protocol):
+    """What a fit asks of its datamodule before the first step."""
+
+    def calibration_batches(self) -> Iterator[Batch]:
+        """Tokens of the training distribution, from which the known part is estimated."""
+
+    def adaln(self, site: str) -> tuple[Tensor, Tensor, Tensor] | None:
+        """T [G], scale and shift [G, d] of the denoiser's own modulation after a site, where it fits."""
+
+
+class TideModule(LightningModule):
+    """Trains one temporal SAE for each site.
+
+    Args:
+        sites: sizes by site, linked from the datamodule.
+        sae: builds the SAE of a site.
+        lr: Adam's learning rate.
+        warmup_steps: steps over which it rises linearly.
+        decay_fraction: last part of the run over which it falls linearly to zero.
+        betas: Adam's decay rates.
+        alpha: weight of the AuxK loss.
+        k_aux: dead latents that try to explain a token's error; half of d_in unless given.
+        dead_after_tokens: a latent that has not fired for this many tokens (of all ranks) is dead.
+    """
+
+    tokens_seen: Tensor
+    is_calibrated: Tensor
+
+    def __init__(
+        self,
+        sites: dict[str, dict[str, int | list[int]]],
+        sae: Callable[[SiteShape], TideSAE] = TideSAE,
+        lr: float = 1e-3,
+        warmup_steps: int = 100,
+        decay_fraction: float = 0.3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        alpha: float = 1 / 32,
+        k_aux: int | None = None,
+        dead_after_tokens: int = 200_000,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.lr, self.warmup_steps, self.decay_fraction, self.betas = lr, warmup_steps, decay_fraction, betas
+        self.alpha, self.k_aux = alpha, k_aux
+        self.sites = list(sites)
+        self.saes = nn.ModuleDict({_key(site): sae(_site_shape(shape)) for site, shape in sites.items()})
+        self.clocks = nn.ModuleDict(
+            {_key(site): FiringClock(self.sae(site).d_sae, dead_after_tokens) for site in sites}
+        )
+        self.metrics = nn.ModuleDict(
+            {
+                f"{stage}-{_key(site)}": ReconstructionMetric(self.sae(site).d_in, self.sae(site).d_sae)
+                for stage in ("train", "val")
+                for site in sites
+            }
+        )
+        self.register_buffer("tokens_seen", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("is_calibrated", torch.zeros((), dtype=torch.bool))
+        self._loss_sums: dict[str, Tensor] = {}
+        self._logged_at: tuple[float, int] | None = None
+        self._tokens_here = 0
+
+    def sae(self, site: str) -> TideSAE:
+        """The SAE of a site."""
+        module = self.saes[_key(site)]
+        assert isinstance(module, TideSAE)
+        return module
+
+    def clock(self, site: str) -> FiringClock:
+        """The firing clock of a site."""
+        module = self.clocks[_key(site)]
+        assert isinstance(module, FiringClock)
+        return module
+
+    def metric(self, stage: str, site: str) -> ReconstructionMetric:
+        """The accumulated figures of a site, for stage train or val."""
+        module = self.metrics[f"{stage}-{_key(site)}"]
+        assert isinstance(module, ReconstructionMetric)
+        return module
+
+    def on_fit_start(self) -> None:
+        """Estimate the known part and start the modulation, unless a checkpoint brought them."""
+        if not bool(self.is_calibrated):
+            self.calibrate(self.trainer.datamodule)  # type: ignore[attr-defined]
+            self.is_calibrated.fill_(True)
+
+    @torch.no_grad()
+    def calibrate(self, source: ActivationSource) -> None:
+        """Fit every site's known part and scale on the source's first tokens; begin modulation at its adaLN."""
+        statistics = {site: KnownStatistics(self.sae(site).known).to(self.device) for site in self.sites}
+        for batch in source.calibration_batches():
+            for site, tokens in batch.items():
+                statistics[site].update(tokens)
+        for site in self.sites:
+            statistics[site].fit()
+            sae = self.sae(site)
+            curves = source.adaln(site) if sae.modulation is not None and sae.modulation_start == "adaln" else None
+            if curves is not None and sae.modulation is not None:
+                t, scale, shift = (curve.to(self.device) for curve in curves)
+                sae.modulation.initialise(t, scale, shift)
+
+    def forward(self, batch: Batch) -> dict[str, SAEOutput]:
+        """Encode and decode each site's tokens."""
+        return {site: self.sae(site)(tokens) for site, tokens in batch.items()}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The sum of the sites' losses."""
+        losses = []
+        for site, tokens in batch.items():
+            sae, clock = self.sae(site), self.clock(site)
+            output: SAEOutput = sae(tokens)
+            loss = training_loss(sae, output, clock.dead_or_none(), self.k_aux, self.alpha)
+            losses.append(loss.total)
+            clock.tick(output.code.fired(), len(tokens), self.global_step)
+            with torch.no_grad():
+                self.metric("train", site).update(tokens, output)
+                parts = torch.stack([*loss, loss.total.new_ones(())]).double()
+                self._loss_sums[site] = self._loss_sums.get(site, 0) + parts
+        self._tokens_here += len(tokens)
+        return torch.stack(losses).sum()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Keep the decoder's gradient in the tangent of the unit sphere."""
+        for site in self.sites:
+            self.sae(site).project_decoder_gradient()
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then give the decoder's rows unit norm: here, so that no callback list can leave it out."""
+        super().optimizer_step(*args, **kwargs)
+        for site in self.sites:
+            self.sae(site).normalise_decoder()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log the interval's figures."""
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._log_training()
+
+    def _log_training(self) -> None:
+        seen = all_reduce_sum(torch.tensor(self._tokens_here, device=self.device))
+        self.tokens_seen += seen
+        self._tokens_here = 0
+        now, total = time.perf_counter(), int(self.tokens_seen)
+        figures = {"train/tokens_seen": float(total), "train/lr": self.optimizers().param_groups[0]["lr"]}  # type: ignore[union-attr]
+        if self._logged_at is not None:
+            before, tokens_before = self._logged_at
+            figures["train/tokens_per_second"] = (total - tokens_before) / (now - before)
+        self._logged_at = (now, total)
+        losses = []
+        for site in self.sites:
+            sums = all_reduce_sum(self._loss_sums.pop(site))
+            loss, reconstruction, auxk = (sums[:3] / sums[3]).tolist()
+            losses.append(loss)
+            figures |= {f"train/{site}/loss": loss, f"train/{site}/reconstruction": reconstruction}
+            figures |= {f"train/{site}/auxk": auxk}
+            dead = self.clock(site).dead().double().mean()
+            figures[f"train/{site}/dead_fraction"] = float(dead)
+            metric = self.metric("train", site)
+            figures |= {f"train/{site}/{name}": value for name, value in _logged(metric.compute()["total"]).items()}
+            metric.reset()
+        figures["train/loss"] = sum(losses)
+        self.log_dict(figures, rank_zero_only=True, on_step=True, on_epoch=False)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Accumulate each site's reconstruction."""
+        for site, output in self(batch).items():
+            self.metric("val", site).update(batch[site], output)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the held-out figures."""
+        figures: dict[str, float] = {}
+        for site in self.sites:
+            metric = self.metric("val", site)
+            total = metric.compute()["total"]
+            figures |= {f"val/{site}/{name}": value for name, value in _logged(total).items()}
+            metric.reset()
+        mean = sum(figures[f"val/{site}/explained_variance"] for site in self.sites) / len(self.sites)
+        self.log_dict({**figures, "val/explained_variance": mean}, rank_zero_only=True)
+
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, SAEOutput]:
+        """Every site's output on a held-out batch, for the evaluation's callback."""
+        outputs: dict[str, SAEOutput] = self(batch.tokens)
+        return outputs
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, SparseCode]:
+        """Every site's codes."""
+        return {site: self.sae(site).encode(tokens.x, **tokens.context()) for site, tokens in batch.items()}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Fused Adam; the rate rises, stays, and falls to zero at the end of the run."""
+        optimizer = fused_adam(self.saes.parameters(), self.lr, self.betas)
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        factor = warmup_then_decay(num_steps, self.warmup_steps, self.decay_fraction)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+_LOGGED = ("mse", "explained_variance", "explained_variance_beyond_known", "cosine", "cosine_centred", "l0")
+
+
+def _logged(figures: dict[str, float]) -> dict[str, float]:
+    return {name: figures[name] for name in _LOGGED}
+
+
+def _key(site: str) -> str:
+    return site.replace(".", "-")  # a module's name holds no dots
+
+
+def _site_shape(sizes: dict[str, int | list[int]]) -> SiteShape:
+    named = {name: tuple(size) if isinstance(size, list | tuple) else int(size) for name, size in sizes.items()}
+    return SiteShape(**named)  # type: ignore[arg-type]
