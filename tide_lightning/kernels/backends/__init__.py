@@ -13,8 +13,8 @@ from tide_lightning.kernels.csr import Csr
 class Backend(Protocol):
     """One operation and its two gradients.
 
-    Sums are kept in float32 or wider, and on the CPU they are bitwise repeatable. A result may be of a wider type
-    than the operands: `decode` rounds it.
+    Sums are kept in float32 or wider, and on the CPU they are bitwise repeatable. A result may be of a wider
+    type than the operands: `decode` rounds it.
     """
 
     def forward(self, code: Csr, weight_MD: Tensor) -> Tensor:

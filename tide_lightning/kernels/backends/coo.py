@@ -1,4 +1,4 @@
-"""The sparse product by PyTorch's COO tensors. Their own backward, unused here, makes a dense [N, M] gradient."""
+"""The sparse product by PyTorch's COO tensors. (Their own backward would make a dense [N, M] gradient.)"""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from tide_lightning.kernels.csr import Csr, accumulation_dtype
 
 
 def matmul(matrix: Csr, dense: Tensor) -> Tensor:
-    """The product; in float32 for 16-bit operands: CUDA has no bf16 here, and the CPU would add up in bf16."""
+    """The product; 16-bit operands as float32: CUDA has no bf16 here, and the CPU would add up in it."""
     dtype = accumulation_dtype(dense.dtype)
     coo = torch.sparse_coo_tensor(
         torch.stack([matrix.rows(), matrix.columns]),

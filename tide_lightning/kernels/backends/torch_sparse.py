@@ -1,4 +1,4 @@
-"""The sparse product by the torch-sparse extension: its `matmul`, as its `spmm` makes an [N, K, D] tensor."""
+"""The sparse product by the torch-sparse extension: by `matmul`, as its `spmm` makes an [N, K, D] tensor."""
 
 import functools
 import warnings
@@ -11,9 +11,11 @@ from tide_lightning.kernels.csr import Csr, accumulation_dtype
 
 
 def matmul(matrix: Csr, dense: Tensor) -> Tensor:
-    """The product; in float32 for 16-bit operands: the extension has no bf16 on CUDA."""
+    """The product; 16-bit operands as float32: the extension has no bf16 on CUDA."""
     library = _library()
     dtype = accumulation_dtype(dense.dtype)
+    if 0 in (matrix.num_rows, matrix.num_columns):  # the extension divides by both, and kills the process
+        return dense.new_zeros(matrix.num_rows, dense.shape[1])
     sparse = library.SparseTensor(
         rowptr=matrix.row_pointer,
         col=matrix.columns,
