@@ -1,0 +1,1 @@
+"""The toybox: a miniature PixArt world with ground truth."""

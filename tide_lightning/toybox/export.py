@@ -1,0 +1,44 @@
+"""Put the trained parts together as a diffusers pipeline that loads without our code."""
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, PixArtAlphaPipeline, PixArtTransformer2DModel
+from diffusers.models.attention_processor import AttnProcessor2_0
+from transformers import PreTrainedTokenizerFast, T5EncoderModel
+
+from tide_lightning.toybox.denoiser import build_scheduler
+
+
+def assemble(
+    vae: AutoencoderKL,
+    text_encoder: T5EncoderModel,
+    transformer: PixArtTransformer2DModel,
+    tokenizer: PreTrainedTokenizerFast,
+    scale: float,
+) -> PixArtAlphaPipeline:
+    """The pipeline in memory, on the CPU, with the fused attention that diffusers uses by default."""
+    vae.register_to_config(scaling_factor=scale)
+    transformer.set_attn_processor(AttnProcessor2_0())
+    parts = [part.float().cpu().eval() for part in (vae, text_encoder, transformer)]
+    with warnings.catch_warnings():
+        return PixArtAlphaPipeline(
+            tokenizer=tokenizer,
+            text_encoder=parts[1],
+            vae=parts[0],
+            transformer=parts[2],
+            scheduler=build_scheduler(),
+        )
+
+
+def export(pipeline: PixArtAlphaPipeline, folder: Path) -> None:
+    """Write the pipeline as safetensors."""
+    pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+def folder_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file, by its path in the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
