@@ -38,7 +38,7 @@ def training_loss(
         alpha: weight of AuxK.
     """
     with torch.autocast(output.u.device.type, enabled=False):
-        error = output.u.float() - output.u_hat.float()
+        error = output.u - output.u_hat
         reconstruction = error.square().mean()
     if dead is None:
         return Loss(reconstruction, reconstruction, reconstruction.new_zeros(()))
@@ -54,4 +54,4 @@ def _auxk(sae: TideSAE, pre: Tensor, error: Tensor, dead: Tensor, k_aux: int) ->
     values, indices = topk(pre.where(dead, 0), min(k_aux, sae.d_sae))
     explained = decode(values.to(sae.W_dec.dtype), indices, sae.W_dec, backend=sae.decode_backend)
     with torch.autocast(error.device.type, enabled=False):
-        return (error - explained.float()).square().mean()
+        return (error - explained.to(error.dtype)).square().mean()

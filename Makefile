@@ -1,0 +1,50 @@
+# `make help` lists what can be made.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# More arguments for pip, for instance PyTorch's CPU index (see the README).
+PIP_ARGS ?=
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench torch-sparse tensorboard
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## create .venv and install everything into it
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install $(PIP_ARGS) --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup ## train three temporal SAEs on the toybox, test them, say where to look
+	$(BIN)/tide fit --config configs/quickstart.yaml
+	$(BIN)/tide test
+	@run=$$(readlink -f runs/quickstart/latest); echo; \
+	echo "Run folder:   $$run"; \
+	echo "Report:       $$run/report/index.html"; \
+	echo "TensorBoard:  make tensorboard   (then open http://localhost:6006)"
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest
+
+check: setup ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## time the sparse kernels against dense ones
+	$(BIN)/python -m benchmarks.decode --preset quick
+
+torch-sparse: setup ## build (once) and install the torch-sparse backend
+	$(BIN)/python -m tools.torch_sparse
+
+tensorboard: setup ## show all runs at http://localhost:6006
+	$(BIN)/tensorboard --logdir runs

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import linear, one_hot
+
+from tests.saes.synthetic import SHAPE, tokens
+from tide_lightning.errors import UserError
+from tide_lightning.saes import KnownStatistics, TideSAE, training_loss
+from tide_lightning.saes.modulation import TemporalModulation
+from tide_lightning.tokens import TokenBatch
+
+
+def calibrated(sae: TideSAE, batch: TokenBatch) -> TideSAE:
+    statistics = KnownStatistics(sae.known)
+    statistics.update(batch)
+    statistics.fit()
+    return sae
+
+
+def small_sae(**arguments: object) -> TideSAE:
+    torch.manual_seed(0)
+    sae = TideSAE(SHAPE, **({"expansion_factor": 4, "k": 5} | arguments))  # type: ignore[arg-type]
+    if sae.modulation is not None:
+        curve = torch.linspace(-0.5, 0.5, 24).repeat(32, 1)
+        sae.modulation.initialise(torch.linspace(0, 1, 32), curve, 0.1 * curve)
+    return calibrated(sae, tokens(2_000, mean=1.0, time=1.0, input=0.5, rest=1.0))
+
+
+def reference(sae: TideSAE, batch: TokenBatch, dead: Tensor, k_aux: int) -> tuple[Tensor, Tensor]:
+    """DESIGN section 2, written out densely: x_hat and the loss."""
+    s = sae.known.scale
+    known = sae.known(**batch.context())
+    u = (batch.x - known) / s
+    scale, shift = sae.modulation(batch.t) if sae.modulation is not None else (torch.ones(()), torch.zeros(()))
+    pre = torch.relu(linear(u * scale + shift - sae.b_dec, sae.W_enc, sae.b_enc))
+    top = pre.topk(sae.k).indices
+    z = pre * one_hot(top, sae.d_sae).sum(1)
+    u_hat = z @ sae.W_dec + sae.b_dec
+    if sae.unmodulate:
+        u_hat = (u_hat - shift) / scale
+    error = (u - u_hat).detach()
+    pre_dead = pre * dead
+    z_dead = pre_dead * one_hot(pre_dead.topk(k_aux).indices, sae.d_sae).sum(1)
+    loss = (u - u_hat).square().mean() + (error - z_dead @ sae.W_dec).square().mean() / 32
+    return known + s * u_hat, loss
+
+
+@pytest.mark.parametrize("modulation", ["none", "adaln"])
+@pytest.mark.parametrize("unmodulate", [False, True])
+@pytest.mark.parametrize("k", [1, 5])
+def test_values_and_gradients_equal_a_dense_float64_reference(modulation: str, unmodulate: bool, k: int) -> None:
+    sae = small_sae(modulation=modulation, unmodulate=unmodulate, k=k).double()
+    batch = tokens(37, seed=3, mean=1.0, time=1.0, input=0.5, rest=1.0)
+    batch = replace(
+        batch,
+        **{n: v.double() for n, v in batch.tensors().items() if v.is_floating_point()},  # type: ignore[arg-type]
+    )
+    dead = torch.arange(sae.d_sae) % 3 == 0
+    x_hat, loss = reference(sae, batch, dead, k_aux=7)
+    expected = torch.autograd.grad(loss, list(sae.parameters()))
+    output = sae(batch)
+    got = training_loss(sae, output, dead, k_aux=7).total
+    torch.testing.assert_close(output.x_hat, x_hat)
+    torch.testing.assert_close(got, loss, rtol=1e-6, atol=1e-7)  # losses are float32
+    for gradient, wanted in zip(torch.autograd.grad(got, list(sae.parameters())), expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["W_enc", "b_enc", "W_dec"])
+def test_dead_latents_learn_from_auxk(name: str) -> None:
+    sae = small_sae(k=1)
+    output = sae(tokens(200, seed=4, input=0.5, rest=1.0))
+    fired = output.code.fired() > 0
+    assert fired.any()
+    assert not fired.all()
+    training_loss(sae, output, ~fired).total.backward()
+    gradient = getattr(sae, name).grad
+    assert gradient[~fired].abs().sum() > 0
+    sae.zero_grad()
+    training_loss(sae, sae(tokens(200, seed=4, input=0.5, rest=1.0)), None).total.backward()
+    assert getattr(sae, name).grad[~fired].abs().sum() == 0
+
+
+def test_a_zero_initialised_conditioned_sae_equals_an_unconditioned_one() -> None:
+    batch = tokens(100, seed=5, mean=1.0, rest=1.0)
+    torch.manual_seed(0)
+    plain = calibrated(TideSAE(SHAPE, 4, 5, modulation="none", known_part="mean"), batch)
+    conditioned = calibrated(TideSAE(SHAPE, 4, 5, modulation="zero", known_part="mean"), batch)
+    conditioned.load_state_dict(plain.state_dict(), strict=False)
+    torch.testing.assert_close(conditioned(batch).x_hat, plain(batch).x_hat, atol=0, rtol=0)
+
+
+def test_encode_and_decode_are_the_two_halves_of_forward() -> None:
+    sae = small_sae(unmodulate=True)
+    batch = tokens(64, seed=6, mean=1.0, time=1.0, rest=1.0)
+    code = sae.encode(batch.x, **batch.context())
+    torch.testing.assert_close(sae.decode(code, **batch.context()), sae(batch).x_hat)
+    assert int(code.l0().max()) <= sae.k
+
+
+def test_a_conditioned_sae_never_guesses_the_timestep() -> None:
+    sae = small_sae()
+    batch = tokens(8)
+    with pytest.raises(ValueError, match="timestep"):
+        sae.encode(batch.x)
+    with pytest.raises(ValueError, match="timestep"):
+        sae.decode(sae.encode(batch.x, **batch.context()))
+    plain = small_sae(modulation="none", known_part="mean")
+    assert plain.encode(batch.x).num_tokens == 8
+
+
+def test_no_tokens_are_no_error() -> None:
+    sae = small_sae()
+    output = sae(tokens(8).select(slice(0, 0)))
+    assert output.x_hat.shape == (0, SHAPE.d_in)
+    assert output.code.fired().sum() == 0
+
+
+def test_k_may_depend_on_t() -> None:
+    sae = small_sae(k=8, k_noisy=2)
+    batch = replace(tokens(60, rest=3.0), t=torch.linspace(0, 1, 60))
+    l0 = sae.encode(batch.x, **batch.context()).l0()
+    assert l0[0] == 8
+    assert l0[-1] == 2
+    assert (l0.diff() <= 0).all()
+
+
+def test_k_may_be_a_fraction() -> None:
+    assert TideSAE(SHAPE, 16, 0.05).k == round(0.05 * 384)
+
+
+@pytest.mark.parametrize("k", [0, 97, 2.5, -1])
+def test_a_k_that_does_not_fit_is_refused(k: float) -> None:
+    with pytest.raises(UserError, match="k = "):
+        TideSAE(SHAPE, 4, k)
+
+
+def test_the_decoder_keeps_unit_rows_and_a_tangent_gradient() -> None:
+    sae = small_sae()
+    training_loss(sae, sae(tokens(50, rest=1.0)), None).total.backward()
+    sae.project_decoder_gradient()
+    assert sae.W_dec.grad is not None
+    torch.testing.assert_close((sae.W_dec.grad * sae.W_dec).sum(1), torch.zeros(sae.d_sae), atol=1e-6, rtol=0)
+    with torch.no_grad():
+        sae.W_dec.mul_(3)
+    sae.normalise_decoder()
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(sae.d_sae))
+
+
+def test_bfloat16_autocast_stays_within_its_rounding() -> None:
+    sae = small_sae(k=20)
+    batch = tokens(500, seed=7, mean=1.0, rest=1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = sae(batch)
+    assert rounded.x_hat.dtype == torch.float32
+    exact = (batch.x - sae(batch).x_hat).square().mean()
+    assert (batch.x - rounded.x_hat).square().mean() == pytest.approx(float(exact), rel=1e-2)
+
+
+@given(st.integers(0, 10_000))
+def test_modulation_is_bounded_away_from_zero(seed: int) -> None:
+    torch.manual_seed(seed)
+    modulation = TemporalModulation(5)
+    with torch.no_grad():
+        modulation.out.weight.normal_(std=10)
+    scale, _ = modulation(torch.rand(20))
+    assert float(scale.detach().min()) > 0.09
+
+
+def test_modulation_can_start_at_given_curves() -> None:
+    t = torch.linspace(0, 1, 100)
+    scale, shift = 0.5 * torch.sin(3 * t).outer(torch.ones(4)), torch.cos(2 * t).outer(torch.arange(4.0))
+    modulation = TemporalModulation(4)
+    modulation.initialise(t, scale, shift)
+    got_scale, got_shift = modulation(t)
+    assert (got_scale - 1 - scale).abs().max() < 0.05
+    assert (got_shift - shift).abs().max() < 0.1
+
+
+def test_saved_and_loaded_an_sae_is_the_same(tmp_path: Path) -> None:
+    sae = small_sae(unmodulate=True, k_noisy=3)
+    sae.save_pretrained(tmp_path / "site", site="blocks.1", pretrained="a/model")
+    cfg = json.loads((tmp_path / "site" / "cfg.json").read_text())
+    assert (cfg["schema"], cfg["d_in"], cfg["d_sae"], cfg["site"]) == (1, 24, 96, "blocks.1")
+    batch = tokens(30, rest=1.0)
+    for loaded in (TideSAE.from_pretrained(tmp_path / "site"), TideSAE.from_pretrained(tmp_path, site="site")):
+        assert torch.equal(loaded(batch).x_hat, sae(batch).x_hat)
+    assert sorted(path.name for path in (tmp_path / "site").iterdir()) == ["cfg.json", "sae.safetensors"]
+
+
+def test_what_is_wrong_with_a_saved_sae_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neither a folder nor a hub repository"):
+        TideSAE.from_pretrained("nobody/nothing")
+    folder = small_sae().save_pretrained(tmp_path / "one")
+    with pytest.raises(UserError, match="choose a site: one"):
+        TideSAE.from_pretrained(tmp_path)
+    weights = folder / "sae.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"sae\.safetensors cannot be read"):
+        TideSAE.from_pretrained(folder)
+    cfg = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(cfg | {"schema": 7}))
+    with pytest.raises(UserError, match="schema 7"):
+        TideSAE.from_pretrained(folder)
+    small_sae(expansion_factor=2).save_pretrained(folder)
+    (folder / "cfg.json").write_text(json.dumps(cfg))
+    with pytest.raises(UserError, match="does not hold what"):
+        TideSAE.from_pretrained(folder)
