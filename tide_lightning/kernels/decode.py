@@ -50,13 +50,9 @@ def decode(
         row_pointer = torch.arange(num_tokens + 1, device=indices.device) * k
     dtype = _product_dtype(values, weight_MD)
     if backend == "auto":
-        backend = _fastest_backend(
-            indices.numel(), row_pointer.numel() - 1, weight_MD.shape[0], dtype, values.device
-        )
+        backend = _fastest_backend(indices.numel(), row_pointer.numel() - 1, weight_MD.shape[0], dtype, values.device)
     elif backend not in BACKENDS:
-        raise UserError(
-            f"unknown decode backend '{backend}': choose one of {', '.join(get_args(DecodeBackend))}"
-        )
+        raise UserError(f"unknown decode backend '{backend}': choose one of {', '.join(get_args(DecodeBackend))}")
     decoded: Tensor = _Decode.apply(  # type: ignore[no-untyped-call]
         values.to(dtype).flatten(), indices.flatten(), row_pointer, weight_MD.to(dtype), backend
     )
@@ -111,7 +107,8 @@ def _fastest_backend(
         dense_above = _DENSE_ABOVE_CPU_FLOAT32
     is_dense = num_entries > dense_above * num_tokens * num_latents
     backend: DecodeBackend = "dense" if is_dense else "embedding_bag"
-    _log_choice(backend, device.type, dtype, dense_above)
+    if not torch.compiler.is_compiling():
+        _log_choice(backend, device.type, dtype, dense_above)
     return backend
 
 

@@ -1,4 +1,4 @@
-"""The sparse product by PyTorch's COO tensors. (Their own backward would make a dense [N, M] gradient.)"""
+"""The sparse product by PyTorch's COO tensors; their own backward makes a dense [N, M] gradient."""
 
 import torch
 from torch import Tensor

@@ -36,8 +36,12 @@ class GatheringBackend:
 
 def _dot_products(code: Csr, left_ND: Tensor, right_MD: Tensor) -> Tensor:
     """left[n] . right[m] for every entry (n, m) of the code, [Z]."""
-    is_cpu_float = left_ND.device.type == "cpu" and left_ND.dtype in (torch.float32, torch.float64)
-    if is_cpu_float and not torch.compiler.is_compiling():  # torch.compile cannot trace sparse tensors
+    if (
+        left_ND.device.type == "cpu"
+        and left_ND.dtype in (torch.float32, torch.float64)
+        and code.columns.numel() <= code.num_rows * code.num_columns  # a CSR tensor holds no more than that
+        and not torch.compiler.is_compiling()  # torch.compile cannot trace sparse tensors
+    ):
         return _sampled_product(code, left_ND, right_MD)  # a third faster than what follows
     # embedding_bag's own backward calls this: any floating type, sums in float32, a warp an entry on CUDA.
     mode_sum = 0
