@@ -1,0 +1,68 @@
+"""SAEs written where others can load them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from tide_lightning.callbacks.annealing import AnnealSparsity
+from tide_lightning.diffusion import folder_name
+from tide_lightning.training import TideModule
+
+
+class ExportSAEs(Callback):
+    """Writes `<run>/saes/<site>/cfg.json + sae.safetensors`, for `TideSAE.from_pretrained`.
+
+    That happens when a fit ends, when it is interrupted or fails after at least one step, and with every checkpoint
+    where that is cheap. Only rank 0 writes.
+
+    Args:
+        max_megabytes_at_checkpoints: export along with each checkpoint if all SAEs together take no more than this.
+    """
+
+    def __init__(self, max_megabytes_at_checkpoints: int = 256) -> None:
+        self.max_megabytes_at_checkpoints = max_megabytes_at_checkpoints
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The run is complete."""
+        self.export(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Interrupted by the user or an error: what was trained is worth keeping."""
+        if trainer.training and trainer.global_step > 0:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, AnnealSparsity):  # it may come later in the list than this one
+                    callback.restore(pl_module)
+            self.export(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint is made: export too, if that is cheap."""
+        assert isinstance(pl_module, TideModule)
+        size = sum(tensor.nbytes for tensor in pl_module.saes.state_dict().values())
+        if trainer.training and size <= self.max_megabytes_at_checkpoints * 2**20:
+            self.export(trainer, pl_module)
+
+    def export(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write every site's SAE."""
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        assert isinstance(pl_module, TideModule)
+        run = Path(trainer.log_dir or trainer.default_root_dir)
+        for site in pl_module.sites:
+            pl_module.sae(site).save_pretrained(
+                run / "saes" / folder_name(site),
+                site=site,
+                step=trainer.global_step,
+                tokens_seen=int(pl_module.tokens_seen),
+                **_denoiser(trainer),
+            )
+
+
+def _denoiser(trainer: Trainer) -> dict[str, Any]:
+    """Which denoiser an SAE belongs to and how it counts time."""
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    pretrained = getattr(datamodule, "pretrained", None)
+    timestep: dict[str, Any] = {"convention": "normalised to [0, 1]; 1 is pure noise"}
+    return {"pretrained": pretrained, "timestep": timestep}

@@ -1,0 +1,67 @@
+"""`tide predict`: every token's active latents, streamed to disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from tide_lightning.callbacks.code_files import CodeWriter, Format, open_writer
+from tide_lightning.diffusion import folder_name
+from tide_lightning.errors import UserError
+
+
+class WriteCodes(BasePredictionWriter):
+    """Writes the codes of `tide predict`: `<folder>/<site>/rank-<rank>-of-<ranks>.<format>`.
+
+    A file appears when it is complete. `read_codes` reads one, or all ranks' at once, back into a `SparseCode`.
+
+    Args:
+        format: parquet (for pandas, polars, DuckDB) or safetensors (for tensors).
+        folder: where to; `codes` in the run's folder unless given.
+    """
+
+    def __init__(self, format: Format = "parquet", folder: str | None = None) -> None:
+        super().__init__(write_interval="batch")
+        if format not in get_args(Format):
+            raise UserError(f"WriteCodes: there is no format {format!r}; choose one of {', '.join(get_args(Format))}")
+        self.format, self.folder = format, folder
+        self._writers: dict[str, CodeWriter] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Codes go to disk and are not collected in memory as well."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "predict":
+            trainer.predict_loop.return_predictions = False
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Append each site's codes."""
+        folder = Path(self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "codes")
+        tokens = batch if isinstance(batch, dict) else batch.tokens  # held-out batches bring their call along
+        for site, code in prediction.items():
+            if site not in self._writers:
+                name = f"rank-{trainer.global_rank}-of-{trainer.world_size}.{self.format}"
+                self._writers[site] = open_writer(folder / folder_name(site) / name, site, code.num_latents)
+            self._writers[site].write(tokens[site], code)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Complete the files."""
+        while self._writers:
+            self._writers.popitem()[1].close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Half a file is worse than none."""
+        while self._writers:
+            self._writers.popitem()[1].abort()
