@@ -1,0 +1,179 @@
+"""`tide` as a user meets it: through its command line, on the toybox."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import tide_lightning
+from tide_lightning.cli import main
+from tide_lightning.saes import TideSAE
+
+TINY = [
+    "--config=debug",
+    "--trainer.max_steps=4",
+    "--trainer.log_every_n_steps=1",
+    "--checkpoint.every_n_train_steps=2",
+    "--data.batches_per_epoch=4",
+]
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def tide(*args: str) -> int:
+    return main(list(args))
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """What `tide` says on standard error when it refuses: exactly one line, exit code 2."""
+    capsys.readouterr()
+    assert main(list(args)) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tide: error:")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    state: dict[str, torch.Tensor] = checkpoint["state_dict"]
+    return state
+
+
+def test_fit_then_test_fill_the_run_folder(work: Path) -> None:
+    assert tide("fit", *TINY) == 0
+    latest = work / "runs" / "debug" / "latest"
+    assert latest.is_symlink()
+    assert (latest / "config.yaml").is_file()
+    assert list(latest.glob("events.out.tfevents.*"))
+    assert (latest / "checkpoints" / "last.ckpt").is_file()
+    sae = TideSAE.from_pretrained(latest / "saes" / "transformer_blocks.3")
+    assert sae.d_sae == 4 * sae.d_in
+
+    assert tide("test") == 0
+    metrics = json.loads((latest / "metrics.json").read_text())
+    assert metrics["schema"] == 1
+    assert set(metrics["sites"]) == {"transformer_blocks.3"}
+    assert (latest / "report" / "index.html").is_file()
+    assert len(list((work / "runs" / "debug").iterdir())) == 2  # the run and `latest`: a test makes no run of its own
+
+
+def test_every_fit_has_its_own_folder_and_a_resumed_one_goes_on_in_place(work: Path) -> None:
+    runs = work / "runs" / "debug"
+    assert tide("fit", *TINY, "--trainer.max_steps=2") == 0
+    first = (runs / "latest").resolve()
+    assert tide("fit", *TINY, "--ckpt_path=last") == 0
+    assert (runs / "latest").resolve() == first
+    assert tide("fit", *TINY) == 0
+    second = (runs / "latest").resolve()
+    assert second != first
+    assert sorted(path.name for path in runs.iterdir()) == sorted(["latest", first.name, second.name])
+    steps = torch.load(first / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert steps == 4
+
+
+def test_training_stopped_and_resumed_equals_training_in_one_go(work: Path) -> None:
+    # A learning rate without decay: its schedule depends on max_steps, which the first part cuts short.
+    same = [*TINY, "--model.decay_fraction=0", "--data.source=both"]
+    assert tide("fit", *same, "--run_name=whole") == 0
+    assert tide("fit", *same, "--run_name=parts", "--trainer.max_steps=2") == 0
+    assert tide("fit", *same, "--run_name=parts", "--ckpt_path=last") == 0
+    whole, parts = (weights(work / "runs" / name / "latest") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, parts[name]), name
+
+
+def test_the_command_line_wins_over_the_run_it_follows(work: Path) -> None:
+    assert tide("fit", *TINY) == 0
+    latest = work / "runs" / "debug" / "latest"
+    before = (latest / "config.yaml").read_text()
+    assert tide("test", "--data.num_test_samples=16") == 0
+    metrics = json.loads((latest / "metrics.json").read_text())
+    assert metrics["sites"]["transformer_blocks.3"]["tokens"] == 16 * 64
+    assert (latest / "config.yaml").read_text() == before
+
+
+def test_a_checkpoint_holds_no_weight_of_the_denoiser(work: Path) -> None:
+    assert tide("fit", *TINY) == 0
+    state = weights(work / "runs" / "debug" / "latest")
+    owners = {name.split(".")[0] for name in state}
+    assert owners <= {"saes", "clocks", "metrics", "tokens_seen", "is_calibrated"}
+    config = yaml.safe_load((work / "runs" / "debug" / "latest" / "config.yaml").read_text())
+    assert config["data"]["pretrained"] == "package:tide_lightning.toybox/pipeline"
+
+
+def test_bfloat16_mixed_trains(work: Path) -> None:
+    assert tide("fit", *TINY, "--trainer.precision=bf16-mixed") == 0
+    state = weights(work / "runs" / "debug" / "latest")
+    assert all(value.isfinite().all() for value in state.values() if value.is_floating_point())
+    assert not [name for name, value in state.items() if value.dtype == torch.bfloat16]
+
+
+def test_validate_and_predict_follow_the_newest_run(work: Path) -> None:
+    assert tide("fit", *TINY) == 0
+    assert tide("validate") == 0
+    assert tide("predict") == 0
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for args, said in ((["--version"], tide_lightning.__version__), (["fit", "--help"], "--data.sites")):
+        with pytest.raises(SystemExit) as end:
+            main(args)
+        assert end.value.code == 0
+        assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--config=nowhere"], "neither a file nor one of the packaged configs"),
+        (["--data.sites=[transformer_blocs.3]"], "transformer_blocks"),
+        (["--data.colour=red"], "colour"),
+        (["--model.lr=fast"], "lr"),
+        (["--model.sae.init_args.k=100000"], "d_sae = 512"),
+        (["--trainer.accelerator=gpu"], "gpu"),
+        (["--ckpt_path=last", "--run_name=new"], "leave it out to start"),
+        (["--ckpt_path=nowhere.ckpt"], "no such file"),
+        (["--data.pretrained=nowhere/at-all"], "nowhere/at-all"),
+        (["--data.prompts=missing.txt"], "missing.txt"),
+        (["--data.tokens_per_sample=65"], "tokens_per_sample"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(
+    work: Path, capsys: pytest.CaptureFixture[str], args: list[str], said: str
+) -> None:
+    assert said.lower() in complaint(capsys, "fit", *TINY, *args).lower()
+    assert not (work / "runs").exists(), "a refused command writes nothing"
+
+
+def test_nothing_to_test_is_told_in_one_line(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no run there to test" in complaint(capsys, "test")
+    assert "no run folder" in complaint(capsys, "test", "--run=elsewhere")
+
+
+def test_a_checkpoint_of_other_sizes_is_refused_and_stays_as_it_is(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tide("fit", *TINY) == 0
+    checkpoint = work / "runs" / "debug" / "latest" / "checkpoints" / "last.ckpt"
+    before = checkpoint.read_bytes()
+    said = complaint(capsys, "fit", *TINY, "--ckpt_path=last", "--model.sae.init_args.expansion_factor=8")
+    assert "W_dec" in said
+    assert "512" in said
+    assert checkpoint.read_bytes() == before
+    checkpoint.write_bytes(before[:5000])
+    assert "not a checkpoint, or cut off" in complaint(capsys, "test")
+
+
+def test_a_traceback_is_shown_on_request(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDE_DEBUG", "1")
+    with pytest.raises(tide_lightning.errors.UserError):
+        main(["fit", *TINY, "--ckpt_path=nowhere.ckpt"])
