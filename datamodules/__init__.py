@@ -1,1 +1,8 @@
 """On-the-fly activations from a frozen denoiser."""
+
+from tide_lightning.datamodules.activations import ActivationDataModule
+from tide_lightning.datamodules.harvest import Call
+from tide_lightning.datamodules.heldout import HeldOutBatch
+from tide_lightning.datamodules.shards import Shard
+
+__all__ = ["ActivationDataModule", "Call", "HeldOutBatch", "Shard"]

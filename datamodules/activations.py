@@ -1,0 +1,353 @@
+"""Activations of a frozen denoiser, made on the fly where the SAE trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import Dataset
+
+from tide_lightning.datamodules.corpus import Corpus, Part
+from tide_lightning.datamodules.harvest import Harvester
+from tide_lightning.datamodules.heldout import HeldOutBatch, HeldOutNoise, HeldOutTrajectories, SizedIterable
+from tide_lightning.datamodules.latents import GeneratedLatents, ImageLatents, Latents
+from tide_lightning.datamodules.loader import ActivationLoader, ActivationNode, Tokens
+from tide_lightning.datamodules.shards import Shard
+from tide_lightning.datamodules.streams import DenoiseStream, NoiseStream
+from tide_lightning.diffusion import Denoiser, describe_denoiser, load_denoiser
+from tide_lightning.errors import UserError
+
+
+class ActivationDataModule(LightningDataModule):
+    """Activations of a frozen diffusion transformer, made on the fly on the device that trains.
+
+    Batches are {site: tokens} with the same tokens of the same samples for every site. What a run sees depends on the
+    arguments and the seed, never on the number of ranks. See docs/activations.md.
+
+    Args:
+        pretrained: the pipeline: a hub id, a folder, or package:<dotted.package>/<folder>.
+        sites: where tokens are read, such as "transformer_blocks.*" or "transformer_blocks.3:mlp".
+        prompts: one prompt a line in a text file (a path, or package:<dotted.package>/<path>), or a list. Null takes
+            the images' own.
+        heldout_prompts: prompts for validation and test; null sets the last tenth of the prompts aside.
+        images: a dataset of dict(image [3, H, W] in [-1, 1], prompt) to be noised. Null generates clean latents from
+            the prompts first.
+        heldout_images: images for validation and test; null sets the last tenth of the images aside.
+        source: noised images (noise), real denoising trajectories (denoise), or half of the samples each (both).
+        samples_per_batch: samples in a training batch, over all ranks together.
+        tokens_per_sample: tokens drawn from each sample without replacement: a number (4) or a fraction (0.0625).
+        forward_batch_size: samples in one forward of the denoiser; null for all of a rank's at once.
+        guidance_scale: of classifier-free guidance in trajectories; 1 or less for none.
+        num_inference_steps: length of a trajectory's schedule.
+        halves: the halves of a guided forward that are kept; both doubles the tokens of trajectories.
+        prompt_dropout: share of noised samples that get the empty prompt.
+        window_radius: how far the neighbourhood reaches that tokens carry of the denoiser's input; 0 for none.
+        dtype: precision of the denoiser, whatever the trainer's.
+        batches_per_epoch: how many batches count as an epoch of the endless stream.
+        num_validation_samples: held-out samples for validation.
+        num_test_samples: held-out samples for the test, all tokens of each.
+        num_calibration_samples: samples for the statistics that normalise activations.
+        num_generated: clean latents that are generated where there are no images.
+        latent_cache: images whose latents are kept on the device.
+        seed: of everything drawn here.
+        revision: branch, tag or commit on the hub.
+        variant: file name variant on the hub, such as fp16.
+        local_files_only: never ask the hub.
+        compile: compile the denoiser's blocks; sites inside a block cannot be read then.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        sites: list[str],
+        prompts: str | list[str] | None = None,
+        heldout_prompts: str | list[str] | None = None,
+        images: Dataset | None = None,  # type: ignore[type-arg]  # jsonargparse wants the bare class
+        heldout_images: Dataset | None = None,  # type: ignore[type-arg]
+        source: Literal["noise", "denoise", "both"] = "noise",
+        samples_per_batch: int = 32,
+        tokens_per_sample: int | float = 1 / 16,
+        forward_batch_size: int | None = None,
+        guidance_scale: float = 4.5,
+        num_inference_steps: int = 20,
+        halves: Literal["conditional", "both"] = "conditional",
+        prompt_dropout: float = 0.1,
+        window_radius: int = 1,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        batches_per_epoch: int = 1000,
+        num_validation_samples: int = 256,
+        num_test_samples: int = 512,
+        num_calibration_samples: int = 2048,
+        num_generated: int = 256,
+        latent_cache: int = 16384,
+        seed: int = 0,
+        revision: str | None = None,
+        variant: str | None = None,
+        local_files_only: bool = False,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.pretrained = pretrained
+        self.site_patterns = sites
+        self.corpus = Corpus(prompts, heldout_prompts, images, heldout_images)
+        self.source = source
+        self.samples_per_batch = samples_per_batch
+        self.tokens_per_sample = tokens_per_sample
+        self.forward_batch_size = forward_batch_size
+        self.guidance_scale = guidance_scale
+        self.num_inference_steps = num_inference_steps
+        self.halves = halves
+        self.prompt_dropout = prompt_dropout
+        self.window_radius = window_radius
+        self.dtype = dtype
+        self.batches_per_epoch = batches_per_epoch
+        self.num_validation_samples = num_validation_samples
+        self.num_test_samples = num_test_samples
+        self.num_calibration_samples = num_calibration_samples
+        self.num_generated = num_generated
+        self.latent_cache = latent_cache
+        self.seed = seed
+        self.revision = revision
+        self.variant = variant
+        self.local_files_only = local_files_only
+        self.compile = compile
+        if prompts is None and images is None:
+            raise UserError("the data needs prompts, images or both: set data.prompts or data.images")
+        self._check_arguments()
+        self._denoiser: Denoiser | None = None
+        self._made: dict[Part, Latents] = {}
+
+    # Known without weights.
+
+    @cached_property
+    def site_shapes(self) -> dict[str, dict[str, int | list[int]]]:
+        """For each site: d_in, the grid of image tokens, d_input (a latent patch) and d_window (its neighbourhood)."""
+        described = describe_denoiser(self.pretrained, revision=self.revision, local_files_only=self.local_files_only)
+        widths = described.site_widths(described.resolve_sites(self.site_patterns))
+        places = (2 * self.window_radius + 1) ** 2 if self.window_radius else 0
+        shared: dict[str, int | list[int]] = {
+            "grid": list(described.grid),
+            "d_input": described.patch_width,
+            "d_window": places * described.patch_width,
+        }
+        return {site: {"d_in": width, **shared} for site, width in widths.items()}
+
+    # What Lightning calls.
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the denoiser, once, to where the trainer works."""
+        if self._denoiser is None:
+            self._denoiser = load_denoiser(
+                self.pretrained,
+                dtype=self.dtype,
+                revision=self.revision,
+                variant=self.variant,
+                local_files_only=self.local_files_only,
+                compile=self.compile,
+            )
+            self._num_kept(self._denoiser)
+        if self.trainer is not None:
+            self._denoiser.to(self.trainer.strategy.root_device)
+
+    def train_dataloader(self) -> ActivationLoader:
+        """The endless stream in epochs of `batches_per_epoch`; its state travels in checkpoints."""
+        return self.train_loader(self._shard())
+
+    def val_dataloader(self) -> SizedIterable[Tokens]:
+        """{site: tokens} of held-out samples."""
+        return self.validation_loader(self._shard())
+
+    def test_dataloader(self) -> SizedIterable[HeldOutBatch]:
+        """`HeldOutBatch`es: all tokens of held-out samples, with the calls that made them."""
+        return self.test_loader(self._shard())
+
+    def predict_dataloader(self) -> SizedIterable[HeldOutBatch]:
+        """The same as for the test."""
+        return self.test_dataloader()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Batches are made on the device; elsewhere they are moved whole."""
+        if isinstance(batch, dict):
+            return {site: tokens.to(device) for site, tokens in batch.items()}
+        return batch.to(device)
+
+    # The same for a given rank.
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The frozen denoiser; loaded by `setup`."""
+        if self._denoiser is None:
+            self.setup()
+        assert self._denoiser is not None
+        return self._denoiser
+
+    def train_loader(self, shard: Shard) -> ActivationLoader:
+        """A rank's training batches."""
+        return ActivationLoader(self._node("train", shard), self.batches_per_epoch)
+
+    def calibration_batches(self, shard: Shard | None = None) -> Iterator[Tokens]:
+        """About `num_calibration_samples` as in training, but drawn apart, one source at a time."""
+        node = self._node("calibration", shard or self._shard())
+        node.reset()
+        for _ in range(-(-self.num_calibration_samples // self.samples_per_batch)):
+            yield from node.parts()
+
+    def validation_loader(self, shard: Shard) -> SizedIterable[Tokens]:
+        """A rank's validation batches: noised samples, and whole trajectories if the source has any."""
+        parts: list[HeldOutNoise | HeldOutTrajectories] = [
+            self._heldout_noise("validation", self.num_validation_samples, shard, self._num_kept(self.denoiser))
+        ]
+        if self.source != "noise":
+            parts.append(self._heldout_trajectories(shard))
+
+        def batches() -> Iterator[Tokens]:
+            for part in parts:
+                yield from part.tokens()
+
+        return SizedIterable(batches, sum(len(part) for part in parts))
+
+    def test_loader(self, shard: Shard) -> SizedIterable[HeldOutBatch]:
+        """A rank's test batches."""
+        heldout = self._heldout_noise("test", self.num_test_samples, shard, self.denoiser.num_tokens)
+        return SizedIterable(heldout.whole, len(heldout))
+
+    # How it is put together.
+
+    def _check_arguments(self) -> None:
+        tokens = self.tokens_per_sample
+        if not (0 < tokens <= 1 if isinstance(tokens, float) else tokens >= 1):
+            raise UserError(f"tokens_per_sample must be a number of at least 1 or a fraction in (0, 1], not {tokens}")
+        if self.source == "both" and self.samples_per_batch % 2:
+            raise UserError(f"source both needs an even samples_per_batch, not {self.samples_per_batch}")
+        if self.halves == "both" and self.guidance_scale <= 1 and self.source != "noise":
+            raise UserError("halves both needs a guidance_scale above 1: without guidance there is only one half")
+        if not 0 <= self.prompt_dropout <= 1:
+            raise UserError(f"prompt_dropout must be in [0, 1], not {self.prompt_dropout}")
+        least = {
+            "samples_per_batch": 1,
+            "num_inference_steps": 1,
+            "batches_per_epoch": 1,
+            "num_validation_samples": 1,
+            "num_test_samples": 1,
+            "num_calibration_samples": 1,
+            "num_generated": 2,
+            "latent_cache": 0,
+            "window_radius": 0,
+            "seed": 0,
+        }
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise UserError(f"{name} must be at least {bound}, not {getattr(self, name)}")
+        if self.forward_batch_size is not None and self.forward_batch_size < 1:
+            raise UserError(f"forward_batch_size must be at least 1, not {self.forward_batch_size}")
+
+    def _shard(self) -> Shard:
+        if self.trainer is None:
+            return Shard()
+        return Shard(self.trainer.global_rank, self.trainer.world_size)
+
+    def _num_kept(self, denoiser: Denoiser) -> int:
+        tokens = self.tokens_per_sample
+        if isinstance(tokens, float):
+            return max(1, round(tokens * denoiser.num_tokens))
+        if tokens > denoiser.num_tokens:
+            raise UserError(f"tokens_per_sample {tokens} is more than the {denoiser.num_tokens} tokens of a sample")
+        return tokens
+
+    def _harvester(self) -> Harvester:
+        sites = self.denoiser.resolve_sites(self.site_patterns)
+        return Harvester(self.denoiser, sites, self.window_radius, self.forward_batch_size)
+
+    def _node(self, purpose: str, shard: Shard) -> ActivationNode:
+        harvester, num_samples = self._harvester(), self.samples_per_batch
+        num_kept = self._num_kept(self.denoiser)
+        num_slots = num_samples // 2 if self.source == "both" else num_samples
+        noise = denoise = None
+        if self.source != "denoise":
+            noise = NoiseStream(
+                harvester,
+                self._latents("train", shard),
+                seed=self.seed,
+                purpose=purpose,
+                num_slots=num_slots,
+                num_samples=num_samples,
+                first_slot=0,
+                shard=shard,
+                num_kept=num_kept,
+                prompt_dropout=self.prompt_dropout,
+            )
+        if self.source != "noise":
+            denoise = self._trajectories("train", purpose, shard, num_slots, num_samples, num_samples - num_slots)
+        signature = {
+            "seed": self.seed,
+            "source": self.source,
+            "samples_per_batch": self.samples_per_batch,
+            "num_inference_steps": self.num_inference_steps,
+        }
+        return ActivationNode(noise, denoise, shard, signature)
+
+    def _trajectories(
+        self, part: Part, purpose: str, shard: Shard, num_slots: int, num_samples: int, first_slot: int
+    ) -> DenoiseStream:
+        return DenoiseStream(
+            self._harvester(),
+            self.corpus.prompts(part),
+            seed=self.seed,
+            purpose=purpose,
+            num_slots=num_slots,
+            num_samples=num_samples,
+            first_slot=first_slot,
+            shard=shard,
+            num_kept=self._num_kept(self.denoiser),
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+            both_halves=self.halves == "both",
+            stagger=part == "train",
+        )
+
+    def _heldout_noise(self, purpose: str, num_samples: int, shard: Shard, num_kept: int) -> HeldOutNoise:
+        return HeldOutNoise(
+            self._harvester(),
+            self._latents("heldout", shard),
+            seed=self.seed,
+            purpose=purpose,
+            num_samples=num_samples,
+            batch_size=self.samples_per_batch,
+            shard=shard,
+            num_kept=num_kept,
+        )
+
+    def _heldout_trajectories(self, shard: Shard) -> HeldOutTrajectories:
+        num_steps = len(self.denoiser.new_scheduler(self.num_inference_steps).timesteps)
+        # As many samples as there are noised ones; one trajectory is a sample at each of its steps.
+        num_slots = -(-self.num_validation_samples // num_steps)
+        num_slots = -(-num_slots // shard.world) * shard.world
+        first = self.num_validation_samples  # their numbers follow those of the noised samples
+
+        def make() -> DenoiseStream:
+            return self._trajectories("heldout", "validation", shard, num_slots, num_slots, first)
+
+        return HeldOutTrajectories(make, num_steps)
+
+    def _latents(self, part: Part, shard: Shard) -> Latents:
+        if part not in self._made:
+            images = self.corpus.images(part)
+            if images is not None:
+                self._made[part] = ImageLatents(self.denoiser, images, self.latent_cache)
+            else:
+                heldout = max(self.num_validation_samples, self.num_test_samples)
+                self._made[part] = GeneratedLatents.generate(
+                    self.denoiser,
+                    self.corpus.prompts(part),
+                    self.num_generated if part == "train" else min(self.num_generated, heldout),
+                    seed=self.seed,
+                    num_inference_steps=self.num_inference_steps,
+                    guidance_scale=self.guidance_scale,
+                    batch_size=self.forward_batch_size or max(1, self.samples_per_batch // shard.world),
+                    shard=shard,
+                    label=part,
+                )
+        return self._made[part]

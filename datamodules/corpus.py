@@ -1,0 +1,70 @@
+"""Prompts and images, to train on and held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+from torch.utils.data import Subset
+
+from tide_lightning.datamodules.prompts import Captions, read_prompts
+from tide_lightning.errors import UserError
+
+Part = Literal["train", "heldout"]
+
+
+class Corpus:
+    """What a user named of prompts and images; what they did not hold out themselves, its last tenth is.
+
+    Args:
+        prompts: a text file or a list; None takes the images' captions.
+        heldout_prompts: the same.
+        images: a map-style dataset of dict(image, prompt), or None.
+        heldout_images: the same.
+    """
+
+    def __init__(
+        self,
+        prompts: str | list[str] | None,
+        heldout_prompts: str | list[str] | None,
+        images: Any,
+        heldout_images: Any,
+    ) -> None:
+        self._prompts = prompts
+        self._heldout_prompts = heldout_prompts
+        self._images = images
+        self._heldout_images = heldout_images
+
+    def prompts(self, part: Part) -> Sequence[str]:
+        """Prompts to train on, or held out."""
+        return self._both_prompts[0 if part == "train" else 1]
+
+    def images(self, part: Part) -> Any:
+        """A dataset of dict(image, prompt), or None."""
+        return self._both_images[0 if part == "train" else 1]
+
+    @cached_property
+    def _both_prompts(self) -> tuple[Sequence[str], Sequence[str]]:
+        if self._prompts is None:
+            train, heldout = (Captions(images) for images in self._both_images)
+            return train, heldout if self._heldout_prompts is None else read_prompts(self._heldout_prompts)
+        prompts = read_prompts(self._prompts)
+        if self._heldout_prompts is not None:
+            return prompts, read_prompts(self._heldout_prompts)
+        split = _split(len(prompts), "prompt")
+        return [prompts[i] for i in split[0]], [prompts[i] for i in split[1]]
+
+    @cached_property
+    def _both_images(self) -> tuple[Any, Any]:
+        if self._images is None or self._heldout_images is not None:
+            return self._images, self._heldout_images
+        train, heldout = _split(len(self._images), "image")
+        return Subset(self._images, train), Subset(self._images, heldout)
+
+
+def _split(count: int, what: str) -> tuple[range, range]:
+    num_heldout = max(1, count // 10)
+    if count <= num_heldout:
+        raise UserError(f"a single {what} cannot be split in two: set data.heldout_{what}s")
+    return range(count - num_heldout), range(count - num_heldout, count)

@@ -1,0 +1,161 @@
+"""From a denoiser's forward to token batches: which tokens are kept, and all that is known about them.
+
+Shapes: N samples, T tokens of an image, M of them kept, B = N M tokens in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tide_lightning.diffusion import Conditioning, Denoiser, Site, record
+from tide_lightning.diffusion.trajectories import guided_prediction
+from tide_lightning.tokens import Half, Source, TokenBatch
+
+
+@dataclass(frozen=True)
+class Call:
+    """Everything to repeat a denoiser's forward over N samples: `denoiser.predict(x_t, raw_t, conditioning)`.
+
+    Args:
+        x_t: the denoiser's input [N, *latent_shape].
+        raw_t: timestep as the denoiser is given it [N].
+        t: normalised time [N]; 1 is pure noise.
+        conditioning: prompts, N rows.
+        sample: which sample each is [N], int64, unique over a run.
+        unconditional: whether the prompt is the empty one [N], bool.
+        x0: the clean latent [N, *latent_shape], where x_t was made from one.
+        noise: the noise in x_t [N, *latent_shape], where it is known.
+    """
+
+    x_t: Tensor
+    raw_t: Tensor
+    t: Tensor
+    conditioning: Conditioning
+    sample: Tensor
+    unconditional: Tensor
+    x0: Tensor | None = None
+    noise: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.x_t.shape[0]
+
+    def _each(self, change: Callable[[Tensor], Tensor], conditioning: Conditioning) -> Call:
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed = {name: change(value) for name, value in named.items() if isinstance(value, Tensor)}
+        return replace(self, **changed, conditioning=conditioning)
+
+    def to(self, device: torch.device | str) -> Call:
+        """The same call on another device."""
+        return self._each(lambda value: value.to(device), self.conditioning.to(device))
+
+    def select(self, index: Tensor | slice) -> Call:
+        """The samples at `index`."""
+        return self._each(lambda value: value[index], self.conditioning.select(index))
+
+
+class Harvester:
+    """Runs the denoiser and keeps tokens.
+
+    Args:
+        denoiser: the frozen denoiser.
+        sites: where tokens are read.
+        window_radius: of `TokenBatch.window`; 0 for none.
+        forward_batch_size: samples in one forward; None for all at once.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, sites: Sequence[Site], window_radius: int, forward_batch_size: int | None
+    ) -> None:
+        self.denoiser = denoiser
+        self.sites = sites
+        self._window_radius = window_radius
+        self._forward_batch_size = forward_batch_size
+
+    @torch.no_grad()
+    def read(self, call: Call, places_NM: Tensor) -> dict[str, TokenBatch]:
+        """Tokens at `places` of each sample, from one forward that stops after the last site."""
+        parts = []
+        for chunk in self._chunks(len(call)):
+            some, places = call.select(chunk), places_NM[chunk]
+
+            def select(x: Tensor, places: Tensor = places) -> Tensor:
+                return _keep(x, places)
+
+            with record(self.denoiser.module, self.sites, stop_early=True, select=select) as values:
+                self.denoiser.predict(some.x_t, some.raw_t, some.conditioning)
+            half = torch.where(some.unconditional, Half.UNCONDITIONAL, Half.CONDITIONAL)
+            parts.append(self._batches(some, places, values, half, Source.NOISE))
+        return _joined(parts)
+
+    @torch.no_grad()
+    def read_guided(
+        self, call: Call, places_NM: Tensor, guidance_scale: float, both_halves: bool
+    ) -> tuple[dict[str, TokenBatch], Tensor]:
+        """Tokens of a guided forward, which runs to its end, and its prediction."""
+        parts, predictions = [], []
+        for chunk in self._chunks(len(call)):
+            some, places = call.select(chunk), places_NM[chunk]
+            repeats = 2 if both_halves else 1
+
+            def select(x: Tensor, places: Tensor = places, repeats: int = repeats) -> Tensor:
+                # Rows are [unconditional; conditional], or conditional alone without guidance.
+                return _keep(x[-repeats * len(places) :], places.repeat(repeats, 1))
+
+            with record(self.denoiser.module, self.sites, select=select) as values:
+                predictions.append(
+                    guided_prediction(self.denoiser, some.x_t, some.raw_t, some.conditioning, guidance_scale)
+                )
+            half = torch.full((len(some),), Half.CONDITIONAL, device=places.device)
+            if both_halves:
+                half = torch.cat([torch.full_like(half, Half.UNCONDITIONAL), half])
+                twice = torch.arange(len(some), device=places.device).repeat(2)
+                some, places = some.select(twice), places.repeat(2, 1)
+            parts.append(self._batches(some, places, values, half, Source.DENOISE))
+        return _joined(parts), torch.cat(predictions)
+
+    def _chunks(self, num_samples: int) -> list[slice]:
+        size = self._forward_batch_size or num_samples
+        return [slice(start, min(start + size, num_samples)) for start in range(0, num_samples, size)]
+
+    def _batches(
+        self, call: Call, places_NM: Tensor, values: dict[str, Tensor], half_N: Tensor, source: Source
+    ) -> dict[str, TokenBatch]:
+        """All sites read the same tokens, so they share everything but x."""
+        num_kept = places_NM.shape[1]
+        denoiser, device = self.denoiser, places_NM.device
+
+        def each_token(value_N: Tensor) -> Tensor:
+            return value_N.repeat_interleave(num_kept)
+
+        def kept(value_NTP: Tensor) -> Tensor:
+            return _keep(value_NTP, places_NM).flatten(0, 1)
+
+        radius = self._window_radius
+        shared: dict[str, Any] = {
+            "t": each_token(call.t),
+            "raw_t": each_token(call.raw_t),
+            "position": denoiser.positions().to(device)[places_NM.flatten()],
+            "sample": each_token(call.sample),
+            "input": kept(denoiser.patches(call.x_t)),
+            "half": each_token(half_N.to(torch.int8)),
+            "source": torch.full((places_NM.numel(),), source, dtype=torch.int8, device=device),
+            "window": kept(denoiser.windows(call.x_t, radius)) if radius else None,
+            "noise": None if call.noise is None else kept(denoiser.patches(call.noise)),
+        }
+        return {str(site): TokenBatch(x=values[str(site)].flatten(0, 1), **shared) for site in self.sites}
+
+
+def _keep(value_NTd: Tensor, places_NM: Tensor) -> Tensor:
+    rows = torch.arange(len(places_NM), device=places_NM.device)[:, None]
+    return value_NTd.detach()[rows, places_NM]
+
+
+def _joined(parts: Sequence[dict[str, TokenBatch]]) -> dict[str, TokenBatch]:
+    if len(parts) == 1:
+        return parts[0]
+    return {site: TokenBatch.concatenate([part[site] for part in parts]) for site in parts[0]}

@@ -1,0 +1,138 @@
+"""Held-out activations: fixed seeds, the same for every epoch, run and number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from tide_lightning.datamodules.harvest import Call, Harvester
+from tide_lightning.datamodules.latents import Latents
+from tide_lightning.datamodules.shards import Shard
+from tide_lightning.datamodules.streams import DenoiseStream, drawn_places, noised_call
+from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.tokens import TokenBatch
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class HeldOutBatch:
+    """N held-out samples with all of their tokens, and how to repeat the forward that made them.
+
+    Args:
+        call: the forward; `call.x0` and `call.noise` are known.
+        tokens: for each site N T tokens, sample by sample in grid order.
+    """
+
+    call: Call
+    tokens: dict[str, TokenBatch]
+
+    def __len__(self) -> int:
+        return len(self.call)
+
+    def to(self, device: torch.device | str) -> HeldOutBatch:
+        """The same on another device."""
+        return HeldOutBatch(self.call.to(device), {site: batch.to(device) for site, batch in self.tokens.items()})
+
+
+class SizedIterable(Generic[T_co]):
+    """A loader of known length that starts anew each time."""
+
+    def __init__(self, make: Callable[[], Iterator[T_co]], length: int) -> None:
+        self._make = make
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[T_co]:
+        return self._make()
+
+
+class HeldOutNoise:
+    """Held-out latents noised at stratified times: sample i of n has the only t in its n-th of [0, 1].
+
+    Args:
+        harvester: runs the denoiser.
+        latents: held-out latents with prompts; sample i takes the i-th, round and round.
+        seed: of everything drawn.
+        purpose: keeps validation and test apart.
+        num_samples: over the whole world.
+        batch_size: samples in a batch, over the whole world.
+        shard: this rank's share.
+        num_kept: tokens kept of each sample.
+    """
+
+    def __init__(
+        self,
+        harvester: Harvester,
+        latents: Latents,
+        *,
+        seed: int,
+        purpose: str,
+        num_samples: int,
+        batch_size: int,
+        shard: Shard,
+        num_kept: int,
+    ) -> None:
+        self._harvester = harvester
+        self._latents = latents
+        self._seed = seed
+        self._purpose = f"{purpose}/noise"
+        self._num_kept = num_kept
+        self._strata = stream(seed, self._purpose, "strata").permutation(num_samples)
+        mine = shard.slots(num_samples, f"num_{purpose}_samples")
+        share = batch_size // shard.world
+        self._batches = [mine[start : start + share] for start in range(0, len(mine), share)]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def tokens(self) -> Iterator[dict[str, TokenBatch]]:
+        """The kept tokens of each batch."""
+        for numbers in self._batches:
+            call, places = self._call(numbers)
+            yield self._harvester.read(call, places)
+
+    def whole(self) -> Iterator[HeldOutBatch]:
+        """Each batch with its call and all of its tokens."""
+        for numbers in self._batches:
+            call, _ = self._call(numbers)
+            everywhere = torch.arange(self._harvester.denoiser.num_tokens, device=call.x_t.device)
+            yield HeldOutBatch(call, self._harvester.read(call, everywhere.expand(len(call), -1)))
+
+    def _call(self, numbers: Sequence[int]) -> tuple[Call, Tensor]:
+        denoiser = self._harvester.denoiser
+        rngs = [stream(self._seed, self._purpose, number) for number in numbers]
+        u = torch.tensor([(self._strata[number] + 0.5) / len(self._strata) for number in numbers])
+        places = torch.stack([drawn_places(rng, denoiser.num_tokens, self._num_kept) for rng in rngs])
+        noise = torch.stack([normal(rng, denoiser.latent_shape) for rng in rngs])
+        x0, prompts = self._latents.fetch([number % len(self._latents) for number in numbers])
+        call = noised_call(self._harvester, x0, noise, u, prompts, torch.tensor(list(numbers)))
+        return call, places.to(denoiser.device)
+
+
+class HeldOutTrajectories:
+    """Whole trajectories of held-out prompts, each walked from noise to image: one batch per step.
+
+    Args:
+        make: a fresh, unstaggered stream of `num_trajectories` slots.
+        num_steps: of a trajectory.
+    """
+
+    def __init__(self, make: Callable[[], DenoiseStream], num_steps: int) -> None:
+        self._make = make
+        self._num_steps = num_steps
+
+    def __len__(self) -> int:
+        return self._num_steps
+
+    def tokens(self) -> Iterator[dict[str, TokenBatch]]:
+        """The kept tokens of each step."""
+        walk = self._make()
+        for step in range(self._num_steps):
+            yield walk.batch(step)

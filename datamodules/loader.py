@@ -1,0 +1,108 @@
+"""The training loader: slices of an endless stream that carries its own state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torchdata.nodes import BaseNode
+
+from tide_lightning.datamodules.shards import Shard, gather_objects
+from tide_lightning.datamodules.streams import DenoiseStream, NoiseStream
+from tide_lightning.errors import UserError
+from tide_lightning.tokens import TokenBatch
+
+Tokens = dict[str, TokenBatch]
+
+
+class ActivationNode(BaseNode[Tokens]):  # type: ignore[misc]  # torchdata is untyped here
+    """A torchdata node without an end: batch k joins the k-th batches of its sources.
+
+    Args:
+        noise: the `noise` source, or None.
+        denoise: the `denoise` source, or None.
+        shard: this rank's share.
+        signature: what must not change between saving and resuming.
+    """
+
+    def __init__(
+        self,
+        noise: NoiseStream | None,
+        denoise: DenoiseStream | None,
+        shard: Shard,
+        signature: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self._noise = noise
+        self._denoise = denoise
+        self._shard = shard
+        self._signature = signature
+        self._num_batches = 0
+
+    def reset(self, initial_state: dict[str, Any] | None = None) -> None:
+        """Go to the beginning, or to where a state was taken."""
+        super().reset(initial_state)
+        state = initial_state or {"batches": 0, "trajectories": {}, "signature": self._signature}
+        for name, value in self._signature.items():
+            if state["signature"].get(name) != value:
+                raise UserError(
+                    f"the checkpoint's data was made with {name} {state['signature'].get(name)}, not {value}: "
+                    "its samples cannot be continued"
+                )
+        self._num_batches = state["batches"]
+        if self._denoise is not None:
+            self._denoise.trajectories.load_state_dict(state["trajectories"])
+
+    def get_state(self) -> dict[str, Any]:
+        """Batches made and the trajectories under way on all ranks; every rank must call it."""
+        trajectories: dict[str, Any] = {}
+        if self._denoise is not None:
+            for states in gather_objects(self._denoise.trajectories.state_dict(), self._shard):
+                trajectories.update(states)
+        return {
+            "batches": self._num_batches,
+            "trajectories": trajectories,
+            "signature": dict(self._signature),
+        }
+
+    def parts(self) -> list[Tokens]:
+        """The next batch, one dictionary per source."""
+        sources = [source for source in (self._noise, self._denoise) if source is not None]
+        parts = [source.batch(self._num_batches) for source in sources]
+        self._num_batches += 1
+        return parts
+
+    def next(self) -> Tokens:
+        """The next batch, its sources concatenated."""
+        first, *others = self.parts()
+        if not others:
+            return first
+        return {site: TokenBatch.concatenate([first[site], *(part[site] for part in others)]) for site in first}
+
+
+class ActivationLoader:
+    """`num_batches` batches an epoch from a node without an end.
+
+    Iterating goes on where the last iteration left off; nothing is made before it is asked for. After `load_state_dict`
+    the next batch is the one that would have followed when the state was taken.
+    """
+
+    def __init__(self, node: ActivationNode, num_batches: int) -> None:
+        self._node = node
+        self._num_batches = num_batches
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[Tokens]:
+        for _ in range(self._num_batches):
+            yield next(self._node)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream is."""
+        state: dict[str, Any] = self._node.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go there."""
+        self._node.reset(state)

@@ -1,0 +1,25 @@
+"""The frozen diffusion transformer: loading, sites, trajectories."""
+
+from tide_lightning.diffusion.conditioning import Conditioning
+from tide_lightning.diffusion.denoiser import Denoiser
+from tide_lightning.diffusion.hooks import record, splice
+from tide_lightning.diffusion.loading import describe_denoiser, load_denoiser
+from tide_lightning.diffusion.schedule import Schedule
+from tide_lightning.diffusion.sites import Site, folder_name, resolve_sites
+from tide_lightning.diffusion.trajectories import Trajectories, guided_prediction, sample
+
+__all__ = [
+    "Conditioning",
+    "Denoiser",
+    "Schedule",
+    "Site",
+    "Trajectories",
+    "describe_denoiser",
+    "folder_name",
+    "guided_prediction",
+    "load_denoiser",
+    "record",
+    "resolve_sites",
+    "sample",
+    "splice",
+]

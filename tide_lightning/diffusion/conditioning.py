@@ -1,0 +1,89 @@
+"""What a denoiser is told besides its input: prompt embeddings, batch first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Everything a forward needs besides x_t and the timestep; the first axis of each tensor is the batch.
+
+    Args:
+        tokens: prompt embeddings [N, L, C].
+        mask: which of them count [N, L], or None where all do.
+        extra: further inputs of the family by name (image size, pooled embeddings).
+    """
+
+    tokens: Tensor
+    mask: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
+        return Conditioning(
+            change(self.tokens),
+            None if self.mask is None else change(self.mask),
+            {name: change(value) for name, value in self.extra.items()},
+        )
+
+    def select(self, index: Tensor | slice) -> Conditioning:
+        """The rows at `index`."""
+        return self._each(lambda value: value[index])
+
+    def to(self, device: torch.device | str) -> Conditioning:
+        """The same on another device."""
+        return self._each(lambda value: value.to(device))
+
+    @staticmethod
+    def concatenate(parts: Sequence[Conditioning]) -> Conditioning:
+        """All rows in order."""
+        first = parts[0]
+        return Conditioning(
+            torch.cat([part.tokens for part in parts]),
+            None if first.mask is None else torch.cat([part.mask for part in parts if part.mask is not None]),
+            {name: torch.cat([part.extra[name] for part in parts]) for name in first.extra},
+        )
+
+
+class PromptCache:
+    """Embeddings of the prompts used last, kept where the denoiser is, up to `max_bytes`."""
+
+    def __init__(self, encode: Callable[[str], Conditioning], max_bytes: int = 2**30) -> None:
+        self._encode = encode
+        self._max_bytes = max_bytes
+        self._rows: OrderedDict[str, Conditioning] = OrderedDict()
+        self._num_bytes = 0
+
+    def __call__(self, prompts: Sequence[str]) -> Conditioning:
+        """One row per prompt. A prompt is always embedded by itself, so that its bits depend on nothing else."""
+        return Conditioning.concatenate([self._row(prompt) for prompt in prompts])
+
+    def clear(self) -> None:
+        """Forget everything, as when the device changes."""
+        self._rows.clear()
+        self._num_bytes = 0
+
+    def _row(self, prompt: str) -> Conditioning:
+        row = self._rows.get(prompt)
+        if row is None:
+            row = self._encode(prompt)
+            self._rows[prompt] = row
+            self._num_bytes += _num_bytes(row)
+            while self._num_bytes > self._max_bytes and len(self._rows) > 1:
+                self._num_bytes -= _num_bytes(self._rows.popitem(last=False)[1])
+        else:
+            self._rows.move_to_end(prompt)
+        return row
+
+
+def _num_bytes(row: Conditioning) -> int:
+    tensors = [row.tokens, *row.extra.values()] + ([] if row.mask is None else [row.mask])
+    return sum(tensor.nbytes for tensor in tensors)
