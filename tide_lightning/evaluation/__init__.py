@@ -1,0 +1,20 @@
+"""The protocol of `tide test`: figures, floors, fidelity, images, and the report."""
+
+from tide_lightning.evaluation.end_to_end import EndToEnd, run_trajectories
+from tide_lightning.evaluation.fidelity import Fidelity
+from tide_lightning.evaluation.floors import SiteFloors
+from tide_lightning.evaluation.protocol import EvaluateProtocol
+from tide_lightning.evaluation.reconstruction import SiteReconstruction
+from tide_lightning.evaluation.report import write_report
+from tide_lightning.evaluation.splicing import SplicedDenoiser
+
+__all__ = [
+    "EndToEnd",
+    "EvaluateProtocol",
+    "Fidelity",
+    "SiteFloors",
+    "SiteReconstruction",
+    "SplicedDenoiser",
+    "run_trajectories",
+    "write_report",
+]

@@ -1,0 +1,28 @@
+"""Plain figures for metrics.json: only what was measured, and ratios of sums."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def measured(value: Any) -> Any:
+    """The same tree of dictionaries and lists without NaN and infinities, which stand for what was not measured."""
+    if isinstance(value, dict):
+        kept = {key: measured(part) for key, part in value.items()}
+        return {key: part for key, part in kept.items() if part is not None}
+    if isinstance(value, list):
+        return [measured(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def ratio(numerator: float, denominator: float) -> float:
+    """A quotient; NaN where the denominator is 0."""
+    return numerator / denominator if denominator else float("nan")
+
+
+def bin_edges(index: int, num_bins: int) -> dict[str, float]:
+    """The edges of a bin of t, as they stand in metrics.json."""
+    return {"low": index / num_bins, "high": (index + 1) / num_bins}

@@ -1,0 +1,58 @@
+"""What a terminal shows of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tide_lightning.evaluation.fidelity import ALL
+from tide_lightning.evaluation.report import number
+
+
+def print_summary(metrics: Mapping[str, Any], written: Sequence[Path], console: Console | None = None) -> None:
+    """Print a table of the headline figures, faults, and where the files lie."""
+    console = console or Console()
+    table = Table(title="held-out figures", title_justify="left")
+    table.add_column("site")
+    for head in ("EV", "beyond known", "FVU", "FVU known", "FVU PCA 2k", "loss increase", "known alone", "alive", "L0"):
+        table.add_column(head, justify="right")
+    fidelity = metrics.get("fidelity", {})
+    for site, found in metrics.get("sites", {}).items():
+        floors, loss = metrics.get("floors", {}).get(site, {}), fidelity.get("sites", {}).get(site, {})
+        table.add_row(
+            escape(site),
+            number(found.get("explained_variance")),
+            number(found.get("explained_variance_beyond_known")),
+            number(found.get("fvu")),
+            number(floors.get("known", {}).get("fvu")),
+            number(floors.get("pca_2k", {}).get("fvu")),
+            number(loss.get("loss_increase"), "+.1%"),
+            number(loss.get("loss_increase_known"), "+.1%"),
+            number(found.get("alive_fraction"), ".1%"),
+            number(found.get("l0"), ".1f"),
+        )
+    if ALL in fidelity:
+        changes = [number(fidelity[ALL].get(key), "+.1%") for key in ("loss_increase", "loss_increase_known")]
+        table.add_row("all sites spliced", *[""] * 5, *changes, "", "")
+    console.print(table)
+    cases = {**fidelity.get("sites", {}), **({"all sites": fidelity[ALL]} if ALL in fidelity else {})}
+    for name, found in cases.items():
+        if "fault" in found:
+            console.print(f"[bold]to be explained[/bold]  {escape(name)}: {escape(found['fault'])}", soft_wrap=True)
+    for site, reason in fidelity.get("absent", {}).items():
+        console.print(f"not spliced  {escape(site)}: {escape(reason)}", soft_wrap=True)
+    for note in sorted({found.get("alive_fraction_note", "") for found in metrics.get("sites", {}).values()} - {""}):
+        console.print(f"alive {note}", soft_wrap=True)
+    for path in written:
+        console.print(f"written  {escape(str(path))}", soft_wrap=True)
+
+
+def time_left(seconds: float, done: int, total: int) -> str:
+    """Minutes and seconds that the rest will take."""
+    minutes, rest = divmod(round(seconds / max(done, 1) * max(total - done, 0)), 60)
+    return f"{minutes}:{rest:02}"
