@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import tide_lightning
-from tide_lightning.callbacks import ExportSAEs, ShowProgress
+from tide_lightning.callbacks import ExportSAEs, ShowProgress, WriteCodes
 from tide_lightning.command_line import follow_run, resolve_configs
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.errors import UserError
@@ -90,6 +90,8 @@ class TideCLI(LightningCLI):
         if subcommand != "fit":
             help_text = "Run folder to look at; the newest unless given."
             parser.add_argument("--run", type=str | None, default=None, help=help_text)
+        if subcommand == "predict":
+            parser.add_lightning_class_args(WriteCodes, "codes")
         if subcommand == "test":
             parser.add_lightning_class_args(EvaluateProtocol, "evaluation")
         else:  # a run's config.yaml says how it wants to be tested

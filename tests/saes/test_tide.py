@@ -36,7 +36,7 @@ def small_sae(**arguments: object) -> TideSAE:
 
 def reference(sae: TideSAE, batch: TokenBatch, dead: Tensor, k_aux: int) -> tuple[Tensor, Tensor]:
     """DESIGN section 2, written out densely: x_hat and the loss."""
-    s = sae.known.scale
+    s = sae.known.scale_at(batch.t)
     known = sae.known(**batch.context())
     u = (batch.x - known) / s
     scale, shift = sae.modulation(batch.t) if sae.modulation is not None else (torch.ones(()), torch.zeros(()))
@@ -55,9 +55,11 @@ def reference(sae: TideSAE, batch: TokenBatch, dead: Tensor, k_aux: int) -> tupl
 
 @pytest.mark.parametrize("modulation", ["none", "adaln"])
 @pytest.mark.parametrize("unmodulate", [False, True])
-@pytest.mark.parametrize("k", [1, 5])
-def test_values_and_gradients_equal_a_dense_float64_reference(modulation: str, unmodulate: bool, k: int) -> None:
-    sae = small_sae(modulation=modulation, unmodulate=unmodulate, k=k).double()
+@pytest.mark.parametrize(("k", "by_timestep"), [(1, False), (5, False), (5, True)])
+def test_values_and_gradients_equal_a_dense_float64_reference(
+    modulation: str, unmodulate: bool, k: int, by_timestep: bool
+) -> None:
+    sae = small_sae(modulation=modulation, unmodulate=unmodulate, k=k, scale_by_timestep=by_timestep).double()
     batch = tokens(37, seed=3, mean=1.0, time=1.0, input=0.5, rest=1.0)
     batch = replace(
         batch,

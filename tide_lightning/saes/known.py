@@ -37,6 +37,7 @@ class KnownPart(nn.Module):
         shape: the site's shape.
         rung: how much is taken as known.
         num_bins: bins of t in which means and maps are estimated.
+        scale_by_timestep: whether the residual's scale s is one number or one for each bin.
     """
 
     intercept: Tensor
@@ -44,7 +45,9 @@ class KnownPart(nn.Module):
     estimator: Tensor
     scale: Tensor
 
-    def __init__(self, shape: SiteShape, rung: Rung = "input_token", num_bins: int = 20) -> None:
+    def __init__(
+        self, shape: SiteShape, rung: Rung = "input_token", num_bins: int = 20, scale_by_timestep: bool = False
+    ) -> None:
         super().__init__()
         if rung not in get_args(Rung):
             raise UserError(f"known_part: there is no rung {rung!r}; choose one of {', '.join(get_args(Rung))}")
@@ -62,7 +65,7 @@ class KnownPart(nn.Module):
         self.register_buffer("intercept", torch.zeros(self.num_bins, places, shape.d_in))
         self.register_buffer("weight", torch.zeros(self.num_bins, d_feature, shape.d_in))
         self.register_buffer("estimator", torch.zeros(self.num_bins, self.d_read + 1, self.d_estimate))
-        self.register_buffer("scale", torch.ones(()))  # s of u = (x - known) / s
+        self.register_buffer("scale", torch.ones(self.num_bins if scale_by_timestep else 1))
 
     def forward(
         self,
@@ -92,6 +95,16 @@ class KnownPart(nn.Module):
             one = torch.ones_like(feature[:, :1])
             feature = _by_bin(hat_BK, torch.cat([feature, one], 1), self.estimator)
         return known + _by_bin(hat_BK, feature, self.weight)
+
+    def scale_at(self, timestep: Tensor | None = None) -> Tensor:
+        """The s of u = (x - known) / s: [B, 1], or [1] where it is the same for all t."""
+        if len(self.scale) == 1:
+            return self.scale
+        if timestep is None:
+            raise ValueError("this scale depends on the timestep: pass it")
+        low_B, mix_B = self._between(timestep)
+        high_B = (low_B + 1).clamp(max=self.num_bins - 1)
+        return torch.lerp(self.scale[low_B], self.scale[high_B], mix_B).unsqueeze(1)
 
     def _between(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The bin whose centre lies below t and how far t is towards the next one's."""
@@ -158,8 +171,10 @@ class KnownStatistics(nn.Module):
             intercept = intercept - estimate.intercept @ fit.weight
         known.intercept.copy_(intercept)
         known.weight.copy_(fit.weight)
-        total = (fit.residual_variance * fit.tokens).sum() / fit.tokens.sum().clamp(min=1)
-        known.scale.copy_(total.sqrt().clamp(min=1e-6))
+        variance = fit.residual_variance
+        if len(known.scale) == 1:
+            variance = (variance * fit.tokens).sum() / fit.tokens.sum().clamp(min=1)
+        known.scale.copy_(variance.sqrt().clamp(min=1e-6))
         return fit.residual_variance
 
 

@@ -50,6 +50,15 @@ class SAEOutput(NamedTuple):
     pre: Tensor
 
 
+class _Frame(NamedTuple):
+    """In which tokens are seen: u = (x - known) / s, then u * gain + shift where there is a modulation."""
+
+    known: Tensor
+    s: Tensor
+    gain: Tensor | None
+    shift: Tensor | None
+
+
 class TideSAE(nn.Module):
     """A temporal-aware TopK sparse autoencoder for one site.
 
@@ -61,6 +70,7 @@ class TideSAE(nn.Module):
         known_part: what is subtracted before encoding: mean, mean_t, mean_t_position, noise_estimate, input_token,
             input_window; or noise_token, for reading features only.
         num_bins: bins of t in which the known part is estimated.
+        scale_by_timestep: whether what is left is scaled by one number, or by one for each bin of t.
         modulation: none, zero (starts as none) or adaln (starts at the denoiser's own, where it has one).
         unmodulate: whether the decoder's output is divided by 1 + scale(t) after subtracting shift(t).
         decode_backend: how sparse codes are decoded; auto chooses by a measured crossover.
@@ -77,6 +87,7 @@ class TideSAE(nn.Module):
         k_noisy: int | float | None = None,
         known_part: Rung = "input_token",
         num_bins: int = 20,
+        scale_by_timestep: bool = False,
         modulation: Modulation = "adaln",
         unmodulate: bool = False,
         decode_backend: DecodeBackend = "auto",
@@ -87,13 +98,14 @@ class TideSAE(nn.Module):
         self.shape = shape
         self.expansion_factor = expansion_factor
         self.modulation_start: Modulation = modulation
+        self.num_bins, self.scale_by_timestep = num_bins, scale_by_timestep
         self.unmodulate = unmodulate
         self.decode_backend: DecodeBackend = decode_backend
         self.d_in, self.d_sae = shape.d_in, round(shape.d_in * expansion_factor)
         self.k = _count(k, self.d_sae, "k")
         self.k_noisy = None if k_noisy is None else _count(k_noisy, self.d_sae, "k_noisy")
 
-        self.known = KnownPart(shape, known_part, num_bins)
+        self.known = KnownPart(shape, known_part, num_bins, scale_by_timestep)
         self.modulation = None if modulation == "none" else TemporalModulation(shape.d_in)
         directions = nn.functional.normalize(torch.randn(self.d_sae, self.d_in), dim=1)
         self.W_dec = nn.Parameter(directions)
@@ -109,7 +121,8 @@ class TideSAE(nn.Module):
             "k": self.k,
             "k_noisy": self.k_noisy,
             "known_part": self.known.rung,
-            "num_bins": self.known.num_bins,
+            "num_bins": self.num_bins,
+            "scale_by_timestep": self.scale_by_timestep,
             "modulation": self.modulation_start,
             "unmodulate": self.unmodulate,
             "decode_backend": self.decode_backend,
@@ -122,11 +135,12 @@ class TideSAE(nn.Module):
 
     def forward(self, batch: TokenBatch) -> SAEOutput:
         """Encode and decode a batch of the site's tokens."""
-        known, u, scale, shift = self._normalise(batch.x, batch.context())
-        pre = self._pre_activations(u * scale + shift if scale is not None and shift is not None else u)
+        frame = self._frame(batch.context())
+        u = self._normalise(batch.x, frame)
+        pre = self._pre_activations(u, frame)
         code = self._select(pre, batch.t)
-        u_hat = self._decode_normalised(code, scale, shift)
-        return SAEOutput(known + self.known.scale * u_hat, known, u, u_hat, code, pre)
+        u_hat = self._decode_normalised(code, frame)
+        return SAEOutput(frame.known + frame.s * u_hat, frame.known, u, u_hat, code, pre)
 
     def encode(
         self,
@@ -142,10 +156,8 @@ class TideSAE(nn.Module):
 
         A conditioned SAE cannot encode without the timestep: that is an error, never a silent default.
         """
-        context = _context(timestep, position, input, window, noise)
-        _, u, scale, shift = self._normalise(x, context)
-        pre = self._pre_activations(u * scale + shift if scale is not None and shift is not None else u)
-        return self._select(pre, timestep)
+        frame = self._frame(_context(timestep, position, input, window, noise))
+        return self._select(self._pre_activations(self._normalise(x, frame), frame), timestep)
 
     def decode(
         self,
@@ -158,34 +170,24 @@ class TideSAE(nn.Module):
         noise: Tensor | None = None,
     ) -> Tensor:
         """The activations [B, D] that a code stands for, in the activation's own units."""
-        context = _context(timestep, position, input, window, noise)
-        self._require(timestep)
-        scale, shift = self._modulate(timestep)
-        u_hat = self._decode_normalised(code, scale, shift)
-        known: Tensor = self.known(**context)
-        return known + self.known.scale * u_hat
+        frame = self._frame(_context(timestep, position, input, window, noise))
+        return frame.known + frame.s * self._decode_normalised(code, frame)
 
-    def _normalise(
-        self, x: Tensor, context: dict[str, Tensor | None]
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        self._require(context["timestep"])
-        with torch.autocast(x.device.type, enabled=False), torch.no_grad():
-            known = self.known(**context)
-            u = (x.to(self.W_dec.dtype) - known) / self.known.scale
-        scale, shift = self._modulate(context["timestep"])
-        return known, u, scale, shift
-
-    def _require(self, timestep: Tensor | None) -> None:
+    def _frame(self, context: dict[str, Tensor | None]) -> _Frame:
+        timestep = context["timestep"]
         if timestep is None and self.is_conditioned:
             raise ValueError("this SAE depends on the timestep: pass `timestep`, normalised so that 1 is pure noise")
-
-    def _modulate(self, timestep: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        with torch.autocast(self.W_dec.device.type, enabled=False):
+            known, s = self.known(**context), self.known.scale_at(timestep)
         if self.modulation is None or timestep is None:
-            return None, None
-        scale, shift = self.modulation(timestep)
-        return scale, shift
+            return _Frame(known, s, None, None)
+        return _Frame(known, s, *self.modulation(timestep))
 
-    def _pre_activations(self, u_mod: Tensor) -> Tensor:
+    def _normalise(self, x: Tensor, frame: _Frame) -> Tensor:
+        return (x.to(self.W_dec.dtype) - frame.known) / frame.s
+
+    def _pre_activations(self, u: Tensor, frame: _Frame) -> Tensor:
+        u_mod = u if frame.gain is None or frame.shift is None else u * frame.gain + frame.shift
         return nn.functional.linear(u_mod - self.b_dec, self.W_enc, self.b_enc).relu()
 
     def _select(self, pre: Tensor, timestep: Tensor | None) -> SparseCode:
@@ -193,17 +195,19 @@ class TideSAE(nn.Module):
             values, indices = topk(pre, self.k)
         else:
             assert timestep is not None
-            values, indices = topk(pre, max(self.k, self.k_noisy))  # sorted, largest first
+            values, order = topk(pre, max(self.k, self.k_noisy))
+            values, by_size = values.sort(dim=1, descending=True)
+            indices = order.gather(1, by_size)
             k_B = torch.lerp(torch.full_like(timestep, self.k), torch.full_like(timestep, self.k_noisy), timestep)
             rank = torch.arange(values.shape[1], device=values.device)
             values = values.where(rank < k_B.round().unsqueeze(1), 0)
         return SparseCode(values.to(self.W_dec.dtype), indices, self.d_sae)
 
-    def _decode_normalised(self, code: SparseCode, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    def _decode_normalised(self, code: SparseCode, frame: _Frame) -> Tensor:
         decoded = decode(code.values, code.indices, self.W_dec, code.row_pointer, backend=self.decode_backend)
         u_hat = decoded.to(self.b_dec.dtype) + self.b_dec
-        if self.unmodulate and scale is not None and shift is not None:
-            u_hat = (u_hat - shift) / scale
+        if self.unmodulate and frame.gain is not None and frame.shift is not None:
+            u_hat = (u_hat - frame.shift) / frame.gain
         return u_hat
 
     def save_pretrained(self, folder: str | Path, **provenance: object) -> Path:

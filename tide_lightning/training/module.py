@@ -11,6 +11,8 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from tide_lightning.diffusion import Denoiser
+from tide_lightning.errors import UserError
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import KnownStatistics, SAEOutput, SparseCode, TideSAE, training_loss
 from tide_lightning.tokens import SiteShape, TokenBatch
@@ -27,8 +29,17 @@ class ActivationSource(Protocol):
     def calibration_batches(self) -> Iterator[Batch]:
         """Tokens of the training distribution, from which the known part is estimated."""
 
-    def adaln(self, site: str) -> tuple[Tensor, Tensor, Tensor] | None:
-        """T [G], scale and shift [G, d] of the denoiser's own modulation after a site, where it fits."""
+    @property
+    def denoiser(self) -> Denoiser:
+        """The frozen denoiser, whose adaLN the modulation may start at."""
+
+
+class HeldOut(Protocol):
+    """A batch of test or predict: whole samples."""
+
+    @property
+    def tokens(self) -> Batch:
+        """All tokens of each sample, in grid order."""
 
 
 class TideModule(LightningModule):
@@ -62,7 +73,7 @@ class TideModule(LightningModule):
         dead_after_tokens: int = 200_000,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["sae"])  # a class: checkpoints hold primitives only
         self.lr, self.warmup_steps, self.decay_fraction, self.betas = lr, warmup_steps, decay_fraction, betas
         self.alpha, self.k_aux = alpha, k_aux
         self.sites = list(sites)
@@ -116,11 +127,13 @@ class TideModule(LightningModule):
                 statistics[site].update(tokens)
         for site in self.sites:
             statistics[site].fit()
-            sae = self.sae(site)
-            curves = source.adaln(site) if sae.modulation is not None and sae.modulation_start == "adaln" else None
-            if curves is not None and sae.modulation is not None:
+            modulation = self.sae(site).modulation
+            if modulation is None or self.sae(site).modulation_start != "adaln":
+                continue
+            curves = source.denoiser.adaln(site)
+            if curves is not None:
                 t, scale, shift = (curve.to(self.device) for curve in curves)
-                sae.modulation.initialise(t, scale, shift)
+                modulation.initialise(t, scale, shift)
 
     def forward(self, batch: Batch) -> dict[str, SAEOutput]:
         """Encode and decode each site's tokens."""
@@ -199,14 +212,26 @@ class TideModule(LightningModule):
         mean = sum(figures[f"val/{site}/explained_variance"] for site in self.sites) / len(self.sites)
         self.log_dict({**figures, "val/explained_variance": mean}, rank_zero_only=True)
 
-    def test_step(self, batch: Any, batch_idx: int) -> dict[str, SAEOutput]:
+    def test_step(self, batch: HeldOut, batch_idx: int) -> dict[str, SAEOutput]:
         """Every site's output on a held-out batch, for the evaluation's callback."""
         outputs: dict[str, SAEOutput] = self(batch.tokens)
         return outputs
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, SparseCode]:
+    def predict_step(self, batch: HeldOut, batch_idx: int) -> dict[str, SparseCode]:
         """Every site's codes."""
-        return {site: self.sae(site).encode(tokens.x, **tokens.context()) for site, tokens in batch.items()}
+        return {site: self.sae(site).encode(tokens.x, **tokens.context()) for site, tokens in batch.tokens.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint of other sizes contradicts what the user wrote: say so before anything is loaded."""
+        theirs, ours = checkpoint["state_dict"], self.state_dict()
+        for name, tensor in ours.items():
+            if name not in theirs:
+                raise UserError(f"the checkpoint has no {name}: its sites or its SAEs differ from the configured ones")
+            if theirs[name].shape != tensor.shape:
+                raise UserError(
+                    f"the checkpoint's {name} is {list(theirs[name].shape)}, the configuration makes it "
+                    f"{list(tensor.shape)}: give the configuration of the run that it comes from"
+                )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Fused Adam; the rate rises, stays, and falls to zero at the end of the run."""
