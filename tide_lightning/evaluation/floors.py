@@ -85,6 +85,7 @@ class SiteFloors(nn.Module):
         for statistics in self.statistics.values():
             assert isinstance(statistics, KnownStatistics)
             statistics.fit()
+        del self.statistics  # sums for every place and bin: large
         for total in (self.num_calibration, self.sum_x, self.sum_xx):
             all_reduce_sum(total)
         covariance = self.sum_xx / self.num_calibration - torch.outer(self.mean, self.mean)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from einops import rearrange
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -59,7 +60,8 @@ def image_strip(images_CPCHW: Tensor, max_side: int = 192) -> list[bytes]:
         images_CPCHW: [cases, prompts, 3, H, W] in [-1, 1].
         max_side: larger images are scaled down to this.
     """
-    rows = rearrange(images_CPCHW, "case prompt c h w -> prompt h (case w) c")
+    framed = torch.nn.functional.pad(images_CPCHW, (0, 2, 0, 0), value=1.0)  # a white line between cases
+    rows = rearrange(framed, "case prompt c h w -> prompt h (case w) c")
     side = images_CPCHW.shape[-2]
     strips = []
     for row in ((rows + 1) * 127.5).round().clamp(0, 255).byte().numpy():
@@ -109,9 +111,12 @@ def _loss_increase(axes: Axes, figures: Mapping[str, Any]) -> None:
 
 def _firing(axes: Axes, figures: Mapping[str, Any]) -> None:
     histogram = figures["firing_frequency"]
-    axes.stairs(histogram["latents"], histogram["log10_edges"], fill=True, color=_SAE, alpha=0.8)
+    low, high, latents = histogram["log10_low"], histogram["log10_high"], histogram["latents"]
+    edges = [low + (high - low) * number / len(latents) for number in range(len(latents) + 1)]
+    axes.stairs(latents, edges, fill=True, color=_SAE, alpha=0.8)
     axes.axvline(-5, color="#52606d", linewidth=0.8, linestyle="--")
     never = figures["never_fired_fraction"]
+    axes.set_xlim(low, high)
     axes.set_xlabel(f"log10 of the share of tokens ({never:.1%} never fired)")
     axes.set_ylabel("latents")
 
@@ -154,6 +159,7 @@ def _curve(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[list[float], l
 
 def _finish(axes: Axes) -> None:
     axes.set_xlabel("t (1 is pure noise)")
+    axes.set_xlim(0, 1)
     axes.grid(alpha=0.25, linewidth=0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

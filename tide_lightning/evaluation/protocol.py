@@ -138,9 +138,9 @@ class EvaluateProtocol(Callback):
         self._fidelity_seen += len(chosen)
         if ended - self._said > self.print_every_seconds:
             self._said = ended
-            total = -(-self.fidelity_samples // trainer.world_size)
+            total = -(-min(self.fidelity_samples, data.num_test_samples) // trainer.world_size)
             left = time_left(self._fidelity_seconds, self._fidelity_seen, total)
-            _say(trainer, f"evaluate  fidelity: {self._fidelity_seen} of up to {total} samples, {left} left")
+            _say(trainer, f"evaluate  fidelity: {self._fidelity_seen} of {total} samples, {left} left")
 
     def _compute(self, seconds: float) -> dict[str, Any]:
         sites = {site: part.compute() for site, part in self._reconstruction.items()}

@@ -20,6 +20,9 @@ ALIVE_TOKENS = 1_000_000
 """Tokens from which on that share is a firm figure."""
 
 
+_LOG10_RANGE = (-7.0, 0.0)
+
+
 class SiteReconstruction:
     """Accumulates one site's figures.
 
@@ -133,14 +136,14 @@ def _joined(state: list[Tensor] | Tensor) -> Tensor:
 
 def _health(fired: Tensor, num_tokens: int) -> dict[str, Any]:
     frequency = fired.double() / max(num_tokens, 1)
-    edges = torch.linspace(-7, 0, 29, dtype=torch.float64)
-    logs = frequency[fired > 0].log10().clamp(-7, 0).cpu()
+    logs = frequency[fired > 0].log10().clamp(*_LOG10_RANGE).cpu()
     health: dict[str, Any] = {
         "alive_fraction": float((frequency > ALIVE_FREQUENCY).double().mean()),
         "never_fired_fraction": float((fired == 0).double().mean()),
         "firing_frequency": {
-            "log10_edges": [round(edge, 4) for edge in edges.tolist()],
-            "latents": torch.histogram(logs, edges).hist.long().tolist(),
+            "log10_low": _LOG10_RANGE[0],
+            "log10_high": _LOG10_RANGE[1],
+            "latents": torch.histogram(logs, bins=28, range=_LOG10_RANGE).hist.long().tolist(),
         },
     }
     if num_tokens < ALIVE_TOKENS:

@@ -34,7 +34,8 @@ section { background: var(--paper); border: 1px solid var(--line); border-radius
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
-thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
+thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; max-width: 8rem; }
+.wide > img { min-width: 36rem; }
 figure { margin: 0 0 1.2rem; } figcaption { color: var(--soft); font-size: .9rem; }
 img { max-width: 100%; height: auto; display: block; }
 .fault { border-left: 5px solid var(--accent); }
@@ -209,7 +210,8 @@ def _section(title: str, *parts: str) -> str:
 
 def _plot(name: str, png: bytes) -> str:
     caption = escape(_CAPTIONS[name])
-    return f'<figure><img alt="{caption}" src="{_data(png)}"><figcaption>{caption}</figcaption></figure>'
+    image = f'<div class="wide"><img alt="{caption}" src="{_data(png)}"></div>'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> str:

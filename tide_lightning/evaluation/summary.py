@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -13,14 +14,19 @@ from rich.table import Table
 from tide_lightning.evaluation.fidelity import ALL
 from tide_lightning.evaluation.report import number
 
+_HEADS = ("EV", "beyond\nknown", "FVU\nknown", "FVU\nPCA 2k", "loss\nincrease", "known\nalone", "alive", "L0")
+
 
 def print_summary(metrics: Mapping[str, Any], written: Sequence[Path], console: Console | None = None) -> None:
     """Print a table of the headline figures, faults, and where the files lie."""
-    console = console or Console()
-    table = Table(title="held-out figures", title_justify="left")
-    table.add_column("site")
-    for head in ("EV", "beyond known", "FVU", "FVU known", "FVU PCA 2k", "loss increase", "known alone", "alive", "L0"):
-        table.add_column(head, justify="right")
+    if console is None:
+        console = Console()
+        if not console.is_terminal:  # a log file has no width
+            console = Console(width=120)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("site", overflow="fold")
+    for head in _HEADS:
+        table.add_column(head, justify="right", no_wrap=True)
     fidelity = metrics.get("fidelity", {})
     for site, found in metrics.get("sites", {}).items():
         floors, loss = metrics.get("floors", {}).get(site, {}), fidelity.get("sites", {}).get(site, {})
@@ -28,7 +34,6 @@ def print_summary(metrics: Mapping[str, Any], written: Sequence[Path], console: 
             escape(site),
             number(found.get("explained_variance")),
             number(found.get("explained_variance_beyond_known")),
-            number(found.get("fvu")),
             number(floors.get("known", {}).get("fvu")),
             number(floors.get("pca_2k", {}).get("fvu")),
             number(loss.get("loss_increase"), "+.1%"),
@@ -38,7 +43,7 @@ def print_summary(metrics: Mapping[str, Any], written: Sequence[Path], console: 
         )
     if ALL in fidelity:
         changes = [number(fidelity[ALL].get(key), "+.1%") for key in ("loss_increase", "loss_increase_known")]
-        table.add_row("all sites spliced", *[""] * 5, *changes, "", "")
+        table.add_row("all sites spliced", *[""] * 4, *changes, "", "")
     console.print(table)
     cases = {**fidelity.get("sites", {}), **({"all sites": fidelity[ALL]} if ALL in fidelity else {})}
     for name, found in cases.items():
