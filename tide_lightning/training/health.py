@@ -31,14 +31,15 @@ class FiringClock(nn.Module):
         self._any_dead: bool | None = None
 
     @torch.no_grad()
-    def tick(self, fired: Tensor, num_tokens: int, step: int) -> None:
-        """Account for one step: `fired` [d_sae] and `num_tokens` are this rank's."""
+    def tick(self, fired: Tensor, num_tokens: int, step: int) -> Tensor:
+        """Account for one step: `fired` [d_sae] and `num_tokens` are this rank's; the tokens of all ranks."""
         counts = torch.cat([fired.long(), fired.new_tensor([num_tokens], dtype=torch.int64)])
         all_reduce_sum(counts)
         self.since_fired.copy_(torch.where(counts[:-1] > 0, 0, self.since_fired + counts[-1]))
         if step % self.check_every == 0:
             self.num_dead.copy_(self.dead().sum())
             self._any_dead = None
+        return counts[-1]
 
     def dead(self) -> Tensor:
         """Boolean [d_sae]."""

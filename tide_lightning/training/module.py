@@ -92,7 +92,6 @@ class TideModule(LightningModule):
         self.register_buffer("is_calibrated", torch.zeros((), dtype=torch.bool))
         self._loss_sums: dict[str, Tensor] = {}
         self._logged_at: tuple[float, int] | None = None
-        self._tokens_here = 0
 
     def sae(self, site: str) -> TideSAE:
         """The SAE of a site."""
@@ -141,18 +140,18 @@ class TideModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the sites' losses."""
-        losses = []
+        losses, seen = [], torch.zeros_like(self.tokens_seen)
         for site, tokens in batch.items():
             sae, clock = self.sae(site), self.clock(site)
             output: SAEOutput = sae(tokens)
             loss = training_loss(sae, output, clock.dead_or_none(), self.k_aux, self.alpha)
             losses.append(loss.total)
-            clock.tick(output.code.fired(), len(tokens), self.global_step)
+            seen = clock.tick(output.code.fired(), len(tokens), self.global_step)
             with torch.no_grad():
                 self.metric("train", site).update(tokens, output)
                 parts = torch.stack([*loss, loss.total.new_ones(())]).double()
                 self._loss_sums[site] = self._loss_sums.get(site, 0) + parts
-        self._tokens_here += len(tokens)
+        self.tokens_seen += seen  # every site has as many
         return torch.stack(losses).sum()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -172,9 +171,6 @@ class TideModule(LightningModule):
             self._log_training()
 
     def _log_training(self) -> None:
-        seen = all_reduce_sum(torch.tensor(self._tokens_here, device=self.device))
-        self.tokens_seen += seen
-        self._tokens_here = 0
         now, total = time.perf_counter(), int(self.tokens_seen)
         figures = {"train/tokens_seen": float(total), "train/lr": self.optimizers().param_groups[0]["lr"]}  # type: ignore[union-attr]
         if self._logged_at is not None:

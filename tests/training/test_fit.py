@@ -1,0 +1,150 @@
+"""What a fit keeps to: norms, precision, checkpoints, exact resuming."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from tests.training.fitting import SITES, make_data, make_module, make_trainer
+from tide_lightning.callbacks import AnnealSparsity, ResampleDeadLatents
+from tide_lightning.training import TideModule
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning",  # Lightning's own, with torch 2.13
+    "ignore:Checkpoint directory .* exists and is not empty:UserWarning",
+)
+
+
+class WatchNorms(Callback):
+    """After each step: how far decoder rows are from unit norm, and the gradient that was left along them."""
+
+    def __init__(self) -> None:
+        self.off: list[float] = []
+        self.along: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        assert isinstance(pl_module, TideModule)
+        for site in SITES:
+            W_dec = pl_module.sae(site).W_dec
+            assert W_dec.grad is not None
+            self.off.append(float((W_dec.detach().norm(dim=1) - 1).abs().max()))
+            # Against the rows before the step, which are gone; they moved by no more than the learning rate.
+            self.along.append(float((W_dec.grad * W_dec.detach()).sum(1).abs().max() / W_dec.grad.norm()))
+
+
+def saved(folder: Path) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(folder / "last.ckpt", weights_only=True)
+    return checkpoint
+
+
+def keep_last(folder: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(folder, save_last=True, every_n_train_steps=1)
+
+
+def test_decoder_rows_have_unit_norm_after_each_step_and_in_the_checkpoint(pretrained: Path, tmp_path: Path) -> None:
+    data, watch = make_data(pretrained), WatchNorms()
+    module = make_module(data, lr=1e-2)
+    trainer = make_trainer(tmp_path, 6, [watch, keep_last(tmp_path)], enable_checkpointing=True)
+    trainer.fit(module, datamodule=data)
+    assert len(watch.off) == 6 * len(SITES)
+    assert max(watch.off) < 1e-6
+    assert max(watch.along) < 0.02
+    state = saved(tmp_path)["state_dict"]
+    rows = [tensor for name, tensor in state.items() if name.endswith("W_dec")]
+    assert len(rows) == len(SITES)
+    for W_dec in rows:
+        torch.testing.assert_close(W_dec.norm(dim=1), torch.ones(len(W_dec)), atol=1e-6, rtol=0)
+
+
+def test_a_checkpoint_holds_no_weight_of_the_denoiser(pretrained: Path, tmp_path: Path) -> None:
+    data = make_data(pretrained, source="both")
+    module = make_module(data)
+    trainer = make_trainer(tmp_path, 2, [keep_last(tmp_path)], enable_checkpointing=True)
+    trainer.fit(module, datamodule=data)
+    checkpoint = saved(tmp_path)
+    expected = ("saes.", "clocks.", "tokens_seen", "is_calibrated")
+    assert all(name.startswith(expected) for name in checkpoint["state_dict"])
+    weights = {tensor.shape: tensor for tensor in data.denoiser.module.state_dict().values() if tensor.ndim == 2}
+    for tensor in _tensors(checkpoint):
+        twin = weights.get(tensor.shape)
+        assert twin is None or not torch.equal(twin, tensor)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    if isinstance(tree, Tensor):
+        return [tree]
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+@pytest.mark.parametrize("source", ["noise", "both"])
+def test_resuming_is_exact(pretrained: Path, tmp_path: Path, source: str) -> None:
+    """n steps, stop, n more: bit for bit what 2 n steps give, with resampling, AuxK and annealing on the way."""
+
+    def fit(folder: Path, stop_at: int, ckpt_path: Path | None = None) -> tuple[dict[str, Any], ResampleDeadLatents]:
+        data = make_data(pretrained, source=source)
+        module = make_module(data, dead_after_tokens=128)
+        resample = ResampleDeadLatents(every_n_steps=14, until_fraction=1, num_candidates=8)
+        stop = StopAt(stop_at)
+        callbacks = [AnnealSparsity(16, 0.8), resample, stop, keep_last(folder)]
+        trainer = make_trainer(folder, 60, callbacks, enable_checkpointing=True)
+        trainer.fit(module, datamodule=data, ckpt_path=str(ckpt_path) if ckpt_path else None)
+        if stop_at > 50:
+            assert stop.auxk > 0
+        return saved(folder), resample
+
+    whole, _ = fit(tmp_path / "whole", 60)
+    fit(tmp_path / "part", 31)
+    resumed, _ = fit(tmp_path / "part", 60, tmp_path / "part" / "last.ckpt")
+    assert resumed["global_step"] == whole["global_step"] == 60
+    _assert_same(whole["state_dict"], resumed["state_dict"])
+    _assert_same(whole["optimizer_states"][0]["state"], resumed["optimizer_states"][0]["state"])
+    _assert_same(whole["lr_schedulers"][0], resumed["lr_schedulers"][0])
+
+
+class StopAt(Callback):
+    """Ends the run after a step, as an interruption would, and notes whether AuxK took part."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.auxk = step, 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        auxk = trainer.logged_metrics.get(f"train/{SITES[0]}/auxk", 0.0)
+        self.auxk = max(self.auxk, float(auxk))
+        trainer.should_stop = trainer.global_step >= self.step
+
+
+def _assert_same(left: Any, right: Any) -> None:
+    assert type(left) is type(right)
+    if isinstance(left, Tensor):
+        assert torch.equal(left, right)
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key in left:
+            _assert_same(left[key], right[key])
+    else:
+        assert left == right
+
+
+def test_bf16_mixed_trains_in_float32_weights(pretrained: Path, tmp_path: Path) -> None:
+    data = make_data(pretrained)
+    module = make_module(data, lr=3e-3)
+    losses = Losses()
+    make_trainer(tmp_path, 60, [losses, ResampleDeadLatents(20)], precision="bf16-mixed").fit(module, datamodule=data)
+    assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
+    assert module.sae(SITES[0]).known.intercept.dtype == torch.float32
+    assert sum(losses.seen[-5:]) < 0.8 * sum(losses.seen[:5])
+
+
+class Losses(Callback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+        self.seen.append(float(outputs["loss"]))
