@@ -1,13 +1,11 @@
 """The autoencoder: 64x64 pixels to 4 x 16 x 16 latents, and its training."""
 
-from pathlib import Path
-
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
 from tide_lightning.toybox.fitting import ToyModule
-from tide_lightning.toybox.grid import image_grid
+from tide_lightning.toybox.grid import image_grid, log_grid
 
 
 def build_autoencoder(channels: tuple[int, int, int] = (16, 32, 64)) -> AutoencoderKL:
@@ -31,6 +29,9 @@ class AutoencoderModule(ToyModule):
         images: Renders as uint8, [N, 3, H, W]; the last 64 are kept for validation.
         kl_weight: Weight of the mean KL divergence of a latent beside the mean squared error.
     """
+
+    network: AutoencoderKL
+    ema: AutoencoderKL
 
     def __init__(
         self,
@@ -65,8 +66,8 @@ class AutoencoderModule(ToyModule):
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         noise = torch.randn(mean.shape, generator=generator).to(mean)
         decoded = self.network.decode(mean + (0.5 * logvar).exp() * noise).sample.float()
-        error = decoded - image
-        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        error: Tensor = decoded - image
+        kl: Tensor = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         mse = error.square().mean()
         # A share of absolute error keeps small objects from being averaged away.
         loss = mse + 0.1 * error.abs().mean() + self.kl_weight * kl
@@ -83,25 +84,4 @@ class AutoencoderModule(ToyModule):
             again = self.ema.decode(self.ema.encode(held_out).latent_dist.mode()).sample
         psnr = -10 * torch.log10((again - held_out).square().mean() / 4)
         self.log("held_out_psnr", psnr)
-        if self.logger is not None:
-            grid = image_grid(torch.cat([image, decoded]), columns=16)
-            self.logger.experiment.add_image(
-                "reconstructions", grid.numpy(), self.global_step, dataformats="HWC"
-            )
-
-
-def measure_scale(vae: AutoencoderKL, latents: Tensor) -> float:
-    """The factor that brings latents to unit standard deviation."""
-    return float(1 / latents.float().std())
-
-
-@torch.no_grad()
-def encode(vae: AutoencoderKL, image_B3HW: Tensor) -> Tensor:
-    """Posterior means, unscaled."""
-    return vae.encode(image_B3HW).latent_dist.mode()
-
-
-def save(vae: AutoencoderKL, folder: Path, scale: float) -> None:
-    """Write the autoencoder with its scaling factor."""
-    vae.register_to_config(scaling_factor=scale)
-    vae.save_pretrained(folder)
+        log_grid(self, "reconstructions", image_grid(torch.cat([image, decoded]), columns=16))

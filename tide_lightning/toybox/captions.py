@@ -25,11 +25,10 @@ from tide_lightning.toybox.world import SPLIT_START, Split, uniforms
 _PLACE: Final = {"left": "on the left", "centre": "in the centre", "right": "on the right"}
 _DISTANCE: Final = {"near": "nearby", "far": "far away"}
 
+_FRAME: Final = "a an and , object on in the nearby far away front of wall lit from"
+
 WORDS: Final = tuple(
-    dict.fromkeys(
-        ["a", "an", "and", ",", "object", "on", "in", "the", "nearby", "far", "away", "front", "of", "wall", "lit", "from"]
-        + [value for name in FACTORS if name != "distance" for value in FACTORS[name]]
-    )
+    dict.fromkeys(_FRAME.split() + [value for name in FACTORS if name != "distance" for value in FACTORS[name]])
 )
 """Every word of the grammar, in a fixed order."""
 
@@ -117,9 +116,7 @@ def is_reserved(caption: str, num_factors: int) -> bool:
     return num_factors >= 4 and zlib.crc32(caption.encode()) % _RESERVED_SHARE == 0
 
 
-def caption_scenes(
-    labels: Labels, index_B: Tensor, *, split: Split, seed: int = 0, variant: int = 0
-) -> list[str]:
+def caption_scenes(labels: Labels, index_B: Tensor, *, split: Split, seed: int = 0, variant: int = 0) -> list[str]:
     """A caption for each scene, a function of (scene, seed, variant); outside "test" never a reserved one.
 
     Args:
@@ -134,8 +131,7 @@ def caption_scenes(
     draws = u.view(-1, _ATTEMPTS, columns).tolist()
     values = [label.tolist() for label in labels]
     return [
-        _caption([value[i] for value in values], draws[i], allow_reserved=split == "test")
-        for i in range(len(draws))
+        _caption([value[i] for value in values], draws[i], allow_reserved=split == "test") for i in range(len(draws))
     ]
 
 
@@ -169,9 +165,7 @@ def _choose(values: list[list[int] | int], draw: list[float]) -> Mentions:
     if len(objects) == 2 and draw[10] < 0.5:
         objects.reverse()
     scene = {
-        name: value
-        for column, (name, value) in enumerate(everything.scene.items())
-        if draw[6 + column] < talkative
+        name: value for column, (name, value) in enumerate(everything.scene.items()) if draw[6 + column] < talkative
     }
     return Mentions(tuple(objects), scene)
 

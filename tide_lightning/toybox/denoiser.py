@@ -124,8 +124,7 @@ class DenoiserModule(ToyModule):
         noise_BCHW = torch.randn(clean_BCHW.shape, generator=generator)
         alpha_B = self.alphas_cumprod[t_B]
         noisy_BCHW = (
-            alpha_B.sqrt()[:, None, None, None] * clean_BCHW
-            + (1 - alpha_B).sqrt()[:, None, None, None] * noise_BCHW
+            alpha_B.sqrt()[:, None, None, None] * clean_BCHW + (1 - alpha_B).sqrt()[:, None, None, None] * noise_BCHW
         )
         ids_BL, t_B, noisy_BCHW, noise_BCHW, alpha_B = (
             x.to(self.device) for x in (ids_BL, t_B, noisy_BCHW, noise_BCHW, alpha_B)
@@ -142,8 +141,8 @@ class DenoiserModule(ToyModule):
             return_dict=False,
         )[0]
         # The upper four channels stand for the variance, which PixArt's pipeline never reads.
-        error_B = (predicted[:, :4].float() - noise_BCHW).square().mean((1, 2, 3))
+        error_B: Tensor = (predicted[:, :4].float() - noise_BCHW).square().mean((1, 2, 3))
         snr_B = alpha_B / (1 - alpha_B)
-        loss = (error_B * (self.gamma / snr_B).clamp(max=1)).mean()
+        loss: Tensor = (error_B * (self.gamma / snr_B).clamp(max=1)).mean()
         self.log_dict({"loss": loss.detach(), "mse": error_B.detach().mean()})
         return loss

@@ -2,8 +2,9 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import lightning as L
 import torch
@@ -12,6 +13,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
+
+_N = TypeVar("_N", bound=nn.Module)
 
 
 class _Steps(Dataset[int]):
@@ -99,9 +102,7 @@ class ToyModule(L.LightningModule):
         """Move the average; early on it follows quickly."""
         decay = min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.ema.parameters()), list(self.network.parameters()), 1 - decay
-            )
+            torch._foreach_lerp_(list(self.ema.parameters()), list(self.network.parameters()), 1 - decay)
 
 
 class _PrintProgress(Callback):
@@ -119,6 +120,7 @@ def fit(
     steps_an_epoch: int = 250,
     precision: str = "bf16-mixed",
     accelerator: str = "auto",
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Train to the module's number of steps, from the folder's last checkpoint where there is one.
 
@@ -134,9 +136,16 @@ def fit(
         precision=precision,  # type: ignore[arg-type]
         logger=TensorBoardLogger(folder, name="", version=""),
         callbacks=[
-            ModelCheckpoint(dirpath=folder, filename="last", every_n_epochs=1, save_top_k=1,
-                            save_on_train_epoch_end=True, enable_version_counter=False),
+            ModelCheckpoint(
+                dirpath=folder,
+                filename="last",
+                every_n_epochs=1,
+                save_top_k=1,
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
+            ),
             _PrintProgress(),
+            *callbacks,
         ],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -146,13 +155,18 @@ def fit(
     trainer.fit(module, loader, ckpt_path=str(last) if last.exists() else None)
 
 
-def load_average(module: ToyModule, folder: Path) -> nn.Module:
-    """The averaged network of a training folder."""
-    state = torch.load(folder / "last.ckpt", map_location="cpu", weights_only=True)
-    module.load_state_dict(state["state_dict"])
-    return module.ema
+def read_checkpoint(folder: Path) -> dict[str, Tensor]:
+    """The weights in the last checkpoint of a training folder."""
+    path = folder / "last.ckpt"
+    if not path.exists():
+        raise SystemExit(f"{path} does not exist: train this part first")
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    return state
 
 
-def batches(index: Tensor, size: int) -> Iterator[Tensor]:
-    """Consecutive pieces of an index."""
-    yield from index.split(size)
+def load_average(network: _N, folder: Path) -> _N:
+    """Fill an untrained network with the averaged weights of a training folder."""
+    prefix = "ema."
+    state = read_checkpoint(folder)
+    network.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+    return network.eval()

@@ -80,9 +80,7 @@ def cube(o_N3: Tensor, d_N3: Tensor) -> Hit:
 def cylinder(o_N3: Tensor, d_N3: Tensor) -> Hit:
     """An upright cylinder with a lid."""
     (ox, oy, oz), (dx, dy, dz) = o_N3.unbind(-1), d_N3.unbind(-1)
-    side, side_end = _roots(
-        dx * dx + dz * dz, ox * dx + oz * dz, ox * ox + oz * oz - CYLINDER_RADIUS**2
-    )
+    side, side_end = _roots(dx * dx + dz * dz, ox * dx + oz * dz, ox * ox + oz * oz - CYLINDER_RADIUS**2)
     lid, lid_end = _slab(oy, dy, 0.0, CYLINDER_HEIGHT)
     t = _keep(torch.maximum(side, lid), torch.minimum(side_end, lid_end))
     point = _at(o_N3, d_N3, t)

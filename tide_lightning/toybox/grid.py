@@ -1,6 +1,8 @@
 """Images side by side."""
 
+import lightning as L
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -13,4 +15,11 @@ def image_grid(image_B3HW: Tensor, columns: int = 8, scale: int = 1) -> Tensor:
     image = pad(image, (1, 1, 1, 1), value=255)
     image = torch.cat([image, image.new_full((rows * columns - len(image), *image.shape[1:]), 255)])
     grid = image.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2)
-    return grid.flatten(0, 1).flatten(1, 2).cpu()
+    picture: Tensor = grid.flatten(0, 1).flatten(1, 2).cpu()
+    return picture
+
+
+def log_grid(module: L.LightningModule, name: str, picture: Tensor) -> None:
+    """Show a picture in TensorBoard, where the trainer has it."""
+    if isinstance(module.logger, TensorBoardLogger):
+        module.logger.experiment.add_image(name, picture.numpy(), module.global_step, dataformats="HWC")

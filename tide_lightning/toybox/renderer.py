@@ -69,9 +69,7 @@ def _background(device: torch.device) -> _Background:
     forward = normalize(target - origin, dim=0)
     right = normalize(torch.linalg.cross(torch.tensor([0.0, 1.0, 0.0]), forward), dim=0)
     up = torch.linalg.cross(forward, right)
-    row, column = torch.meshgrid(
-        torch.arange(RESOLUTION), torch.arange(RESOLUTION), indexing="ij"
-    )
+    row, column = torch.meshgrid(torch.arange(RESOLUTION), torch.arange(RESOLUTION), indexing="ij")
     pixel_HW2 = torch.stack([column, row], -1) + 0.5
     pixel_R2 = (torch.tensor(SAMPLES)[:, None, None] + pixel_HW2).reshape(-1, 2)
     u, v = (pixel_R2 / RESOLUTION * 2 - 1).mul(HALF_WIDTH).unbind(-1)
@@ -79,9 +77,7 @@ def _background(device: torch.device) -> _Background:
     floor = torch.where(direction[:, 1] < 0, -origin[1] / direction[:, 1], torch.inf)
     wall = torch.where(direction[:, 2] > 0, (WALL_Z - origin[2]) / direction[:, 2], torch.inf)
     on_wall = wall < floor
-    normal = torch.where(
-        on_wall[:, None], torch.tensor([0.0, 0.0, -1.0]), torch.tensor([0.0, 1.0, 0.0])
-    )
+    normal = torch.where(on_wall[:, None], torch.tensor([0.0, 0.0, -1.0]), torch.tensor([0.0, 1.0, 0.0]))
     parts = origin, direction, torch.minimum(floor, wall), normal, on_wall
     return _Background(*(part.to(device) for part in parts))
 
@@ -95,12 +91,11 @@ def render_scenes(labels: Labels, layout: Layout) -> Rendered:
         )
         for start in range(0, len(labels.wall), _CHUNK)
     ]
-    return Rendered(*(torch.cat(maps) for maps in zip(*parts, strict=True)), labels=labels)
+    image, depth, normals, masks = (torch.cat(maps) for maps in zip(*parts, strict=True))
+    return Rendered(image, depth, normals, masks, labels)
 
 
-def render(
-    index_B: Tensor, *, split: Split = "train", seed: int = 0, device: str = "cpu"
-) -> Rendered:
+def render(index_B: Tensor, *, split: Split = "train", seed: int = 0, device: str = "cpu") -> Rendered:
     """Render scenes by number: scene i of a seed and split is the same whatever the batch."""
     return render_scenes(*draw_scenes(split, index_B.to(device), seed))
 
@@ -117,9 +112,7 @@ def _render_chunk(labels: Labels, layout: Layout) -> tuple[Tensor, ...]:
     palette = torch.tensor(COLOUR_RGB, device=t_BR.device)
     for slot in range(labels.shape.shape[1]):
         rgb_B3 = palette[labels.colour[:, slot].clamp(min=0)] * layout.tint_BO[:, slot, None]
-        for scene_N, ray_N, t_N, normal_N3 in _hits(
-            labels, layout, slot, origin_BR3, direction_BR3
-        ):
+        for scene_N, ray_N, t_N, normal_N3 in _hits(labels, layout, slot, origin_BR3, direction_BR3):
             nearer = t_N < t_BR[scene_N, ray_N]
             where = scene_N[nearer], ray_N[nearer]
             t_BR[where] = t_N[nearer]
@@ -168,9 +161,7 @@ def _hits(
         if len(scene_B) == 0:
             continue
         radius_B, yaw_B = layout.radius_BO[scene_B, slot], layout.yaw_BO[scene_B, slot]
-        base_B3 = torch.stack(
-            [layout.x_BO[scene_B, slot], torch.zeros_like(radius_B), layout.z_BO[scene_B, slot]], -1
-        )
+        base_B3 = torch.stack([layout.x_BO[scene_B, slot], torch.zeros_like(radius_B), layout.z_BO[scene_B, slot]], -1)
         centre_B3 = base_B3.clone()
         centre_B3[:, 1] = BOUND_HEIGHT * radius_B
         to_centre_BR3 = centre_B3[:, None] - origin_BR3[scene_B]

@@ -64,10 +64,9 @@ def build_text_encoder(width: int = 128) -> T5EncoderModel:
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> Tensor:
     """Token numbers, padded to MAX_WORDS."""
-    batch = tokenizer(
-        captions, padding="max_length", max_length=MAX_WORDS, truncation=True, return_tensors="pt"
-    )
-    return batch["input_ids"]
+    batch = tokenizer(captions, padding="max_length", max_length=MAX_WORDS, truncation=True, return_tensors="pt")
+    ids: Tensor = batch["input_ids"]
+    return ids
 
 
 def targets(captions: list[str]) -> Tensor:
@@ -80,18 +79,15 @@ def targets(captions: list[str]) -> Tensor:
             for o in (*said.objects, *({},) * MAX_OBJECTS)[:MAX_OBJECTS]
             for name in OBJECT_FACTORS
         ]
-        row += [
-            FACTORS[name].index(said.scene[name]) + 1 if name in said.scene else 0
-            for name in ("wall", "light")
-        ]
+        row += [FACTORS[name].index(said.scene[name]) + 1 if name in said.scene else 0 for name in ("wall", "light")]
         rows.append([*row, len(said.objects)])
     return torch.tensor(rows)
 
 
-class _Reader(nn.Module):
+class TextReader(nn.Module):
     """The encoder with one linear read-out a target, applied to every token."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int = 128) -> None:
         super().__init__()
         self.encoder = build_text_encoder(width)
         factors = [*OBJECT_FACTORS] * MAX_OBJECTS + ["wall", "light"]
@@ -101,6 +97,8 @@ class _Reader(nn.Module):
 
 class TextModule(ToyModule):
     """Teach the encoder that every token tells the whole prompt."""
+
+    network: TextReader
 
     def __init__(
         self,
@@ -112,7 +110,7 @@ class TextModule(ToyModule):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            _Reader(width),
+            TextReader(width),
             num_steps=num_steps,
             learning_rate=learning_rate,
             decay_share=0.5,

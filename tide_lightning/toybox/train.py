@@ -5,20 +5,24 @@ part resumes where it stopped. `… train --out runs/toybox all` does everything
 minutes on a GPU.
 """
 
-import os
-import warnings
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 from jsonargparse import auto_cli
+from lightning.pytorch.callbacks import Callback
 from transformers import T5EncoderModel
 
-from tide_lightning.toybox.autoencoder import AutoencoderModule
-from tide_lightning.toybox.caches import LatentCache, cache_images, cache_latents
-from tide_lightning.toybox.denoiser import DenoiserModule
-from tide_lightning.toybox.fitting import ToyModule, fit, load_average
-from tide_lightning.toybox.text import TextModule, build_tokenizer, tokenize
+from tide_lightning.toybox.autoencoder import AutoencoderModule, build_autoencoder
+from tide_lightning.toybox.caches import LatentCache, cache_images, cache_latents, cached
+from tide_lightning.toybox.denoiser import DenoiserModule, build_transformer
+from tide_lightning.toybox.export import assemble, export
+from tide_lightning.toybox.fitting import ToyModule, fit, load_average, read_checkpoint
+from tide_lightning.toybox.oracle import ORACLES, build_oracle, save_oracle
+from tide_lightning.toybox.oracle_training import OracleModule, roughen_by_autoencoder
+from tide_lightning.toybox.prompts import write_prompt_files
+from tide_lightning.toybox.samples import LogSamples
+from tide_lightning.toybox.text import TextModule, TextReader, build_tokenizer, tokenize
 
 
 class Training:
@@ -53,9 +57,7 @@ class Training:
         """Train the autoencoder."""
         torch.manual_seed(self.seed)
         images = cache_images(self.out / "images.pt", self.num_scenes, seed=self.seed)
-        module = AutoencoderModule(
-            images, num_steps=num_steps, batch_size=batch_size, seed=self.seed
-        )
+        module = AutoencoderModule(images, num_steps=num_steps, batch_size=batch_size, seed=self.seed)
         self._fit(module, "vae", steps_an_epoch=min(150, num_steps))
 
     def text(self, num_steps: int = 1500) -> None:
@@ -83,10 +85,10 @@ class Training:
         """
         torch.manual_seed(self.seed)
         cache = self.latents()
-        tokenizer = build_tokenizer()
+        vae, text_encoder, tokenizer = self.load_vae(), self.load_text_encoder(), build_tokenizer()
         module = DenoiserModule(
             cache,
-            self.load_text_encoder(),
+            text_encoder,
             tokenize(tokenizer, [""])[0],
             float(1 / cache.latents.float().std()),
             num_steps=num_steps,
@@ -95,7 +97,65 @@ class Training:
             compile_network=compile_network,
             seed=self.seed,
         )
-        self._fit(module, "transformer", steps_an_epoch=min(steps_an_epoch, num_steps))
+        log_samples = LogSamples(vae, text_encoder, tokenizer, every=8 * steps_an_epoch)
+        self._fit(module, "transformer", min(steps_an_epoch, num_steps), log_samples)
+
+    def oracles(self, num_steps: int = 4000, num_scenes: int = 24_576, num_rough: int = 8192) -> None:
+        """Train both oracles on scenes of their own, some of them roughened by the autoencoder.
+
+        Args:
+            num_steps: Steps for each oracle.
+            num_scenes: Scenes rendered for the oracles.
+            num_rough: How many of them are seen through the autoencoder too.
+        """
+        folder = self.out / "oracles"
+        images = cache_images(folder / "images.pt", num_scenes, split="oracle", seed=self.seed)
+        rough = cached(
+            folder / "rough.pt",
+            lambda: roughen_by_autoencoder(self.load_vae(), images[:num_rough], seed=self.seed),
+        )
+        for name in ORACLES:
+            torch.manual_seed(self.seed)
+            module = OracleModule(name, images, rough, num_steps=num_steps, seed=self.seed)
+            self._fit(module, f"oracle_{name}", steps_an_epoch=min(500, num_steps))
+
+    def export(self, folder: Path | None = None) -> None:
+        """Write pipeline, oracles and prompt files, into the package unless a folder is named.
+
+        Args:
+            folder: Where `pipeline`, `oracles` and `prompts` go.
+        """
+        target = Path(__file__).parent if folder is None else folder
+        write_prompt_files(target / "prompts")
+        if (self.out / "transformer" / "last.ckpt").exists():
+            self.export_pipeline(target / "pipeline")
+        for name in ORACLES:
+            if (self.out / f"oracle_{name}" / "last.ckpt").exists():
+                oracle = load_average(build_oracle(name), self.out / f"oracle_{name}")
+                save_oracle(oracle, target / "oracles" / f"{name}.safetensors")
+
+    def export_pipeline(self, folder: Path) -> None:
+        """Assemble and write the pipeline from the averaged weights."""
+        latents = torch.load(self.out / "latents.pt", weights_only=True, mmap=True)[0]
+        transformer = load_average(build_transformer(self._num_layers()), self.out / "transformer")
+        export(
+            assemble(
+                self.load_vae(),
+                self.load_text_encoder(),
+                transformer,
+                build_tokenizer(),
+                float(1 / latents.float().std()),
+            ),
+            folder,
+        )
+
+    def all(self) -> None:
+        """Everything, in order, with the default sizes."""
+        self.vae()
+        self.text()
+        self.transformer()
+        self.oracles()
+        self.export()
 
     def latents(self) -> LatentCache:
         """The cached latents, computed where they are missing."""
@@ -105,20 +165,26 @@ class Training:
 
     def load_vae(self) -> AutoencoderKL:
         """The averaged autoencoder of this folder."""
-        module = AutoencoderModule(torch.empty(65, 3, 64, 64, dtype=torch.uint8))
-        return load_average(module, self.out / "vae")
+        return load_average(build_autoencoder(), self.out / "vae")
 
     def load_text_encoder(self) -> T5EncoderModel:
         """The averaged text encoder of this folder."""
-        return load_average(TextModule(), self.out / "text").encoder
+        return load_average(TextReader(), self.out / "text").encoder
 
-    def _fit(self, module: ToyModule, name: str, steps_an_epoch: int) -> None:
+    def _num_layers(self) -> int:
+        """How many blocks the checkpoint's transformer has."""
+        state = read_checkpoint(self.out / "transformer")
+        blocks = {key.split(".")[2] for key in state if key.startswith("ema.transformer_blocks.")}
+        return len(blocks)
+
+    def _fit(self, module: ToyModule, name: str, steps_an_epoch: int, *callbacks: Callback) -> None:
         fit(
             module,
             self.out / name,
             steps_an_epoch=steps_an_epoch,
             precision=self.precision,
             accelerator=self.accelerator,
+            callbacks=callbacks,
         )
 
 

@@ -21,10 +21,18 @@ from tide_lightning.toybox.factors import (
     is_held_out,
 )
 
-Split = Literal["train", "validation", "test"]
+Split = Literal["train", "validation", "test", "oracle"]
 
-SPLIT_START: Final[dict[str, int]] = {"train": 0, "validation": 1 << 30, "test": 1 << 31}
-"""Each split has its own range of scene numbers."""
+SPLIT_START: Final[dict[str, int]] = {
+    "train": 0,
+    "validation": 1 << 30,
+    "test": 2 << 30,
+    "oracle": 3 << 30,
+}
+"""Each split has its own range of scene numbers; the oracles learn on a range of their own."""
+
+ALL_PAIRS: Final = ("test", "oracle")
+"""Splits that show the held-out pairs too: an oracle must be able to read them."""
 
 TWO_OBJECT_SHARE: Final = 0.15
 PLACE_X: Final = (-1.15, 0.0, 1.15)
@@ -81,12 +89,12 @@ def draw_scenes(split: Split, index_B: Tensor, seed: int = 0) -> tuple[Labels, L
     """Labels and layouts of some scenes of a split.
 
     Args:
-        split: Only the test split shows the held-out (shape, colour) pairs.
+        split: Its rules; held-out (shape, colour) pairs appear in `ALL_PAIRS` only.
         index_B: Scene numbers within the split.
         seed: Another seed is another world of scenes with the same rules.
     """
     u = uniforms(seed, index_B + SPLIT_START[split], 24)
-    pairs = _pairs(split == "test", index_B.device)
+    pairs = _pairs(split in ALL_PAIRS, index_B.device)
     pair_BO2 = pairs[_choice(u[:, 0:2], len(pairs))]
     shape, colour = pair_BO2.unbind(-1)
     size = _choice(u[:, 2:4], len(SIZES))
@@ -101,7 +109,11 @@ def draw_scenes(split: Split, index_B: Tensor, seed: int = 0) -> tuple[Labels, L
     size = size.masked_fill(crowded[:, None], 0)
     absent = torch.stack([torch.zeros_like(alone), alone], 1)
     labels = Labels(
-        *(factor.masked_fill(absent, ABSENT) for factor in (shape, colour, size, place, distance)),
+        shape=shape.masked_fill(absent, ABSENT),
+        colour=colour.masked_fill(absent, ABSENT),
+        size=size.masked_fill(absent, ABSENT),
+        place=place.masked_fill(absent, ABSENT),
+        distance=distance.masked_fill(absent, ABSENT),
         wall=_choice(u[:, 9], len(WALLS)),
         light=_choice(u[:, 10], len(LIGHTS)),
     )
@@ -132,8 +144,7 @@ def _layout(labels: Labels, jitter: Tensor) -> Layout:
     return Layout(
         x_BO=table["x"][labels.place.clamp(min=0)] + POSITION_JITTER * jitter[:, 0:2],
         z_BO=table["z"][labels.distance.clamp(min=0)] + POSITION_JITTER * jitter[:, 2:4],
-        radius_BO=table["radius"][labels.size.clamp(min=0)]
-        * (1 + RADIUS_JITTER * jitter[:, 4:6]),
+        radius_BO=table["radius"][labels.size.clamp(min=0)] * (1 + RADIUS_JITTER * jitter[:, 4:6]),
         yaw_BO=YAW + YAW_JITTER * jitter[:, 6:8],
         tint_BO=1 + 0.04 * jitter[:, 8:10],
         to_light_B3=torch.nn.functional.normalize(to_light, dim=-1),

@@ -1,0 +1,47 @@
+"""Samples of the averaged transformer in TensorBoard while it trains."""
+
+import copy
+
+import lightning as L
+from diffusers import AutoencoderKL
+from lightning.pytorch.callbacks import Callback
+from transformers import PreTrainedTokenizerFast, T5EncoderModel
+
+from tide_lightning.toybox.denoiser import DenoiserModule
+from tide_lightning.toybox.evaluate import sample
+from tide_lightning.toybox.export import assemble
+from tide_lightning.toybox.grid import image_grid, log_grid
+from tide_lightning.toybox.prompts import prompts
+
+
+class LogSamples(Callback):
+    """A grid of validation prompts and of the empty prompt, always from the same noise.
+
+    Args:
+        vae: Decodes the latents.
+        text_encoder: Reads the prompts.
+        tokenizer: Splits them.
+        every: Steps between two grids.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: T5EncoderModel,
+        tokenizer: PreTrainedTokenizerFast,
+        every: int = 2000,
+    ) -> None:
+        self.vae = vae
+        self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
+        self.every = every
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Sample on the CPU with copies: training's own state and randomness stay untouched."""
+        if trainer.global_step % self.every or not isinstance(module, DenoiserModule):
+            return
+        parts = copy.deepcopy((self.vae, self.text_encoder, module.ema))
+        pipeline = assemble(*parts, self.tokenizer, module.scale)
+        pipeline.set_progress_bar_config(disable=True)
+        image = sample(pipeline, [*prompts(24, split="validation"), *[""] * 8])
+        log_grid(module, "samples", image_grid(image, columns=8, scale=2))
