@@ -24,6 +24,11 @@ class ExportSAEs(Callback):
 
     def __init__(self, max_megabytes_at_checkpoints: int = 256) -> None:
         self.max_megabytes_at_checkpoints = max_megabytes_at_checkpoints
+        self._run: Path | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See where the run is, while all ranks are here to agree."""
+        self._run = Path(trainer.log_dir or trainer.default_root_dir)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The run is complete."""
@@ -46,13 +51,12 @@ class ExportSAEs(Callback):
 
     def export(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write every site's SAE."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self._run is None or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         assert isinstance(pl_module, TideModule)
-        run = Path(trainer.log_dir or trainer.default_root_dir)
         for site in pl_module.sites:
             pl_module.sae(site).save_pretrained(
-                run / "saes" / folder_name(site),
+                self._run / "saes" / folder_name(site),
                 site=site,
                 step=trainer.global_step,
                 tokens_seen=int(pl_module.tokens_seen),

@@ -29,6 +29,7 @@ class WriteCodes(BasePredictionWriter):
         if format not in get_args(Format):
             raise UserError(f"WriteCodes: there is no format {format!r}; choose one of {', '.join(get_args(Format))}")
         self.format, self.folder = format, folder
+        self._folder = Path()
         self._writers: dict[str, CodeWriter] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -36,6 +37,10 @@ class WriteCodes(BasePredictionWriter):
         super().setup(trainer, pl_module, stage)
         if stage == "predict":
             trainer.predict_loop.return_predictions = False
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See where the run is, while all ranks are here to agree."""
+        self._folder = Path(self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "codes")
 
     def write_on_batch_end(
         self,
@@ -48,12 +53,11 @@ class WriteCodes(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Append each site's codes."""
-        folder = Path(self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "codes")
         tokens = batch if isinstance(batch, dict) else batch.tokens  # held-out batches bring their call along
         for site, code in prediction.items():
             if site not in self._writers:
                 name = f"rank-{trainer.global_rank}-of-{trainer.world_size}.{self.format}"
-                self._writers[site] = open_writer(folder / folder_name(site) / name, site, code.num_latents)
+                self._writers[site] = open_writer(self._folder / folder_name(site) / name, site, code.num_latents)
             self._writers[site].write(tokens[site], code)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
