@@ -281,12 +281,9 @@ class ActivationDataModule(LightningDataModule):
             )
         if self.source != "noise":
             denoise = self._trajectories("train", purpose, shard, num_slots, num_samples, num_samples - num_slots)
-        signature = {
-            "seed": self.seed,
-            "source": self.source,
-            "samples_per_batch": self.samples_per_batch,
-            "num_inference_steps": self.num_inference_steps,
-        }
+        signature: dict[str, int | str] = {"source": self.source, "samples_per_batch": num_samples}
+        if denoise is not None:
+            signature["num_inference_steps"] = self.num_inference_steps
         return ActivationNode(noise, denoise, shard, signature)
 
     def _trajectories(

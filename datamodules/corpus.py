@@ -6,12 +6,51 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
-from torch.utils.data import Subset
-
-from tide_lightning.datamodules.prompts import Captions, read_prompts
+from tide_lightning.datamodules.prompts import read_prompts
 from tide_lightning.errors import UserError
 
 Part = Literal["train", "heldout"]
+
+
+class Images:
+    """A part of a map-style dataset of dict(image, prompt).
+
+    A dataset may offer `__getitems__(indices)` to make many items at once, and `prompts(indices)` to give captions
+    without making images.
+    """
+
+    def __init__(self, dataset: Any, indices: range | None = None) -> None:
+        self.dataset = dataset
+        self._indices = range(len(dataset)) if indices is None else indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def items(self, places: Sequence[int]) -> list[Any]:
+        """The items at some places."""
+        indices = [self._indices[place] for place in places]
+        if hasattr(self.dataset, "__getitems__"):
+            return list(self.dataset.__getitems__(indices))
+        return [self.dataset[index] for index in indices]
+
+    def prompt(self, place: int) -> str:
+        """The caption at a place."""
+        if callable(getattr(self.dataset, "prompts", None)):
+            return str(self.dataset.prompts([self._indices[place]])[0])
+        return str(self.items([place])[0]["prompt"])
+
+
+class Captions(Sequence[str]):
+    """The prompts of images, read when asked for."""
+
+    def __init__(self, images: Images) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._images.prompt(place)
 
 
 class Corpus:
@@ -40,14 +79,14 @@ class Corpus:
         """Prompts to train on, or held out."""
         return self._both_prompts[0 if part == "train" else 1]
 
-    def images(self, part: Part) -> Any:
-        """A dataset of dict(image, prompt), or None."""
+    def images(self, part: Part) -> Images | None:
+        """Images to train on, or held out; None where there are none."""
         return self._both_images[0 if part == "train" else 1]
 
     @cached_property
     def _both_prompts(self) -> tuple[Sequence[str], Sequence[str]]:
         if self._prompts is None:
-            train, heldout = (Captions(images) for images in self._both_images)
+            train, heldout = (Captions(images) for images in self._both_images if images is not None)
             return train, heldout if self._heldout_prompts is None else read_prompts(self._heldout_prompts)
         prompts = read_prompts(self._prompts)
         if self._heldout_prompts is not None:
@@ -56,11 +95,13 @@ class Corpus:
         return [prompts[i] for i in split[0]], [prompts[i] for i in split[1]]
 
     @cached_property
-    def _both_images(self) -> tuple[Any, Any]:
-        if self._images is None or self._heldout_images is not None:
-            return self._images, self._heldout_images
+    def _both_images(self) -> tuple[Images | None, Images | None]:
+        if self._images is None:
+            return None, None if self._heldout_images is None else Images(self._heldout_images)
+        if self._heldout_images is not None:
+            return Images(self._images), Images(self._heldout_images)
         train, heldout = _split(len(self._images), "image")
-        return Subset(self._images, train), Subset(self._images, heldout)
+        return Images(self._images, train), Images(self._images, heldout)
 
 
 def _split(count: int, what: str) -> tuple[range, range]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from rich.progress import track
 from torch import Tensor
 
+from tide_lightning.datamodules.corpus import Images
 from tide_lightning.datamodules.shards import Shard, gather_objects
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.diffusion.counters import normal, stream
@@ -26,48 +27,47 @@ class Latents(Protocol):
 
 
 class ImageLatents:
-    """Latents of a dataset's images, encoded when first asked for and kept where the denoiser is.
+    """Latents of images, encoded when first asked for and kept where the denoiser is.
 
     Args:
         denoiser: encodes.
-        dataset: map-style, of dict(image [3, H, W] in [-1, 1], prompt).
-        max_cached: latents kept. Once full, the rest is encoded each time: cheaper than evicting, as passes are random.
+        images: with prompts.
+        max_cached: latents kept. Once full, the rest is encoded each time: evicting gains nothing in shuffled passes.
     """
 
-    def __init__(self, denoiser: Denoiser, dataset: Any, max_cached: int) -> None:
+    def __init__(self, denoiser: Denoiser, images: Images, max_cached: int) -> None:
         self._denoiser = denoiser
-        self._dataset = dataset
+        self._images = images
         self._max_cached = max_cached
         self._cache: dict[int, tuple[Tensor, str]] = {}
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self._images)
 
     def fetch(self, indices: Sequence[int]) -> tuple[Tensor, list[str]]:
         """Latents from the cache, the others encoded now."""
         missing = [index for index in dict.fromkeys(indices) if index not in self._cache]
         fresh = dict(zip(missing, self._encode(missing), strict=True))
-        for index, entry in fresh.items():
-            if len(self._cache) < self._max_cached:
-                self._cache[index] = entry
+        room = max(0, self._max_cached - len(self._cache))
         entries = [fresh[index] if index in fresh else self._cache[index] for index in indices]
+        self._cache.update(list(fresh.items())[:room])
         return torch.stack([latent for latent, _ in entries]), [prompt for _, prompt in entries]
 
     def _encode(self, indices: list[int]) -> list[tuple[Tensor, str]]:
         if not indices:
             return []
-        if hasattr(self._dataset, "__getitems__"):
-            items = self._dataset.__getitems__(indices)
-        else:
-            items = [self._dataset[index] for index in indices]
+        items = self._images.items(indices)
         try:
             images = torch.stack([item["image"] for item in items])
             prompts = [str(item["prompt"]) for item in items]
         except (KeyError, TypeError, RuntimeError) as error:
-            raise UserError(
-                f"{type(self._dataset).__name__} must give dict(image=[3, H, W] tensor, prompt=str): {error}"
-            ) from None
-        return list(zip(self._denoiser.encode_images(images), prompts, strict=True))
+            name = type(self._images.dataset).__name__
+            raise UserError(f"{name} must give dict(image=[3, H, W] tensor, prompt=str): {error!r}") from None
+        # Clones, lest a cached latent keep its whole batch in memory.
+        return [
+            (latent.clone(), prompt)
+            for latent, prompt in zip(self._denoiser.encode_images(images), prompts, strict=True)
+        ]
 
 
 class GeneratedLatents:

@@ -1,10 +1,9 @@
-"""Prompts from text files, lists, or the images' own captions."""
+"""Prompts from text files or lists."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tide_lightning.diffusion.loading import package_path
 from tide_lightning.errors import UserError
@@ -28,16 +27,3 @@ def read_prompts(prompts: str | Sequence[str]) -> list[str]:
     if not lines:
         raise UserError(f"{source} is empty: one prompt a line is needed")
     return lines
-
-
-class Captions(Sequence[str]):
-    """The prompts of a dataset of dict(image, prompt), read when asked for."""
-
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._dataset[index]["prompt"]

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.datamodules.conftest import PROMPTS, MakeData, Patches
+from tide_lightning.datamodules import Shard
+from tide_lightning.tokens import Half, Source, TokenBatch
+
+SITE, MLP = "transformer_blocks.0", "transformer_blocks.1:mlp"
+
+
+def first(make_data: MakeData, **changes: object) -> dict[str, TokenBatch]:
+    return next(iter(make_data(**changes).train_loader(Shard())))
+
+
+def test_site_shapes_are_known_at_once(make_data: MakeData) -> None:
+    data = make_data(window_radius=2)
+    shape = {"d_in": 32, "grid": [4, 4], "d_input": 16, "d_window": 25 * 16}
+    assert data.site_shapes == {SITE: shape, MLP: shape}
+    tokens = next(iter(data.train_loader(Shard())))[MLP]
+    assert tokens.x.shape[1] == shape["d_in"]
+    assert tokens.input.shape[1] == shape["d_input"]
+    assert tokens.window is not None
+    assert tokens.window.shape[1] == shape["d_window"]
+    without = make_data(window_radius=0)
+    assert without.site_shapes[SITE]["d_window"] == 0
+    assert next(iter(without.train_loader(Shard())))[SITE].window is None
+
+
+@pytest.mark.parametrize("source", ["noise", "denoise", "both"])
+def test_a_batch_is_what_it_says(make_data: MakeData, source: str) -> None:
+    data = make_data(source=source)
+    loader = data.train_loader(Shard())
+    assert len(loader) == 5
+    for batch in loader:
+        assert list(batch) == [SITE, MLP]
+        for tokens in batch.values():
+            assert len(tokens) == 8 * 4
+            assert tokens.t.min() >= 0
+            assert tokens.t.max() <= 1
+            assert (tokens.noise is not None) == (source == "noise")
+        assert all(
+            torch.equal(batch[SITE].tensors()[name], value)
+            for name, value in batch[MLP].tensors().items()
+            if name != "x"
+        )
+        # No place twice in a sample, every sample the same number of tokens.
+        places = batch[SITE].position[:, 0] * 4 + batch[SITE].position[:, 1]
+        assert all(len(set(of.tolist())) == 4 for of in places.view(8, 4))
+        assert (batch[SITE].sample.view(8, 4) == batch[SITE].sample.view(8, 4)[:, :1]).all()
+        expected = {"noise": {Source.NOISE}, "denoise": {Source.DENOISE}}.get(source, {Source.NOISE, Source.DENOISE})
+        assert set(batch[SITE].source.tolist()) == expected
+
+
+@pytest.mark.parametrize("tokens_per_sample", [3, 0.25, 1.0, 0.001])
+def test_tokens_per_sample(make_data: MakeData, tokens_per_sample: float) -> None:
+    expected = {3: 3, 0.25: 4, 1.0: 16, 0.001: 1}[tokens_per_sample]
+    tokens = first(make_data, tokens_per_sample=tokens_per_sample)[SITE]
+    assert len(tokens) == 8 * expected
+
+
+def test_noised_tokens_equal_a_plain_hook(make_data: MakeData) -> None:
+    """The batch's activations, inputs and noise against a forward of the unmodified transformer."""
+    data = make_data(prompt_dropout=0.0, tokens_per_sample=1.0)
+    batch = next(iter(data.train_loader(Shard())))
+    tokens, denoiser = batch[SITE], data.denoiser
+    t = tokens.raw_t.view(8, 16)[:, 0]
+    assert tokens.noise is not None
+    noise, x_t = (unpatch(value.view(8, 16, 16)) for value in (tokens.noise, tokens.input))
+    alpha, sigma = denoiser.schedule.alpha_sigma(t)
+    x0 = (x_t - sigma.view(-1, 1, 1, 1) * noise) / alpha.view(-1, 1, 1, 1)
+    images = torch.stack([Patches()[i]["image"] for i in range(20)])  # type: ignore[misc]
+    latents = denoiser.encode_images(images)
+    clear = t < 900  # at the end of the schedule x0 is lost in rounding
+    distance = torch.cdist(x0.flatten(1), latents.flatten(1))
+    assert (distance.min(1).values[clear] < 1e-3).all()
+
+    seen: list[Tensor] = []
+    block = denoiser.module.get_submodule(SITE)
+    handle = block.register_forward_hook(lambda _module, _args, output: seen.append(output))
+    prompts = [PROMPTS[int(i) % len(PROMPTS)] for i in distance.argmin(1)]
+    denoiser.predict(x_t, t, denoiser.encode_prompts(prompts))
+    handle.remove()
+    torch.testing.assert_close(tokens.x.view(8, 16, -1)[clear], seen[0][clear])
+
+
+def unpatch(patches: Tensor) -> Tensor:
+    return nn.functional.fold(patches.transpose(1, 2), (8, 8), kernel_size=2, stride=2)
+
+
+def test_staggered_tokens_equal_a_plain_hook(make_data: MakeData) -> None:
+    data = make_data(source="denoise", tokens_per_sample=1.0, halves="both")
+    seen: list[Tensor] = []
+    loader = iter(data.train_loader(Shard()))
+    next(loader)
+    block = data.denoiser.module.get_submodule(SITE)
+    handle = block.register_forward_hook(lambda _module, _args, output: seen.append(output))
+    tokens = next(loader)[SITE]
+    handle.remove()
+    assert torch.equal(tokens.x.view(16, 16, -1), seen[0])
+    assert tokens.half.view(2, -1)[0].unique().tolist() == [Half.UNCONDITIONAL]
+    assert tokens.half.view(2, -1)[1].unique().tolist() == [Half.CONDITIONAL]
+    kept = next(iter(make_data(source="denoise", tokens_per_sample=1.0).train_loader(Shard())))[SITE]
+    assert len(kept) == 8 * 16
+    assert kept.half.unique().tolist() == [Half.CONDITIONAL]
+
+
+def test_micro_batches_change_nothing(make_data: MakeData) -> None:
+    for source in ("noise", "denoise"):
+        whole, parts = (first(make_data, source=source, forward_batch_size=size)[SITE] for size in (None, 3))
+        for name, value in whole.tensors().items():
+            torch.testing.assert_close(parts.tensors()[name], value, atol=1e-5, rtol=1e-5)
+
+
+def test_times_are_stratified(make_data: MakeData) -> None:
+    for batch in make_data().train_loader(Shard()):
+        t = batch[SITE].t.view(8, 4)[:, 0]
+        assert (t * 8).clamp(max=7.99).floor().long().bincount(minlength=8).tolist() == [1] * 8
+
+
+def test_prompts_are_dropped(make_data: MakeData) -> None:
+    assert first(make_data, prompt_dropout=0.0)[SITE].half.unique().tolist() == [Half.CONDITIONAL]
+    assert first(make_data, prompt_dropout=1.0)[SITE].half.unique().tolist() == [Half.UNCONDITIONAL]
+
+
+def test_cached_latents_equal_fresh_ones(make_data: MakeData) -> None:
+    """Batches past the first pass over the images are the same with and without a cache, bit for bit."""
+    cached, partly, fresh = (list(make_data(latent_cache=size).train_loader(Shard())) for size in (100, 5, 0))
+    for batches in zip(cached, partly, fresh, strict=True):
+        for name, value in batches[0][SITE].tensors().items():
+            assert all(torch.equal(batch[SITE].tensors()[name], value) for batch in batches)
+
+
+def test_precision_is_the_denoisers_own(make_data: MakeData) -> None:
+    tokens = first(make_data, dtype="bfloat16")[SITE]
+    assert tokens.x.dtype == torch.bfloat16
+    assert tokens.input.dtype == tokens.t.dtype == torch.float32
+
+
+def test_no_images_are_needed(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.random.get_rng_state()
+    data = make_data(images=None)
+    first_batch, *_ = data.train_loader(Shard())
+    assert first_batch[SITE].noise is not None
+    assert len(list(data.test_loader(Shard()))) == 2
+    assert "Generating 6 train latents" in capsys.readouterr().out
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_batches_move(make_data: MakeData) -> None:
+    data = make_data()
+    meta = torch.device("meta")
+    moved = data.transfer_batch_to_device(next(iter(data.train_loader(Shard()))), meta, 0)
+    assert all(value.device == meta for tokens in moved.values() for value in tokens.tensors().values())
+    heldout = data.transfer_batch_to_device(next(iter(data.test_loader(Shard()))), meta, 0)
+    assert heldout.call.x0.device == heldout.call.conditioning.tokens.device == heldout.tokens[SITE].x.device == meta
