@@ -49,7 +49,8 @@ def draw_plots(metrics: Mapping[str, Any]) -> dict[str, bytes]:
     fidelity = metrics.get("fidelity", {})
     cases = {**fidelity.get("sites", {}), **({ALL: fidelity[ALL]} if ALL in fidelity else {})}
     if cases:
-        plots["loss_increase"] = _per_site(cases, lambda axes, case: _loss_increase(axes, cases[case]))
+        named = {"all sites" if case == ALL else case: figures for case, figures in cases.items()}
+        plots["loss_increase"] = _per_site(named, lambda axes, case: _loss_increase(axes, named[case]))
     return plots
 
 

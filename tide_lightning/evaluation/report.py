@@ -185,7 +185,8 @@ def _similarity(metrics: Mapping[str, Any]) -> str:
 def _images(end_to_end: EndToEnd | None) -> str:
     if end_to_end is None:
         return ""
-    names = "".join(f"<span>{escape(case)}</span>" for case in end_to_end.cases)
+    cases = ["all sites" if case == ALL else case for case in end_to_end.cases]
+    names = "".join(f"<span>{escape(case)}</span>" for case in cases)
     width = f'style="--width: {6 * len(end_to_end.cases)}rem"'
     return "".join(
         f'<figure><figcaption>{escape(prompt)}</figcaption><div class="wide"><div class="strip" {width}>'
