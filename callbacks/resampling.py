@@ -41,7 +41,10 @@ class ResampleDeadLatents(Callback):
     replacement: its decoder row becomes that token's direction, its encoder row the same direction, short enough not
     to drown the others, its bias and the Adam moments of exactly these rows become zero, its clock starts anew.
     Candidates are gathered from all ranks and drawn by a generator that seed, step and site name, so every rank does
-    the same and a resumed run too. `train/<site>/resampled` in TensorBoard holds the number, zero included.
+    the same and a resumed run too.
+
+    In TensorBoard `train/<site>/resampled` is the number, zero included, and `train/<site>/resampled_alive` the share
+    of those re-seeded last that have fired by the next look.
 
     Args:
         every_n_steps: optimiser steps between two looks.
@@ -65,11 +68,13 @@ class ResampleDeadLatents(Callback):
         self.num_candidates, self.encoder_scale, self.seed = num_candidates, encoder_scale, seed
         self._last_step = 0.0
         self._looked_at = -1  # gradient accumulation has several batches a step
+        self._reseeded: dict[str, tuple[Tensor, int]] = {}  # latents and when, in tokens seen; for the log only
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See how long the run is."""
         self._last_step = float(trainer.estimated_stepping_batches) * self.until_fraction
         self._looked_at = -1
+        self._reseeded.clear()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -84,20 +89,28 @@ class ResampleDeadLatents(Callback):
         self._looked_at = step
         if step % self.every_n_steps or step > self._last_step:
             return
-        counts: dict[str, float] = {}
+        figures: dict[str, float] = {}
+        seen = int(pl_module.tokens_seen)
         for site, tokens in batch.items():
-            counts[f"train/{site}/resampled"] = self.resample(pl_module, site, tokens, step)
+            if site in self._reseeded:
+                latents, then = self._reseeded.pop(site)
+                has_fired = pl_module.clock(site).since_fired[latents] < seen - then
+                figures[f"train/{site}/resampled_alive"] = float(has_fired.double().mean())
+            latents = self.resample(pl_module, site, tokens, step)
+            figures[f"train/{site}/resampled"] = len(latents)
+            if len(latents):
+                self._reseeded[site] = latents, seen
         if trainer.logger is not None:
-            trainer.logger.log_metrics(counts, step=step - 1)  # where Lightning puts this step's other figures
+            trainer.logger.log_metrics(figures, step=step - 1)  # where Lightning puts this step's other figures
 
     @torch.no_grad()
-    def resample(self, pl_module: TideModule, site: str, tokens: TokenBatch, step: int) -> int:
-        """Re-seed the dead latents of a site from a batch of each rank; how many."""
+    def resample(self, pl_module: TideModule, site: str, tokens: TokenBatch, step: int) -> Tensor:
+        """Re-seed the dead latents of a site from a batch of each rank; which they were."""
         sae, clock = pl_module.sae(site), pl_module.clock(site)
         dead = clock.dead()
         rows = dead.nonzero().squeeze(1)
         if len(rows) == 0:
-            return 0
+            return rows
         found = self._candidates(sae, tokens, site, step)
         order = found.key.argsort(descending=True, stable=True)
         chosen = order[found.key[order] > -torch.inf][: len(rows)]
@@ -113,7 +126,7 @@ class ResampleDeadLatents(Callback):
         for parameter in (sae.W_enc, sae.W_dec, sae.b_enc):
             reset_rows(optimizer, parameter, rows)
         clock.revive(rows)
-        return len(rows)
+        return rows
 
     def _candidates(self, sae: TideSAE, tokens: TokenBatch, site: str, step: int) -> Candidates:
         output = sae(tokens)

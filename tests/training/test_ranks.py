@@ -80,4 +80,4 @@ def resampled(folder: Path) -> float:
     events.Reload()
     tags = [tag for tag in events.Tags()["scalars"] if tag.endswith("/resampled")]
     assert len(tags) == len(SITES)
-    return sum(event.value for tag in tags for event in events.Scalars(tag))
+    return sum(float(event.value) for tag in tags for event in events.Scalars(tag))

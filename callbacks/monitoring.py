@@ -1,0 +1,241 @@
+"""What the latents do over the timestep, seen in TensorBoard while they are trained."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, NamedTuple
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from tide_lightning.callbacks import figures
+from tide_lightning.callbacks.splicing import SplicedDenoiser, reconstruct_by, why_not
+from tide_lightning.diffusion import Denoiser
+from tide_lightning.diffusion.trajectories import sample
+from tide_lightning.errors import UserError
+from tide_lightning.reduction import all_reduce_sum
+from tide_lightning.saes import TideSAE
+from tide_lightning.tokens import TokenBatch
+from tide_lightning.training import ReconstructionMetric, TideModule
+
+_log = logging.getLogger(__name__)
+
+_MAX_IMAGE_SITES = 4
+
+
+class _Seen(NamedTuple):
+    """Held-out tokens through one SAE.
+
+    Fields:
+        curve: times and explained variance.
+        known: times and explained variance of the known part alone.
+        fired: tokens on which each latent fires, by bin of t [F, bins].
+        tokens: in each bin [bins].
+    """
+
+    curve: figures.Curve
+    known: figures.Curve
+    fired: Tensor
+    tokens: Tensor
+
+
+class MonitorFeatures(Callback):
+    """Draws into TensorBoard, every so often and at the end, what scalars do not show.
+
+    Of held-out tokens, the same each time: a histogram of the latents' firing rates, when each latent fires (a heat
+    map of latents, sorted by their mean t, over the timestep) and explained variance over the timestep. Of held-out
+    forwards: the increase of the denoising loss when a site's activations are replaced by the SAE's. And images from
+    the same noise, with the original and with each site's spliced activations (of four sites where there are more).
+
+    Args:
+        every_n_steps: optimiser steps between two looks.
+        num_tokens: held-out tokens of each site, over all ranks; kept on the host.
+        num_samples: held-out forwards for the loss, over all ranks; 0 for none.
+        num_images: to sample; 0 for none.
+        num_inference_steps: of these images.
+        num_bins: equal bins of t.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 1000,
+        num_tokens: int = 4096,
+        num_samples: int = 64,
+        num_images: int = 4,
+        num_inference_steps: int = 8,
+        num_bins: int = 10,
+    ) -> None:
+        if every_n_steps < 1 or num_tokens < 1 or num_bins < 1:
+            raise UserError("MonitorFeatures: every_n_steps, num_tokens and num_bins must be at least 1")
+        self.every_n_steps, self.num_tokens, self.num_samples = every_n_steps, num_tokens, num_samples
+        self.num_images, self.num_inference_steps, self.num_bins = num_images, num_inference_steps, num_bins
+        self._looked_at = 0
+        self._tokens: dict[str, TokenBatch] = {}
+        self._calls: list[Any] = []
+        self._original_images: Tensor | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so where there is nothing to draw into."""
+        if _tensorboard(trainer) is None:
+            _log.warning("MonitorFeatures draws nothing: the trainer has no TensorBoardLogger")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look every so often."""
+        if trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self._looked_at:
+            self.look(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at what came out."""
+        if trainer.global_step != self._looked_at:
+            self.look(trainer, pl_module)
+
+    @torch.no_grad()
+    def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure on all ranks, draw on the first."""
+        assert isinstance(pl_module, TideModule)
+        logger = _tensorboard(trainer)
+        if logger is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        begin = time.monotonic()
+        self._looked_at = trainer.global_step
+        if not self._tokens:
+            self._collect(trainer)
+        seen = {site: self._see(pl_module, site) for site in pl_module.sites}
+        increase, by_bin = self._loss_increase(trainer, pl_module)
+        if not trainer.is_global_zero:
+            return
+        board, step = logger.experiment, trainer.global_step - 1  # where Lightning puts this step's other figures
+        for site, found in seen.items():
+            rate = (found.fired.sum(1) / found.tokens.sum()).cpu()
+            # Latents that never fired stand at half a token.
+            board.add_histogram(
+                f"firing_rate_log10/{site}", rate.clamp(min=0.5 / float(found.tokens.sum())).log10(), step
+            )
+            profile = figures.draw_profiles(found.fired / found.tokens.clamp(min=1), site)
+            board.add_image(f"feature_time/{site}", profile, step, dataformats="HWC")
+        curves = {site: found.curve for site, found in seen.items()}
+        floors = {site: found.known for site, found in seen.items()}
+        drawn = figures.draw_explained_variance(curves, floors)
+        board.add_image("over_timestep/explained_variance", drawn, step, dataformats="HWC")
+        if by_bin:
+            drawn = figures.draw_loss_increase(by_bin)
+            board.add_image("over_timestep/loss_increase", drawn, step, dataformats="HWC")
+            logger.log_metrics({f"monitor/{site}/loss_increase": value for site, value in increase.items()}, step)
+        if self.num_images:
+            drawn = figures.draw_images(self._sample(trainer, pl_module))
+            board.add_image("samples/original_and_spliced", drawn, step, dataformats="HWC")
+        board.flush()
+        _log.info("MonitorFeatures took %.1f s at step %d", time.monotonic() - begin, trainer.global_step)
+
+    def _collect(self, trainer: Trainer) -> None:
+        """Held-out tokens and forwards of this rank; the same in every run and at every look."""
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        share = -(-self.num_tokens // trainer.world_size)
+        parts: dict[str, list[TokenBatch]] = {}
+        for batch in datamodule.val_dataloader():
+            for site, tokens in batch.items():
+                parts.setdefault(site, []).append(tokens.to("cpu"))
+            if sum(len(tokens) for tokens in next(iter(parts.values()))) >= share:
+                break
+        self._tokens = {site: TokenBatch.concatenate(part).select(slice(share)) for site, part in parts.items()}
+        share = -(-self.num_samples // trainer.world_size)
+        for heldout in datamodule.test_dataloader() if share else ():
+            self._calls.append(heldout.call.select(slice(share)).to("cpu"))
+            share -= len(self._calls[-1])
+            if share <= 0:
+                break
+
+    def _see(self, pl_module: TideModule, site: str) -> _Seen:
+        sae = pl_module.sae(site)
+        metric = ReconstructionMetric(sae.d_in, sae.d_sae, self.num_bins).to(pl_module.device)
+        fired = torch.zeros(sae.d_sae, self.num_bins, device=pl_module.device)
+        count = torch.zeros(self.num_bins, device=pl_module.device)
+        tokens = self._tokens[site]
+        for start in range(0, len(tokens), 1024):
+            part = tokens.select(slice(start, start + 1024)).to(pl_module.device)
+            output = sae(part)
+            metric.update(part, output)
+            bin_B = (part.t * self.num_bins).long().clamp(0, self.num_bins - 1)
+            count.index_add_(0, bin_B, torch.ones_like(part.t))
+            cell = output.code.indices.flatten() * self.num_bins + bin_B[output.code.tokens()]
+            fired.view(-1).index_add_(0, cell, (output.code.values.flatten() > 0).to(fired.dtype))
+        bins = metric.compute()["by_timestep"]
+        t = [(row["low"] + row["high"]) / 2 for row in bins]
+        curve = [row["explained_variance"] for row in bins]
+        # error / spread over error / known error
+        known = [
+            1 - (1 - row["explained_variance"]) / (1 - row["explained_variance_beyond_known"])
+            if row["explained_variance_beyond_known"] != 1
+            else float("nan")
+            for row in bins
+        ]
+        return _Seen((t, curve), (t, known), all_reduce_sum(fired), all_reduce_sum(count))
+
+    def _loss_increase(
+        self, trainer: Trainer, pl_module: TideModule
+    ) -> tuple[dict[str, float], dict[str, figures.Curve]]:
+        """Of each site that may be spliced: in total and by bin of t."""
+        denoiser = trainer.datamodule.denoiser  # type: ignore[attr-defined]
+        saes = _spliceable(pl_module)
+        cases = [denoiser, *(_spliced(denoiser, site, sae) for site, sae in saes.items())]
+        sums = torch.zeros(len(cases), self.num_bins, dtype=torch.float64, device=pl_module.device)
+        for call in self._calls:
+            call = call.to(pl_module.device)
+            target = denoiser.schedule.target(call.x0, call.noise, call.raw_t)
+            bin_N = (call.t * self.num_bins).long().clamp(0, self.num_bins - 1)
+            for row, case in zip(sums, cases, strict=True):
+                error = case.predict(call.x_t, call.raw_t, call.conditioning).double() - target.double()
+                row.index_add_(0, bin_N, error.square().flatten(1).mean(1))
+        all_reduce_sum(sums)
+        filled = (sums[0] > 0).nonzero().squeeze(1)
+        t = ((filled + 0.5) / self.num_bins).tolist()
+        increase: dict[str, float] = {}
+        by_bin: dict[str, figures.Curve] = {}
+        if len(filled):
+            for site, row in zip(saes, sums[1:], strict=True):
+                increase[site] = float(row.sum() / sums[0].sum() - 1)
+                by_bin[site] = (t, (row[filled] / sums[0, filled] - 1).tolist())
+        return increase, by_bin
+
+    def _sample(self, trainer: Trainer, pl_module: TideModule) -> dict[str, Tensor]:
+        """Images by case, from the same noise."""
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        denoiser = datamodule.denoiser
+        heldout = datamodule.corpus.prompts("heldout")
+        prompts = [heldout[number % len(heldout)] for number in range(self.num_images)]
+
+        def images(case: Any) -> Tensor:
+            latents = sample(
+                case,
+                prompts,
+                num_inference_steps=self.num_inference_steps,
+                guidance_scale=datamodule.guidance_scale,
+            )
+            return denoiser.decode_latents(latents).cpu()  # type: ignore[no-any-return]
+
+        if self._original_images is None:
+            self._original_images = images(denoiser)
+        saes = _spliceable(pl_module)
+        stride = -(-len(saes) // _MAX_IMAGE_SITES) if saes else 1
+        shown = list(saes)[::stride]
+        return {
+            "original": self._original_images,
+            **{f"{site} spliced": images(_spliced(denoiser, site, saes[site])) for site in shown},
+        }
+
+
+def _spliced(denoiser: Denoiser, site: str, sae: TideSAE) -> SplicedDenoiser:
+    return SplicedDenoiser(denoiser, {site: reconstruct_by(sae)}, {site: sae.shape})
+
+
+def _spliceable(pl_module: TideModule) -> dict[str, TideSAE]:
+    return {site: pl_module.sae(site) for site in pl_module.sites if why_not(pl_module.sae(site)) is None}
+
+
+def _tensorboard(trainer: Trainer) -> TensorBoardLogger | None:
+    return next((logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
