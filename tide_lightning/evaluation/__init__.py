@@ -6,15 +6,20 @@ from tide_lightning.evaluation.floors import SiteFloors
 from tide_lightning.evaluation.protocol import EvaluateProtocol
 from tide_lightning.evaluation.reconstruction import SiteReconstruction
 from tide_lightning.evaluation.report import write_report
+from tide_lightning.evaluation.sections import MeasuresSection, Plot, Section, Table
 from tide_lightning.evaluation.splicing import SplicedDenoiser
 
 __all__ = [
     "EndToEnd",
     "EvaluateProtocol",
     "Fidelity",
+    "MeasuresSection",
+    "Plot",
+    "Section",
     "SiteFloors",
     "SiteReconstruction",
     "SplicedDenoiser",
+    "Table",
     "run_trajectories",
     "write_report",
 ]

@@ -15,11 +15,13 @@ from tide_lightning.datamodules import ActivationDataModule, HeldOutBatch
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation.end_to_end import EndToEnd, run_trajectories
 from tide_lightning.evaluation.fidelity import Fidelity
+from tide_lightning.evaluation.figures import measured
 from tide_lightning.evaluation.files import write_json
 from tide_lightning.evaluation.floors import SiteFloors
 from tide_lightning.evaluation.plots import image_grid
 from tide_lightning.evaluation.reconstruction import SiteReconstruction
 from tide_lightning.evaluation.report import write_report
+from tide_lightning.evaluation.sections import Section, measure_sections
 from tide_lightning.evaluation.summary import print_summary, time_left
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAEOutput, TideSAE
@@ -112,15 +114,22 @@ class EvaluateProtocol(Callback):
         self.end_to_end = self._sample(trainer, pl_module)
         if self.end_to_end is not None:
             self.metrics.setdefault("fidelity", {})["end_to_end"] = self.end_to_end.figures
+        written = self._write(trainer, [])  # before what other callbacks measure, which may take long
+        if sections := list(measure_sections(trainer, pl_module)):
+            self.metrics |= {section.name: measured(section.figures) for section in sections}
+            written = self._write(trainer, sections)
+        if isinstance(trainer.logger, TensorBoardLogger) and self.end_to_end is not None:
+            trainer.logger.experiment.add_image("test/images", image_grid(self.end_to_end.images), trainer.global_step)
+        print_summary(self.metrics, written)
+
+    def _write(self, trainer: Trainer, sections: list[Section]) -> list[Path]:
         folder = Path(self.run_folder or trainer.log_dir or trainer.default_root_dir)
         config = folder / "config.yaml"
         text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None
         title = f"{folder.resolve().parent.name}/{folder.resolve().name}"
         path = write_json(folder / "metrics.json", self.metrics)
-        page = write_report(folder / "report", title, self.metrics, self.end_to_end, text)
-        if isinstance(trainer.logger, TensorBoardLogger) and self.end_to_end is not None:
-            trainer.logger.experiment.add_image("test/images", image_grid(self.end_to_end.images), trainer.global_step)
-        print_summary(self.metrics, [path, page])
+        page = write_report(folder / "report", title, self.metrics, self.end_to_end, text, sections)
+        return [path, page]
 
     def _measure_fidelity(self, trainer: Trainer, pl_module: LightningModule, batch: HeldOutBatch) -> None:
         call, data = batch.call, _datamodule(trainer)

@@ -13,6 +13,7 @@ from tide_lightning.evaluation.fidelity import ALL
 from tide_lightning.evaluation.files import write_bytes
 from tide_lightning.evaluation.floors import FLOORS
 from tide_lightning.evaluation.plots import FLOOR_NAMES, draw_plots, image_grid, image_strip, save_image
+from tide_lightning.evaluation.sections import Plot, Section, Table
 
 _CAPTIONS = {
     "explained_variance": "Explained variance by timestep, beside the floors; in each bin about the bin's own mean.",
@@ -47,7 +48,12 @@ pre { overflow-x: auto; font-size: .8rem; background: var(--back); padding: .8re
 
 
 def write_report(
-    folder: Path, title: str, metrics: Mapping[str, Any], end_to_end: EndToEnd | None = None, config: str | None = None
+    folder: Path,
+    title: str,
+    metrics: Mapping[str, Any],
+    end_to_end: EndToEnd | None = None,
+    config: str | None = None,
+    others: Sequence[Section] = (),
 ) -> Path:
     """Write index.html and its plots as files into a folder; the page itself needs none of them.
 
@@ -57,10 +63,13 @@ def write_report(
         metrics: the contents of metrics.json.
         end_to_end: trajectories with their images.
         config: the run's config.yaml.
+        others: what other callbacks measured.
     """
     plots = draw_plots(metrics)
     for name, png in plots.items():
         write_bytes(folder / f"{name}.png", png)
+    for plot in (part for section in others for part in section.parts if isinstance(part, Plot)):
+        write_bytes(folder / f"{plot.name}.png", plot.png)
     if end_to_end is not None:
         write_bytes(folder / "images.png", save_image(image_grid(end_to_end.images)))
     sections = [
@@ -68,8 +77,9 @@ def write_report(
         _section("At a glance", _overview(metrics)),
         _section("Floors: what cheaper predictors explain", _floors(metrics)),
         _section("Fidelity: the denoiser's loss with replaced activations", _fidelity(metrics)),
-        _section("Over the timestep", *(_plot(name, png) for name, png in plots.items())),
+        _section("Over the timestep", *(_plot(png, _CAPTIONS[name]) for name, png in plots.items())),
         _section("End to end: the same noise, with and without splicing", _similarity(metrics), _images(end_to_end)),
+        *(_section(section.title, *map(_part, section.parts)) for section in others),
         _section("Config", f"<details><summary>config.yaml</summary><pre>{escape(config)}</pre></details>")
         if config
         else "",
@@ -209,8 +219,12 @@ def _section(title: str, *parts: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
 
 
-def _plot(name: str, png: bytes) -> str:
-    caption = escape(_CAPTIONS[name])
+def _part(part: Table | Plot) -> str:
+    return _table(*part) if isinstance(part, Table) else _plot(part.png, part.caption)
+
+
+def _plot(png: bytes, caption: str) -> str:
+    caption = escape(caption)
     image = f'<div class="wide"><img alt="{caption}" src="{_data(png)}"></div>'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
