@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
+import torch
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
@@ -67,6 +70,7 @@ class TideCLI(LightningCLI):
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
+            trainer_defaults={"enable_model_summary": False},
             auto_configure_optimizers=False,
         )
 
@@ -79,6 +83,12 @@ class TideCLI(LightningCLI):
         """The run folder, the callbacks that every run has, and what links data and model."""
         parser.add_argument("--run_name", type=str, default="tide", help="Folder of this run below --runs.")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument(
+            "--matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="highest",
+            help="How exact float32 products are: medium is TF32 or bfloat16 on GPUs; on CPUs often faster and as exact.",
+        )
         parser.link_arguments("data.site_shapes", "model.sites", apply_on="instantiate")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.every_n_train_steps": 500})
@@ -108,7 +118,8 @@ class TideCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the run folder and the checkpoint."""
         config = self.config[self.config.subcommand]
-        root, name, checkpoint = Path(config.runs), config.run_name, config.ckpt_path
+        torch.set_float32_matmul_precision(config.matmul_precision)
+        root, name, checkpoint = Path(config.runs).absolute(), config.run_name, config.ckpt_path
         if self.config.subcommand == "fit":
             self.run_folder = new_run(root, name)
             if checkpoint == "last":
@@ -120,7 +131,7 @@ class TideCLI(LightningCLI):
                     )
                 self.run_folder, config.ckpt_path = run, str(found)
         elif config.run:
-            self.run_folder = Path(config.run)
+            self.run_folder = Path(config.run).absolute()
         else:
             self.run_folder = new_run(root, name)
         if config.ckpt_path:
@@ -140,10 +151,13 @@ class TideCLI(LightningCLI):
 
 def main(args: list[str] | None = None) -> int:
     """Run `tide` and return its exit code: 0, or 2 for a mistake that was told in one line."""
+    debug = os.environ.get("TIDE_DEBUG") == "1"
+    logging.getLogger("lightning.pytorch").setLevel(logging.INFO if debug else logging.WARNING)
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")  # Lightning's, with torch >= 2.9
     try:
         TideCLI(follow_run(resolve_configs(sys.argv[1:] if args is None else args)))
     except (UserError, MisconfigurationException) as error:
-        if os.environ.get("TIDE_DEBUG") == "1":
+        if debug:
             raise
         print(f"tide: error: {_one_line(str(error))}", file=sys.stderr)
         return 2
