@@ -1,7 +1,7 @@
 """Time the decode backends side by side: `python -m benchmarks.decode [--preset quick|full] [--json FILE]`.
 
-Every round runs each backend once, so that whatever else the machine does hits all of them alike. A time is the median
-over rounds of one forward and backward; `x dense` is the median of the rounds' ratios dense / backend.
+Every round runs each backend once, so that whatever else the machine does hits all of them alike. A time is the
+median over rounds of one forward and backward; the gain is the median of the rounds' ratios dense / backend.
 """
 
 import argparse
@@ -40,30 +40,43 @@ PRESETS: dict[str, tuple[list[Shape], list[torch.dtype], int]] = {
         7,
     ),
 }
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="quick")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu: this process's processor time, for a CPU shared with others (set OMP_NUM_THREADS=1)",
+    )
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     args = parser.parse_args()
     shapes, dtypes, rounds = PRESETS[args.preset]
     threads = torch.get_num_threads()
-    print(f"torch {torch.__version__} on {args.device}, {threads} thread(s), {rounds} rounds; milliseconds")
+    print(f"torch {torch.__version__} on {args.device}, {threads} thread(s), {rounds} rounds")
+    print(f"milliseconds of {args.clock} time, and gain over dense\n")
+    columns = [*Shape._fields, "density", "dtype", *available_backends()]
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     rows = []
     for dtype in dtypes:
         for shape in shapes:
-            row = measure(shape, dtype, torch.device(args.device), rounds)
-            print(*(f"{name} {value}" for name, value in row.items()), sep="  ", flush=True)
-            rows.append(row)
-    print("\n" + markdown(rows))
+            timing = measure(shape, dtype, torch.device(args.device), rounds, CLOCKS[args.clock])
+            cells = [*map(str, shape), f"{shape.k / shape.latents:.2%}", str(dtype)[6:]]
+            cells += [f"{milliseconds:.3g} ({gain:.2g}x)" for milliseconds, gain in timing.values()]
+            print(f"| {' | '.join(cells)} |", flush=True)
+            rows.append({**shape._asdict(), "dtype": str(dtype), "milliseconds_and_gain": timing})
     if args.json:
         args.json.write_text(json.dumps({"torch": torch.__version__, "threads": threads, "rows": rows}, indent=1))
 
 
-def measure(shape: Shape, dtype: torch.dtype, device: torch.device, rounds: int) -> dict[str, object]:
-    """One row of the table: the shape, then milliseconds and the gain over dense for each backend."""
+def measure(
+    shape: Shape, dtype: torch.dtype, device: torch.device, rounds: int, clock: Callable[[], float]
+) -> dict[str, tuple[float, float]]:
+    """Milliseconds and gain over dense for each backend."""
     torch.manual_seed(0)
     randn = functools.partial(torch.randn, device=device, dtype=dtype)
     weight = randn(shape.latents, shape.channels).requires_grad_()
@@ -81,12 +94,12 @@ def measure(shape: Shape, dtype: torch.dtype, device: torch.device, rounds: int)
         run()
     for _ in range(rounds):
         for backend, run in steps.items():
-            times[backend].append(1e3 * seconds(run, device))
-    row: dict[str, object] = {**shape._asdict(), "density": f"{shape.k / shape.latents:.2%}", "dtype": str(dtype)[6:]}
-    for name, measured in times.items():
-        row[name] = round(median(measured), 3)
-        row[f"{name} x dense"] = round(median(map(float.__truediv__, times["dense"], measured)), 2)
-    return row
+            times[backend].append(1e3 * seconds(run, device, clock))
+    gains = {
+        backend: median(dense / own for dense, own in zip(times["dense"], measured, strict=True))
+        for backend, measured in times.items()
+    }
+    return {backend: (median(measured), gains[backend]) for backend, measured in times.items()}
 
 
 def available_backends() -> list[DecodeBackend]:
@@ -95,19 +108,12 @@ def available_backends() -> list[DecodeBackend]:
     return [backend for backend in get_args(DecodeBackend) if backend not in missing]
 
 
-def seconds(run: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
+def seconds(run: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
+    start = clock()
     run()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-def markdown(rows: list[dict[str, object]]) -> str:
-    """The rows as a table for docs/numerics.md."""
-    header = [name for name in rows[0] if name != "dense x dense"]
-    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
-    return "\n".join(lines + ["| " + " | ".join(str(row[name]) for name in header) + " |" for row in rows])
+    return clock() - start
 
 
 if __name__ == "__main__":
