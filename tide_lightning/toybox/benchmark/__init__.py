@@ -1,0 +1,5 @@
+"""The toybox's benchmark in `tide test`: what latents mean, and what they cause, against the truth."""
+
+from tide_lightning.toybox.benchmark.callback import ToyboxBenchmark
+
+__all__ = ["ToyboxBenchmark"]

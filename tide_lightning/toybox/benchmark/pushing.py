@@ -1,0 +1,118 @@
+"""Pushing a site's tokens along a guided trajectory, by a latent or by a direction, image by image.
+
+A push by a latent is x + decode(z + a e_i) - decode(z): what the SAE does not explain stays as it is, and since
+decoding is affine in the code, the difference is the same whatever z.
+
+Shapes: N images, T tokens, D channels, B tokens of all forwards of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from tide_lightning.diffusion import Denoiser, sample
+from tide_lightning.evaluation.splicing import Predictor, SplicedDenoiser
+from tide_lightning.saes import SparseCode, TideSAE
+from tide_lightning.tokens import TokenBatch
+
+
+@dataclass(frozen=True)
+class Push:
+    """What is added to one site's tokens, for each image of a batch.
+
+    Args:
+        latent: whose value is raised [N].
+        amount: by how much [N].
+        vector: added besides [N, D].
+        tokens: where [N, T].
+    """
+
+    latent: Tensor
+    amount: Tensor
+    vector: Tensor
+    tokens: Tensor
+
+    def __len__(self) -> int:
+        return len(self.latent)
+
+    def select(self, index: slice) -> Push:
+        """The pushes of some images."""
+        return Push(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    @staticmethod
+    def concatenate(parts: list[Push]) -> Push:
+        """All pushes in order."""
+        return Push(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Push)))
+
+
+def effect(sae: TideSAE, latent_B: Tensor, amount_B: Tensor, tokens: TokenBatch) -> Tensor:
+    """What raising one latent of each token adds to its activation [B, D]."""
+    values = amount_B.to(sae.W_dec.dtype).unsqueeze(1)
+    code = SparseCode(values, latent_B.unsqueeze(1), sae.d_sae)
+    context = tokens.context()
+    return sae.decode(code, **context) - sae.decode(code.with_values(torch.zeros_like(values)), **context)
+
+
+@torch.no_grad()
+def effect_norms(sae: TideSAE, latents_L: Tensor, reference: TokenBatch) -> Tensor:
+    """How far each latent moves an activation for every unit of its value, averaged over some tokens [L]."""
+    num = len(reference)
+    repeated = reference.select(torch.arange(num, device=latents_L.device).repeat(len(latents_L)))
+    latents = latents_L.repeat_interleave(num)
+    moved = effect(sae, latents, torch.ones_like(latents, dtype=torch.float32), repeated)
+    norms: Tensor = moved.norm(dim=1).reshape(-1, num).mean(1)
+    return norms
+
+
+def pushed_by(sae: TideSAE, push: Push, window: tuple[float, float]) -> Predictor:
+    """The site's tokens with the push, in forwards whose rows are the images once or (under guidance) twice."""
+
+    def predict(tokens: TokenBatch) -> Tensor:
+        num_tokens = push.tokens.shape[1]
+        image = (torch.arange(len(tokens), device=tokens.x.device) // num_tokens) % len(push)
+        inside = (tokens.t >= window[0]) & (tokens.t <= window[1])
+        on = inside & push.tokens.flatten().repeat(len(tokens) // push.tokens.numel())
+        added = effect(sae, push.latent[image], push.amount[image], tokens) + push.vector[image]
+        return torch.where(on.unsqueeze(1), tokens.x + added, tokens.x)
+
+    return predict
+
+
+@torch.no_grad()
+def pushed_images(
+    denoiser: Denoiser,
+    site: str,
+    sae: TideSAE,
+    push: Push | None,
+    prompts: list[str],
+    noise: Tensor,
+    *,
+    window: tuple[float, float],
+    num_inference_steps: int,
+    guidance_scale: float,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Images [N, 3, H, W] of guided trajectories from the given noise; without a push, the denoiser's own."""
+    images = []
+    for start in range(0, len(prompts), batch_size):
+        some = slice(start, start + batch_size)
+        runner = denoiser
+        if push is not None:
+            predictor = pushed_by(sae, push.select(some), window)
+            runner = SplicedDenoiser(denoiser, {site: predictor}, {site: sae.shape})
+        latents = sample(
+            runner,
+            prompts[some],
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            initial_noise=noise[some],
+        )
+        images.append(denoiser.decode_latents(latents))
+        if progress is not None:
+            progress(len(latents))
+    return torch.cat(images)
