@@ -7,7 +7,7 @@ from typing import Final, NamedTuple, TypeVar
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from tide_lightning.toybox.captions import caption_scenes
 from tide_lightning.toybox.renderer import render
@@ -19,10 +19,12 @@ _T = TypeVar("_T")
 
 
 class LatentCache(NamedTuple):
-    """What the transformer trains on."""
+    """What the transformer trains on: N scenes, V captions a scene, U captions in all, L tokens."""
 
-    latents: Tensor  # [N, 4, 16, 16] float16, unscaled posterior means
-    tokens: Tensor  # [N, V, L] uint8, V captions a scene
+    latents_NCHW: Tensor  # float16, unscaled posterior means
+    captions_NV: Tensor  # which of the U captions; 0 is the empty prompt
+    text_ULD: Tensor  # bfloat16, what the frozen text encoder makes of each caption
+    lengths_U: Tensor  # tokens that are no padding
 
 
 def cache_images(path: Path, num_scenes: int, *, split: Split = "train", seed: int = 0, device: str = "cpu") -> Tensor:
@@ -41,38 +43,41 @@ def cache_images(path: Path, num_scenes: int, *, split: Split = "train", seed: i
 
 
 @torch.no_grad()
-def cache_latents(
-    path: Path,
-    images: Tensor,
-    vae: AutoencoderKL,
+def encode_images(images: Tensor, vae: AutoencoderKL) -> Tensor:
+    """Posterior means of renders, float16, unscaled."""
+    latents = []
+    for piece in images.split(_PIECE):
+        with torch.autocast(vae.device.type, torch.bfloat16):
+            posterior = vae.encode(piece.to(vae.device).float() / 127.5 - 1).latent_dist
+        latents.append(posterior.mode().half().cpu())
+    return torch.cat(latents)
+
+
+@torch.no_grad()
+def encode_captions(
+    num_scenes: int,
+    text_encoder: T5EncoderModel,
     tokenizer: PreTrainedTokenizerFast,
     *,
     num_captions: int = 4,
     seed: int = 0,
-    device: str = "cpu",
-) -> LatentCache:
-    """Latents of the renders and tokens of several captions a scene, computed unless the file has them."""
-    if path.exists():
-        latents, tokens = torch.load(path, weights_only=True)
-        if len(latents) >= len(images):
-            return LatentCache(latents[: len(images)], tokens[: len(images)])
-    vae = vae.to(device)
-    latents, tokens = [], []
-    for index in torch.arange(len(images)).split(_PIECE):
-        image = images[index].to(device).float() / 127.5 - 1
-        with torch.autocast(device, torch.bfloat16):
-            posterior = vae.encode(image).latent_dist
-        latents.append(posterior.mode().half().cpu())
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Captions of the first training scenes: which one, what the encoder makes of each, and their lengths."""
+    number: dict[str, int] = {"": 0}
+    rows = []
+    for index in torch.arange(num_scenes).split(_PIECE):
         labels, _ = draw_scenes("train", index, seed)
         variants = [
             caption_scenes(labels, index, split="train", seed=seed, variant=variant) for variant in range(num_captions)
         ]
-        tokens.append(torch.stack([tokenize(tokenizer, c) for c in variants], 1).to(torch.uint8))
-        if index[0] // _PIECE % 16 == 0:
-            print(f"encoded {int(index[-1]) + 1} of {len(images)} scenes", flush=True)
-    cache = LatentCache(torch.cat(latents), torch.cat(tokens))
-    _write(tuple(cache), path)
-    return cache
+        rows += [[number.setdefault(c, len(number)) for c in scene] for scene in zip(*variants, strict=True)]
+    ids_UL = tokenize(tokenizer, list(number))
+    text = []
+    for ids in ids_UL.split(_PIECE):
+        mask = (ids != 0).long()
+        with torch.autocast("cpu", torch.bfloat16):
+            text.append(text_encoder(ids, attention_mask=mask).last_hidden_state.bfloat16())
+    return torch.tensor(rows), torch.cat(text), (ids_UL != 0).sum(1)
 
 
 def cached(path: Path, compute: Callable[[], Tensor]) -> Tensor:

@@ -9,10 +9,11 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
-from transformers import T5EncoderModel
+from torch.optim import Optimizer
 
 from tide_lightning.toybox.caches import LatentCache
 from tide_lightning.toybox.fitting import ToyModule
+from tide_lightning.toybox.muon import MuonAdamW
 
 NUM_TIMESTEPS: Final = 1000
 
@@ -56,25 +57,26 @@ class DenoiserModule(ToyModule):
     """Predict the noise; min-SNR weights, and now and then the empty prompt.
 
     Args:
-        cache: Latents and tokens of the training scenes.
-        text_encoder: Trained before, frozen here as PixArt's is.
-        empty_tokens: The tokens of the empty prompt, [L].
+        cache: Latents and encoded captions of the training scenes.
+        muon_rate: Peak learning rate of the blocks' matrices.
         scale: Brings latents to unit standard deviation.
         dropout: Share of prompts replaced by the empty one.
         gamma: Cap of the signal-to-noise ratio in the loss (Hang et al., arXiv 2303.09556).
         compile_network: Fuse the pointwise parts with torch.compile.
     """
 
+    network: PixArtTransformer2DModel
+    ema: PixArtTransformer2DModel
+
     def __init__(
         self,
         cache: LatentCache,
-        text_encoder: T5EncoderModel,
-        empty_tokens: Tensor,
         scale: float,
         *,
         num_steps: int = 25_000,
         batch_size: int = 64,
         learning_rate: float = 1e-3,
+        muon_rate: float = 0.008,
         dropout: float = 0.12,
         gamma: float = 5.0,
         ema_decay: float = 0.9995,
@@ -82,7 +84,7 @@ class DenoiserModule(ToyModule):
         num_layers: int = 8,
         compile_network: bool = False,
     ) -> None:
-        network = build_transformer(num_layers, caption_width=text_encoder.config.d_model)
+        network = build_transformer(num_layers, caption_width=cache.text_ULD.shape[-1])
         # Without a fused kernel: its backward on a CPU takes half of a step at this size.
         network.set_attn_processor(AttnProcessor())
         super().__init__(
@@ -94,44 +96,49 @@ class DenoiserModule(ToyModule):
             seed=seed,
         )
         self.cache = cache
-        # In a list, so that the frozen encoder is neither trained nor saved with the checkpoint.
-        self._frozen = [text_encoder.eval().requires_grad_(False)]
-        self.empty_tokens = empty_tokens
         self.scale = scale
+        self.muon_rate = muon_rate
         self.batch_size = batch_size
         self.dropout = dropout
         self.gamma = gamma
+        # In a list, so that the compiled twin is not registered as a second network.
         self._forward = [torch.compile(network) if compile_network else network]
         self.alphas_cumprod = build_scheduler().alphas_cumprod
 
-    def on_fit_start(self) -> None:
-        """The encoder is no submodule, so it is moved by hand."""
-        self._frozen[0].to(self.device)
+    def build_optimizer(self) -> Optimizer:
+        """Muon for the blocks' matrices, AdamW for embeddings, vectors and the output."""
+        blocks = [p for p in self.network.transformer_blocks.parameters() if p.ndim == 2 and min(p.shape) > 6]
+        chosen = {id(p) for p in blocks}
+        others = [p for p in self.network.parameters() if id(p) not in chosen]
+        return MuonAdamW(
+            [
+                {"params": blocks, "muon": True, "lr": self.muon_rate, "weight_decay": 0.01},
+                {"params": others, "lr": self.learning_rate},
+            ]
+        )
 
     def training_step(self, _: int) -> Tensor:
         """One step; scenes, captions, timesteps and noise follow from the step number."""
         generator = self.generator()
         batch = self.batch_size
-        index = torch.randint(len(self.cache.latents), (batch,), generator=generator)
-        variant = torch.randint(self.cache.tokens.shape[1], (batch,), generator=generator)
-        ids_BL = self.cache.tokens[index, variant].long()
+        index = torch.randint(len(self.cache.latents_NCHW), (batch,), generator=generator)
+        variant = torch.randint(self.cache.captions_NV.shape[1], (batch,), generator=generator)
         dropped_B = torch.rand(batch, generator=generator) < self.dropout
-        ids_BL = torch.where(dropped_B[:, None], self.empty_tokens, ids_BL)
+        caption_B = self.cache.captions_NV[index, variant].masked_fill(dropped_B, 0)
+        text_BLD = self.cache.text_ULD[caption_B].float()
+        mask_BL = (torch.arange(text_BLD.shape[1]) < self.cache.lengths_U[caption_B, None]).long()
         # Stratified: each batch covers the whole range of timesteps.
         u_B = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
         t_B = (u_B * NUM_TIMESTEPS).long().clamp(max=NUM_TIMESTEPS - 1)
-        clean_BCHW = self.cache.latents[index].float() * self.scale
+        clean_BCHW = self.cache.latents_NCHW[index].float() * self.scale
         noise_BCHW = torch.randn(clean_BCHW.shape, generator=generator)
         alpha_B = self.alphas_cumprod[t_B]
         noisy_BCHW = (
             alpha_B.sqrt()[:, None, None, None] * clean_BCHW + (1 - alpha_B).sqrt()[:, None, None, None] * noise_BCHW
         )
-        ids_BL, t_B, noisy_BCHW, noise_BCHW, alpha_B = (
-            x.to(self.device) for x in (ids_BL, t_B, noisy_BCHW, noise_BCHW, alpha_B)
+        text_BLD, mask_BL, t_B, noisy_BCHW, noise_BCHW, alpha_B = (
+            x.to(self.device) for x in (text_BLD, mask_BL, t_B, noisy_BCHW, noise_BCHW, alpha_B)
         )
-        mask_BL = (ids_BL != 0).long()
-        with torch.no_grad():
-            text_BLD = self._frozen[0](ids_BL, attention_mask=mask_BL).last_hidden_state
         predicted = self._forward[0](
             noisy_BCHW,
             encoder_hidden_states=text_BLD,

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
@@ -72,20 +73,21 @@ class ToyModule(L.LightningModule):
         return torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
 
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
+        """The optimiser with the schedule that all groups share."""
+        optimizer = self.build_optimizer()
+        scheduler = LambdaLR(optimizer, self._rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def build_optimizer(self) -> Optimizer:
         """AdamW without decay on vectors."""
         matrices = [p for p in self.network.parameters() if p.requires_grad and p.ndim > 1]
         vectors = [p for p in self.network.parameters() if p.requires_grad and p.ndim <= 1]
-        optimizer = torch.optim.AdamW(
+        return torch.optim.AdamW(
             [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}],
             lr=self.learning_rate,
             betas=(0.9, 0.99),
             fused=True,
         )
-        scheduler = LambdaLR(optimizer, self._rate)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
 
     def configure_gradient_clipping(self, *args: object, **kwargs: object) -> None:
         """Clip by norm here: Lightning refuses to do it for fused optimisers."""

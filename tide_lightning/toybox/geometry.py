@@ -31,7 +31,7 @@ _INF: Final = float("inf")
 
 def _safe(d: Tensor) -> Tensor:
     """A direction component that can be divided by."""
-    return torch.where(d.abs() < _TINY, _TINY, d)
+    return torch.where(d.abs() < _TINY, _TINY / 2, d)
 
 
 def _slab(o: Tensor, d: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
@@ -47,11 +47,13 @@ def _roots(a: Tensor, half_b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     root = discriminant.clamp(min=0).sqrt()
     a = _safe(a)
     near, far = (-half_b - root) / a, (-half_b + root) / a
-    none = discriminant <= 0
-    return (
-        torch.where(none, _INF, torch.minimum(near, far)),
-        torch.where(none, -_INF, torch.maximum(near, far)),
-    )
+    # Along an axis a vanishes: such a ray is inside for ever or never.
+    along = (a.abs() < _TINY) & (half_b.abs() < _TINY)
+    inside = along & (c < 0)
+    none = ~inside & (along | (discriminant <= 0))
+    low = torch.minimum(near, far).masked_fill(none, _INF).masked_fill(inside, -_INF)
+    high = torch.maximum(near, far).masked_fill(none, -_INF).masked_fill(inside, _INF)
+    return low, high
 
 
 def _keep(t: Tensor, end: Tensor) -> Tensor:

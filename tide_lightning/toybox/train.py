@@ -11,10 +11,11 @@ import torch
 from diffusers import AutoencoderKL
 from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 from transformers import T5EncoderModel
 
 from tide_lightning.toybox.autoencoder import AutoencoderModule, build_autoencoder
-from tide_lightning.toybox.caches import LatentCache, cache_images, cache_latents, cached
+from tide_lightning.toybox.caches import LatentCache, cache_images, cached, encode_captions, encode_images
 from tide_lightning.toybox.denoiser import DenoiserModule, build_transformer
 from tide_lightning.toybox.export import assemble, export
 from tide_lightning.toybox.fitting import ToyModule, fit, load_average, read_checkpoint
@@ -22,7 +23,7 @@ from tide_lightning.toybox.oracle import ORACLES, build_oracle, save_oracle
 from tide_lightning.toybox.oracle_training import OracleModule, roughen_by_autoencoder
 from tide_lightning.toybox.prompts import write_prompt_files
 from tide_lightning.toybox.samples import LogSamples
-from tide_lightning.toybox.text import TextModule, TextReader, build_tokenizer, tokenize
+from tide_lightning.toybox.text import TextModule, TextReader, build_tokenizer
 
 
 class Training:
@@ -84,13 +85,12 @@ class Training:
             steps_an_epoch: Steps between two checkpoints.
         """
         torch.manual_seed(self.seed)
-        cache = self.latents()
         vae, text_encoder, tokenizer = self.load_vae(), self.load_text_encoder(), build_tokenizer()
+        latents = self.latents(vae)
+        captions = encode_captions(len(latents), text_encoder, tokenizer, seed=self.seed)
         module = DenoiserModule(
-            cache,
-            text_encoder,
-            tokenize(tokenizer, [""])[0],
-            float(1 / cache.latents.float().std()),
+            LatentCache(latents, *captions),
+            float(1 / latents.float().std()),
             num_steps=num_steps,
             batch_size=batch_size,
             num_layers=num_layers,
@@ -136,11 +136,12 @@ class Training:
 
     def export_pipeline(self, folder: Path) -> None:
         """Assemble and write the pipeline from the averaged weights."""
-        latents = torch.load(self.out / "latents.pt", weights_only=True, mmap=True)[0]
+        vae = self.load_vae()
+        latents = self.latents(vae)
         transformer = load_average(build_transformer(self._num_layers()), self.out / "transformer")
         export(
             assemble(
-                self.load_vae(),
+                vae,
                 self.load_text_encoder(),
                 transformer,
                 build_tokenizer(),
@@ -157,11 +158,10 @@ class Training:
         self.oracles()
         self.export()
 
-    def latents(self) -> LatentCache:
+    def latents(self, vae: AutoencoderKL) -> Tensor:
         """The cached latents, computed where they are missing."""
-        path = self.out / "latents.pt"
         images = cache_images(self.out / "images.pt", self.num_scenes, seed=self.seed)
-        return cache_latents(path, images, self.load_vae(), build_tokenizer(), seed=self.seed)
+        return cached(self.out / "latents.pt", lambda: encode_images(images, vae))[: self.num_scenes]
 
     def load_vae(self) -> AutoencoderKL:
         """The averaged autoencoder of this folder."""
