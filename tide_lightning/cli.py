@@ -87,7 +87,7 @@ class TideCLI(LightningCLI):
             "--matmul_precision",
             type=Literal["highest", "high", "medium"],
             default="highest",
-            help="How exact float32 products are; medium is TF32 or bfloat16 on GPUs, often as exact but faster on CPUs.",
+            help="How exact float32 products are; medium is TF32 or bfloat16 on GPUs, often exact but faster on CPUs.",
         )
         parser.link_arguments("data.site_shapes", "model.sites", apply_on="instantiate")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")

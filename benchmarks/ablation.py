@@ -1,0 +1,226 @@
+"""What each part of the method is worth: variants trained side by side on one harvest, at equal tokens.
+
+    python -m benchmarks.ablation --json docs/ablation.json --table docs/ablation.md
+
+One middle block of the toybox; every variant of a seed sees the same tokens in the same order, apart from the one
+without token sampling, which takes all 64 tokens of a quarter of the images. Resumable: rows that the JSON file
+holds already are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, Trainer, seed_everything
+from torch import Tensor
+
+from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
+from tide_lightning.datamodules import ActivationDataModule
+from tide_lightning.evaluation.fidelity import Fidelity
+from tide_lightning.evaluation.reconstruction import SiteReconstruction
+from tide_lightning.saes import LEAKING, TideSAE
+from tide_lightning.tokens import TokenBatch
+from tide_lightning.toybox import Scenes
+from tide_lightning.training import TideModule
+
+SITE = "transformer_blocks.3"
+K = 16
+NO_SAMPLING = "no token sampling"
+DEFAULT = "TideSAE (the default)"
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    DEFAULT: {},
+    "modulation from zero": {"modulation": "zero"},
+    "no modulation": {"modulation": "none"},
+    "un-modulated decoding": {"unmodulate": True},
+    "no timestep at all": {"modulation": "none", "num_bins": 1},
+    "TopK, mean and scale per timestep": {
+        "modulation": "none",
+        "known_part": "mean_t",
+        "scale_by_timestep": True,
+        "expansion_factor": 16.5,  # as many parameters as with the modulation's MLP
+    },
+    "known: mean": {"known_part": "mean"},
+    "known: mean_t": {"known_part": "mean_t"},
+    "known: mean_t_position": {"known_part": "mean_t_position"},
+    "known: noise_estimate": {"known_part": "noise_estimate"},
+    "known: input_token": {"known_part": "input_token"},
+    "known: input_window": {"known_part": "input_window"},
+    "known: noise_token (leaks)": {"known_part": "noise_token"},
+    NO_SAMPLING: {},
+}
+
+COLUMNS = {
+    "explained_variance": "explained variance",
+    "loss_increase": "loss increase",
+    "loss_increase_known": "known alone",
+    "alive_fraction": "alive",
+    "l0": "L0",
+}
+
+
+class OneHarvest(LightningDataModule):
+    """Gives the tokens of one site to several SAEs, each under its variant's name."""
+
+    def __init__(self, data: ActivationDataModule, variants: list[str]) -> None:
+        super().__init__()
+        self.data, self.variants = data, variants
+
+    @property
+    def denoiser(self) -> OneHarvest:
+        """What is asked for its adaLN."""
+        return self
+
+    def adaln(self, variant: str) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The site's, whatever the variant."""
+        return self.data.denoiser.adaln(SITE)
+
+    def fan_out(self, batch: dict[str, TokenBatch]) -> dict[str, TokenBatch]:
+        """The same tokens for every variant."""
+        return dict.fromkeys(self.variants, batch[SITE])
+
+    def calibration_batches(self) -> Iterator[dict[str, TokenBatch]]:
+        """The harvest's, fanned out."""
+        return map(self.fan_out, self.data.calibration_batches())
+
+    def train_dataloader(self) -> Iterator[dict[str, TokenBatch]]:
+        """The harvest's, fanned out."""
+        return map(self.fan_out, self.data.train_dataloader())
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Nothing to move: tokens are made where they are used."""
+        return batch
+
+
+def harvest(seed: int, whole_images: bool, options: argparse.Namespace) -> ActivationDataModule:
+    """The data of a seed: 1024 tokens a batch."""
+    return ActivationDataModule(
+        "package:tide_lightning.toybox/pipeline",
+        [SITE],
+        images=Scenes(split="train", num_scenes=options.scenes),
+        heldout_images=Scenes(split="test", num_scenes=options.scenes // 4),
+        samples_per_batch=16 if whole_images else 32,
+        tokens_per_sample=64 if whole_images else 32,
+        batches_per_epoch=options.steps,
+        num_test_samples=options.test_samples,
+        seed=seed,
+    )
+
+
+def train(data: ActivationDataModule, variants: list[str], seed: int, steps: int) -> dict[str, TideSAE]:
+    """The variants' SAEs after `steps` batches."""
+    seed_everything(seed, verbose=False)
+    arguments = iter(variants)
+    known = {"k": K}
+    module = TideModule(
+        dict.fromkeys(variants, data.site_shapes[SITE]),
+        sae=lambda shape: TideSAE(shape, **(known | VARIANTS[next(arguments)])),
+        dead_after_tokens=100_000,
+    )
+    trainer = Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        devices=1,
+        gradient_clip_val=None,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=[ResampleDeadLatents(every_n_steps=250), ShowProgress()],
+    )
+    trainer.fit(module, datamodule=OneHarvest(data, variants))
+    return {variant: module.sae(variant).eval() for variant in variants}
+
+
+@torch.no_grad()
+def measure(data: ActivationDataModule, saes: dict[str, TideSAE], fidelity_samples: int) -> dict[str, dict[str, float]]:
+    """Each variant's figures on the held-out samples."""
+    figures = {name: SiteReconstruction(sae, num_bins=10) for name, sae in saes.items()}
+    fidelity: dict[str, Fidelity] = {}
+    seen = 0
+    for batch in data.test_dataloader():
+        tokens = batch.tokens[SITE]
+        for name, sae in saes.items():
+            figures[name].update(tokens, sae(tokens))
+            if sae.known.rung not in LEAKING and name not in fidelity:
+                fidelity[name] = Fidelity(data.denoiser, {SITE: sae}, {SITE: tokens.x.mean(0)}, num_bins=10)
+        if seen < fidelity_samples:
+            call = batch.call
+            assert call.x0 is not None
+            assert call.noise is not None
+            target = data.denoiser.schedule.target(call.x0, call.noise, call.raw_t)
+            for part in fidelity.values():
+                part.update(call.x_t, call.raw_t, call.conditioning, target)
+            seen += len(batch)
+    rows = {}
+    for name in saes:
+        found = figures[name].compute()
+        rows[name] = {key: found[key] for key in ("explained_variance", "alive_fraction", "l0", "tokens")}
+        if name in fidelity:
+            losses = fidelity[name].compute()["sites"][SITE]
+            rows[name] |= {key: losses[key] for key in ("loss_increase", "loss_increase_known")}
+    return rows
+
+
+def table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Markdown: mean over seeds and, behind ±, half the range."""
+    lines = ["| variant | " + " | ".join(COLUMNS.values()) + " |", "| --- |" + " --- |" * len(COLUMNS)]
+    for name in VARIANTS:
+        seeds = [rows[seed][name] for seed in rows if name in rows[seed]]
+        cells = []
+        for column in COLUMNS:
+            values = [row[column] for row in seeds if column in row]
+            percent = 100 if column.startswith("loss") else 1
+            digits = {"explained_variance": 4, "alive_fraction": 3}.get(column, 1)
+            mean, spread = sum(values) / max(len(values), 1), (max(values) - min(values)) / 2 if values else 0.0
+            unit = " %" if percent == 100 else ""
+            cells.append(f"{mean * percent:.{digits}f} ± {spread * percent:.{digits}f}{unit}" if values else "-")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_table(path: Path, text: str) -> None:
+    """Replace what stands between the two marks."""
+    begin, end = "<!-- table -->", "<!-- /table -->"
+    page = path.read_text(encoding="utf-8") if path.is_file() else f"# Ablation\n\n{begin}\n{end}\n"
+    before, rest = page.split(begin, 1)
+    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
+
+
+def main() -> None:
+    """Measure what is missing, then print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--scenes", type=int, default=4096)
+    parser.add_argument("--test_samples", type=int, default=2048)
+    parser.add_argument("--fidelity_samples", type=int, default=256)
+    parser.add_argument("--json", type=Path, default=Path("ablation.json"))
+    parser.add_argument("--table", type=Path)
+    options = parser.parse_args()
+    torch.set_float32_matmul_precision("medium")
+    rows: dict[str, dict[str, dict[str, float]]] = {}
+    if options.json.is_file():
+        rows = json.loads(options.json.read_text(encoding="utf-8"))
+    for seed in options.seeds:
+        have = rows.setdefault(str(seed), {})
+        for whole_images in (False, True):
+            variants = [name for name in VARIANTS if (name == NO_SAMPLING) == whole_images and name not in have]
+            if not variants:
+                continue
+            print(f"seed {seed}: {len(variants)} variants", flush=True)
+            data = harvest(seed, whole_images, options)
+            saes = train(data, variants, seed, options.steps)
+            have |= measure(data, saes, options.fidelity_samples)
+            options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    print(table(rows))
+    if options.table:
+        write_table(options.table, table(rows))
+
+
+if __name__ == "__main__":
+    main()
