@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import Dataset
 
+from tide_lightning.datamodules.checks import check_arguments
 from tide_lightning.datamodules.corpus import Corpus, Part
 from tide_lightning.datamodules.harvest import Harvester
 from tide_lightning.datamodules.heldout import HeldOutBatch, HeldOutNoise, HeldOutTrajectories, SizedIterable
@@ -114,9 +115,7 @@ class ActivationDataModule(LightningDataModule):
         self.variant = variant
         self.local_files_only = local_files_only
         self.compile = compile
-        if prompts is None and images is None:
-            raise UserError("the data needs prompts, images or both: set data.prompts or data.images")
-        self._check_arguments()
+        check_arguments(self, prompts is not None or images is not None)
         self._denoiser: Denoiser | None = None
         self._made: dict[Part, Latents] = {}
 
@@ -216,34 +215,6 @@ class ActivationDataModule(LightningDataModule):
 
     # How it is put together.
 
-    def _check_arguments(self) -> None:
-        tokens = self.tokens_per_sample
-        if not (0 < tokens <= 1 if isinstance(tokens, float) else tokens >= 1):
-            raise UserError(f"tokens_per_sample must be a number of at least 1 or a fraction in (0, 1], not {tokens}")
-        if self.source == "both" and self.samples_per_batch % 2:
-            raise UserError(f"source both needs an even samples_per_batch, not {self.samples_per_batch}")
-        if self.halves == "both" and self.guidance_scale <= 1 and self.source != "noise":
-            raise UserError("halves both needs a guidance_scale above 1: without guidance there is only one half")
-        if not 0 <= self.prompt_dropout <= 1:
-            raise UserError(f"prompt_dropout must be in [0, 1], not {self.prompt_dropout}")
-        least = {
-            "samples_per_batch": 1,
-            "num_inference_steps": 1,
-            "batches_per_epoch": 1,
-            "num_validation_samples": 1,
-            "num_test_samples": 1,
-            "num_calibration_samples": 1,
-            "num_generated": 2,
-            "latent_cache": 0,
-            "window_radius": 0,
-            "seed": 0,
-        }
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise UserError(f"{name} must be at least {bound}, not {getattr(self, name)}")
-        if self.forward_batch_size is not None and self.forward_batch_size < 1:
-            raise UserError(f"forward_batch_size must be at least 1, not {self.forward_batch_size}")
-
     def _shard(self) -> Shard:
         if self.trainer is None:
             return Shard()
@@ -335,11 +306,11 @@ class ActivationDataModule(LightningDataModule):
             if images is not None:
                 self._made[part] = ImageLatents(self.denoiser, images, self.latent_cache)
             else:
-                heldout = max(self.num_validation_samples, self.num_test_samples)
+                needed = max(self.num_validation_samples, self.num_test_samples)
                 self._made[part] = GeneratedLatents.generate(
                     self.denoiser,
                     self.corpus.prompts(part),
-                    self.num_generated if part == "train" else min(self.num_generated, heldout),
+                    self.num_generated if part == "train" else min(self.num_generated, needed),
                     seed=self.seed,
                     num_inference_steps=self.num_inference_steps,
                     guidance_scale=self.guidance_scale,

@@ -148,6 +148,27 @@ def test_no_hook_outlives_an_error(denoiser: Denoiser, call: tuple[Tensor, Tenso
     assert num_hooks(denoiser.module) == before
 
 
+class Bypass(nn.Module):
+    """Never calls one of its parts, as compiled code never calls hooks inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.bypassed = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x)  # type: ignore[no-any-return]
+
+
+def test_a_site_that_is_never_reached() -> None:
+    module = Bypass()
+    sites = resolve_sites(module, ["*"])
+    message = "site bypassed was not reached"
+    with pytest.raises(UserError, match=message), record(module, sites):
+        module(torch.zeros(1, 2, 3))
+    with pytest.raises(UserError, match=message), splice(module, {site: lambda x: x for site in sites}):
+        module(torch.zeros(1, 2, 3))
+
+
 def test_adaln_is_what_the_next_block_applies(denoiser: Denoiser, call: tuple[Tensor, Tensor, Conditioning]) -> None:
     """The recorded input of attention is LayerNorm(site) * (1 + scale) + shift at the right t."""
     x_t, _, conditioning = call

@@ -44,13 +44,21 @@ class Conditioning:
 
     @staticmethod
     def concatenate(parts: Sequence[Conditioning]) -> Conditioning:
-        """All rows in order."""
-        first = parts[0]
+        """All rows in order; shorter prompts are padded with masked tokens."""
+        first, longest = parts[0], max(part.tokens.shape[1] for part in parts)
+        masks = [part.mask for part in parts if part.mask is not None]
         return Conditioning(
-            torch.cat([part.tokens for part in parts]),
-            None if first.mask is None else torch.cat([part.mask for part in parts if part.mask is not None]),
+            torch.cat([_padded(part.tokens, longest) for part in parts]),
+            torch.cat([_padded(mask, longest) for mask in masks]) if masks else None,
             {name: torch.cat([part.extra[name] for part in parts]) for name in first.extra},
         )
+
+
+def _padded(value_NL: Tensor, length: int) -> Tensor:
+    missing = length - value_NL.shape[1]
+    if missing == 0:
+        return value_NL
+    return torch.cat([value_NL, value_NL.new_zeros(len(value_NL), missing, *value_NL.shape[2:])], dim=1)
 
 
 class PromptCache:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,19 +51,18 @@ def record(
         except _Stopped as stopped:
             if stopped is not stop:
                 raise
-    missing = [str(site) for site in sites if str(site) not in values]
-    if missing:
-        raise UserError(
-            f"site {missing[0]} was not reached by the forward (if it lies inside a compiled block, set compile: false)"
-        )
+    _check_reached(sites, values)
 
 
 @contextmanager
 def splice(module: nn.Module, replacements: Mapping[Site, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     """Replace each site's value by `fn(value)` in the forwards that run inside; an identity changes no bit."""
+    reached: set[str] = set()
+    finished: list[bool] = []
 
     def replacer(site: Site, fn: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
         def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> Tensor:
+            reached.add(str(site))
             value = _value(site, args, kwargs, output)
             new = fn(value)
             if new.shape != value.shape:
@@ -73,8 +72,20 @@ def splice(module: nn.Module, replacements: Mapping[Site, Callable[[Tensor], Ten
 
         return hook
 
-    with _hooks([(site.module(module), replacer(site, fn)) for site, fn in replacements.items()]):
+    hooks: list[tuple[nn.Module, Callable[..., Any]]] = [(module, lambda *_: finished.append(True))]
+    hooks += [(site.module(module), replacer(site, fn)) for site, fn in replacements.items()]
+    with _hooks(hooks):
         yield
+    if finished:
+        _check_reached(replacements, reached)
+
+
+def _check_reached(sites: Iterable[Site], reached: Container[str]) -> None:
+    for site in sites:
+        if str(site) not in reached:
+            raise UserError(
+                f"site {site} was not reached by the forward (if it lies inside a compiled block, set compile: false)"
+            )
 
 
 def _value(site: Site, args: Any, kwargs: Any, output: Any) -> Tensor:

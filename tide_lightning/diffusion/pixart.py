@@ -13,6 +13,7 @@ from tide_lightning.diffusion.denoiser import Denoiser
 from tide_lightning.diffusion.sites import Site
 
 _MAX_PROMPT_TOKENS = 120  # PixArtAlphaPipeline's own default
+_PROMPT_STEP = 32  # prompts are cut to a multiple of this: few shapes, hence few compilations
 _NO_MICRO_CONDITIONS = {"resolution": None, "aspect_ratio": None}
 
 
@@ -35,11 +36,13 @@ class PixArt(Denoiser):
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str) -> Conditioning:
-        """T5 embeddings, padded to the pipeline's length, with their mask."""
+        """T5 embeddings with their mask; of the padding, which is masked anyway, no more than fills a step of 32."""
         tokens, mask, _, _ = self.pipeline.encode_prompt(
             prompt, do_classifier_free_guidance=False, device=self.device, clean_caption=False
         )
-        return Conditioning(tokens.to(self.dtype), mask, self._micro_conditions(1))
+        length = -(-int(mask.sum()) // _PROMPT_STEP) * _PROMPT_STEP
+        tokens, mask = tokens[:, :length].to(self.dtype).clone(), mask[:, :length].clone()
+        return Conditioning(tokens, mask, self._micro_conditions(1))
 
     def blank_conditioning(self, num_samples: int) -> Conditioning:
         """Zeros, one prompt token of which counts."""
