@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch.multiprocessing.spawn import spawn
 
 from tests.training.fitting import SITES, make_data, make_module, make_trainer
 from tide_lightning.errors import UserError
-from tide_lightning.evaluation import EvaluateProtocol
+from tide_lightning.evaluation import EvaluateProtocol, Plot, Section, Table
 from tide_lightning.evaluation.figures import measured
 from tide_lightning.evaluation.files import write_json
+from tide_lightning.evaluation.plots import save_image
+from tide_lightning.training import TideModule
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning",  # Lightning's own, with torch 2.13
@@ -161,6 +164,30 @@ def test_parts_can_be_left_out(pretrained: Path, tmp_path: Path, capsys: pytest.
     printed = capsys.readouterr().out
     assert SITES[0] in printed
     assert "metrics.json" in printed
+
+
+class CountSites(Callback):
+    """Measures something of its own."""
+
+    def test_section(self, trainer: Trainer, pl_module: LightningModule) -> Section:
+        assert isinstance(pl_module, TideModule)
+        table = Table(["name", "count"], [[HOSTILE, "2"]], "a note")
+        picture = Plot("a_plot", save_image(torch.zeros(3, 4, 4)), "a caption")
+        return Section("counts", "Counted", {"sites": len(pl_module.sites), "none": float("nan")}, [table, picture])
+
+
+def test_other_callbacks_add_sections(pretrained: Path, tmp_path: Path) -> None:
+    data = make_data(pretrained)
+    module = make_module(data)
+    module.calibrate(data)
+    protocol = EvaluateProtocol(str(tmp_path), fidelity_samples=0, num_images=0)
+    make_trainer(tmp_path, 1, [CountSites(), protocol]).test(module, datamodule=data, verbose=False)
+    assert read(tmp_path)["counts"] == {"sites": 2}
+    page = Page((tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
+    assert "script" not in page.tags
+    assert "Counted" in page.words
+    assert HOSTILE in page.words
+    assert (tmp_path / "report" / "a_plot.png").is_file()
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
