@@ -40,7 +40,8 @@ thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-s
 figure { margin: 0 0 1.2rem; } figcaption { color: var(--soft); font-size: .9rem; }
 img { max-width: 100%; height: auto; display: block; }
 .fault { border-left: 5px solid var(--accent); }
-.strip { min-width: var(--width); max-width: calc(2 * var(--width)); } .strip img { width: 100%; image-rendering: pixelated; }
+.strip { min-width: var(--width); max-width: calc(2 * var(--width)); }
+.strip img { width: 100%; image-rendering: pixelated; }
 .names { display: grid; grid-auto-columns: 1fr; grid-auto-flow: column; font-size: .75rem; color: var(--soft); }
 .names span { overflow-wrap: anywhere; padding-right: .3rem; }
 pre { overflow-x: auto; font-size: .8rem; background: var(--back); padding: .8rem; border-radius: 6px; }
