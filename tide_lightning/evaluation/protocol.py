@@ -200,7 +200,7 @@ def _spread(data: ActivationDataModule, count: int) -> Iterator[str]:
 
 
 def _datamodule(trainer: Trainer) -> ActivationDataModule:
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data: Any = getattr(trainer, "datamodule", None)
     if not isinstance(data, ActivationDataModule):
         raise UserError("evaluation: needs an ActivationDataModule as the trainer's datamodule")
     return data
