@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from tide_lightning.callbacks.annealing import AnnealSparsity
@@ -67,6 +68,9 @@ class ExportSAEs(Callback):
 def _denoiser(trainer: Trainer) -> dict[str, Any]:
     """Which denoiser an SAE belongs to and how it counts time."""
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
-    pretrained = getattr(datamodule, "pretrained", None)
-    timestep: dict[str, Any] = {"convention": "normalised to [0, 1]; 1 is pure noise"}
-    return {"pretrained": pretrained, "timestep": timestep}
+    raw_t = datamodule.denoiser.schedule.raw_t(torch.tensor([0.0, 1.0])).tolist()
+    return {
+        "pretrained": datamodule.pretrained,
+        "revision": datamodule.revision,
+        "timestep": {"normalised": "1 is pure noise", "raw_at_0": raw_t[0], "raw_at_1": raw_t[1]},
+    }

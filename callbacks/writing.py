@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning import Callback, LightningModule, Trainer
 
 from tide_lightning.callbacks.code_files import CodeWriter, Format, open_writer
 from tide_lightning.diffusion import folder_name
 from tide_lightning.errors import UserError
 
 
-class WriteCodes(BasePredictionWriter):
+class WriteCodes(Callback):  # not a BasePredictionWriter, which warns of loaders without a batch sampler
     """Writes the codes of `tide predict`: `<folder>/<site>/rank-<rank>-of-<ranks>.<format>`.
 
     A file appears when it is complete. `read_codes` reads one, or all ranks' at once, back into a `SparseCode`.
@@ -25,7 +23,6 @@ class WriteCodes(BasePredictionWriter):
     """
 
     def __init__(self, format: Format = "parquet", folder: str | None = None) -> None:
-        super().__init__(write_interval="batch")
         if format not in get_args(Format):
             raise UserError(f"WriteCodes: there is no format {format!r}; choose one of {', '.join(get_args(Format))}")
         self.format, self.folder = format, folder
@@ -34,7 +31,6 @@ class WriteCodes(BasePredictionWriter):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Codes go to disk and are not collected in memory as well."""
-        super().setup(trainer, pl_module, stage)
         if stage == "predict":
             trainer.predict_loop.return_predictions = False
 
@@ -42,19 +38,18 @@ class WriteCodes(BasePredictionWriter):
         """See where the run is, while all ranks are here to agree."""
         self._folder = Path(self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "codes")
 
-    def write_on_batch_end(
+    def on_predict_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        prediction: Any,
-        batch_indices: Sequence[int] | None,
+        outputs: Any,
         batch: Any,
         batch_idx: int,
-        dataloader_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Append each site's codes."""
         tokens = batch if isinstance(batch, dict) else batch.tokens  # held-out batches bring their call along
-        for site, code in prediction.items():
+        for site, code in outputs.items():
             if site not in self._writers:
                 name = f"rank-{trainer.global_rank}-of-{trainer.world_size}.{self.format}"
                 self._writers[site] = open_writer(self._folder / folder_name(site) / name, site, code.num_latents)
