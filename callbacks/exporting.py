@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from tide_lightning.callbacks.annealing import AnnealSparsity
 from tide_lightning.diffusion import folder_name
@@ -37,7 +38,7 @@ class ExportSAEs(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Interrupted by the user or an error: what was trained is worth keeping."""
-        if trainer.training and trainer.global_step > 0:
+        if trainer.state.fn == TrainerFn.FITTING and trainer.global_step > 0:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, AnnealSparsity):  # it may come later in the list than this one
                     callback.restore(pl_module)
@@ -47,7 +48,7 @@ class ExportSAEs(Callback):
         """A checkpoint is made: export too, if that is cheap."""
         assert isinstance(pl_module, TideModule)
         size = sum(tensor.nbytes for tensor in pl_module.saes.state_dict().values())
-        if trainer.training and size <= self.max_megabytes_at_checkpoints * 2**20:
+        if trainer.state.fn == TrainerFn.FITTING and size <= self.max_megabytes_at_checkpoints * 2**20:
             self.export(trainer, pl_module)
 
     def export(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
@@ -83,7 +84,7 @@ class ShowProgress(ProgressBar):
         """What the held-out tokens say."""
         figure = trainer.callback_metrics.get("val/explained_variance")
         if self._is_enabled and not trainer.sanity_checking and figure is not None:
-            step = f"step {trainer.global_step}  " if trainer.training else ""
+            step = f"step {trainer.global_step}  " if trainer.state.fn == TrainerFn.FITTING else ""
             self.print(f"validate  {step}explained variance {float(figure):.4f}", flush=True)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
