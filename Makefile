@@ -44,7 +44,7 @@ bench: setup ## time the sparse kernels against dense ones
 	$(BIN)/python -m benchmarks.decode --preset quick
 
 torch-sparse: setup ## build (once) and install the torch-sparse backend
-	$(BIN)/python -m tools.torch_sparse
+	$(BIN)/python tools/build_torch_sparse.py
 
 tensorboard: setup ## show all runs at http://localhost:6006
 	$(BIN)/tensorboard --logdir runs
