@@ -2,8 +2,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tide_lightning.toybox import ABSENT, HELD_OUT_PAIRS, Scenes, held_out_prompts, parse, prompt_file, prompts
-from tide_lightning.toybox import warn_unknown_words
+from tide_lightning.toybox import (
+    ABSENT,
+    HELD_OUT_PAIRS,
+    Scenes,
+    held_out_prompts,
+    parse,
+    prompt_file,
+    prompts,
+    warn_unknown_words,
+)
 from tide_lightning.toybox.captions import caption_scenes, shows_held_out
 from tide_lightning.toybox.world import draw_scenes
 

@@ -25,9 +25,11 @@ def test_shapes_and_ranges(rendered):
     assert rendered.image.shape == (48, 3, 64, 64)
     assert rendered.masks.shape == (48, 2, 64, 64)
     assert rendered.image.abs().max() <= 1
-    assert 0 <= rendered.masks.min() and rendered.masks.max() <= 1
+    assert rendered.masks.min() >= 0
+    assert rendered.masks.max() <= 1
     torch.testing.assert_close(rendered.normals.norm(dim=1), torch.ones(48, 64, 64))
-    assert rendered.depth.isfinite().all() and rendered.depth.min() > 2
+    assert rendered.depth.isfinite().all()
+    assert rendered.depth.min() > 2
 
 
 def test_the_same_scene_alone_and_in_a_batch(rendered):
@@ -60,7 +62,8 @@ def test_the_light_side_decides_which_half_is_bright():
         middle = float((columns * weight).sum() / weight.sum())
         left, right = weight * (columns < middle), weight * (columns >= middle)
         halves[side] = float((bright * left).sum() / left.sum() - (bright * right).sum() / right.sum())
-    assert halves["left"] > 0.2 and halves["right"] < -0.2
+    assert halves["left"] > 0.2
+    assert halves["right"] < -0.2
 
 
 def test_a_shadow_falls_away_from_the_light():
@@ -90,7 +93,8 @@ def test_places_and_depth_agree_with_the_labels():
     near, far = (scene(distance=d) for d in ("near", "far"))
     depth = [float(r.depth[0][r.masks[0, 0] > 0.99].mean()) for r in (near, far)]
     assert depth[1] > depth[0] + 0.8
-    assert near.depth.max() < 12 and CAMERA[1] > 0
+    assert near.depth.max() < 12
+    assert CAMERA[1] > 0
 
 
 @pytest.mark.parametrize("colour", FACTORS["colour"])

@@ -2,9 +2,10 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import lightning as L
 import torch
@@ -16,6 +17,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
 _N = TypeVar("_N", bound=nn.Module)
+
+
+_EXPECTED: Final = (
+    "Checkpoint directory .* exists and is not empty",  # it does whenever a run is resumed
+    ".*does not have many workers",  # the loader only counts
+    ".*isinstance.treespec, LeafSpec.* is deprecated",  # Lightning's own use of torch
+    ".*You're resuming from a checkpoint that ended before the epoch ended",  # the step number decides
+)
+"""Warnings that say nothing to the user of this module."""
 
 
 class _Steps(Dataset[int]):
@@ -151,10 +161,13 @@ def fit(
         ],
         enable_progress_bar=False,
         enable_model_summary=False,
-        log_every_n_steps=25,
+        log_every_n_steps=min(25, steps_an_epoch),
     )
     loader = DataLoader(_Steps(steps_an_epoch), batch_size=None)
-    trainer.fit(module, loader, ckpt_path=str(last) if last.exists() else None)
+    with warnings.catch_warnings():
+        for message in _EXPECTED:
+            warnings.filterwarnings("ignore", message)
+        trainer.fit(module, loader, ckpt_path=str(last) if last.exists() else None)
 
 
 def read_checkpoint(folder: Path) -> dict[str, Tensor]:

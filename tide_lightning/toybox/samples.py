@@ -21,7 +21,7 @@ class LogSamples(Callback):
         vae: Decodes the latents.
         text_encoder: Reads the prompts.
         tokenizer: Splits them.
-        every: Steps between two grids.
+        every: Epochs between two grids.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class LogSamples(Callback):
         vae: AutoencoderKL,
         text_encoder: T5EncoderModel,
         tokenizer: PreTrainedTokenizerFast,
-        every: int = 2000,
+        every: int = 8,
     ) -> None:
         self.vae = vae
         self.text_encoder = text_encoder
@@ -38,7 +38,7 @@ class LogSamples(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Sample on the CPU with copies: training's own state and randomness stay untouched."""
-        if trainer.global_step % self.every or not isinstance(module, DenoiserModule):
+        if (trainer.current_epoch + 1) % self.every or not isinstance(module, DenoiserModule):
             return
         parts = copy.deepcopy((self.vae, self.text_encoder, module.ema))
         pipeline = assemble(*parts, self.tokenizer, module.scale)

@@ -97,7 +97,7 @@ class Training:
             compile_network=compile_network,
             seed=self.seed,
         )
-        log_samples = LogSamples(vae, text_encoder, tokenizer, every=8 * steps_an_epoch)
+        log_samples = LogSamples(vae, text_encoder, tokenizer)
         self._fit(module, "transformer", min(steps_an_epoch, num_steps), log_samples)
 
     def oracles(self, num_steps: int = 4000, num_scenes: int = 24_576, num_rough: int = 8192) -> None:
