@@ -11,7 +11,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from tests.training.fitting import SITES, make_data, make_module, make_trainer
-from tide_lightning.callbacks import AnnealSparsity, ExportSAEs, ResampleDeadLatents
+from tide_lightning.callbacks import AnnealSparsity, ExportSAEs, MonitorFeatures, ResampleDeadLatents
 from tide_lightning.training import TideModule
 
 pytestmark = pytest.mark.filterwarnings(
@@ -25,13 +25,11 @@ class Witness(Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.samples: list[int] = []
-        self.resampled = 0
         self.auxk = 0.0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         assert isinstance(pl_module, TideModule)
         self.samples += batch[SITES[0]].sample.unique().tolist()
-        self.before = {site: pl_module.clock(site).dead() for site in SITES}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         assert isinstance(pl_module, TideModule)
@@ -58,7 +56,8 @@ def test_two_processes_end_with_the_same_weights(
     data = make_data(pretrained, source="both")
     module = make_module(data, dead_after_tokens=128)
     resample = ResampleDeadLatents(every_n_steps=14, until_fraction=1, num_candidates=8)
-    callbacks = [AnnealSparsity(16, 0.8), resample, ExportSAEs(), Witness(tmp_path)]
+    monitor = MonitorFeatures(20, num_tokens=64, num_samples=8, num_images=1, num_inference_steps=2)
+    callbacks = [AnnealSparsity(16, 0.8), resample, monitor, ExportSAEs(), Witness(tmp_path)]
     trainer = make_trainer(tmp_path, 40, callbacks, strategy="ddp_fork", devices=2)
     trainer.fit(module, datamodule=data)
 
