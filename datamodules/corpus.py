@@ -22,6 +22,8 @@ class Images:
     def __init__(self, dataset: Any, indices: range | None = None) -> None:
         self.dataset = dataset
         self._indices = range(len(dataset)) if indices is None else indices
+        if not self._indices:
+            raise UserError(f"{type(dataset).__name__} is empty: images are needed")
 
     def __len__(self) -> int:
         return len(self._indices)

@@ -59,6 +59,11 @@ class Nameless(Dataset[dict[str, Any]]):
         return {"picture": torch.zeros(3, 16, 16)}
 
 
+class Empty(Dataset[dict[str, Any]]):
+    def __len__(self) -> int:
+        return 0
+
+
 class Oversized(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return 20
@@ -70,6 +75,8 @@ class Oversized(Dataset[dict[str, Any]]):
 def test_images_of_another_kind(make_data: MakeData) -> None:
     with pytest.raises(UserError, match=r"Nameless must give dict\(image=.*'image'"):
         next(iter(make_data(images=Nameless()).train_loader(Shard())))
+    with pytest.raises(UserError, match="Empty is empty"):
+        make_data(heldout_images=Empty()).test_loader(Shard())
     with pytest.raises(UserError, match=r"images must be \[3, 16, 16\] for this denoiser, not \[3, 64, 64\]"):
         next(iter(make_data(images=Oversized()).train_loader(Shard())))
 
