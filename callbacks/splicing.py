@@ -111,6 +111,21 @@ def reconstruct_by(sae: TideSAE) -> Predictor:
     return predict
 
 
+def known_alone(sae: TideSAE) -> Predictor:
+    """The SAE's known part without any latent."""
+
+    def predict(tokens: TokenBatch) -> Tensor:
+        known: Tensor = sae.known(**tokens.context())
+        return known.expand(len(tokens), -1)
+
+    return predict
+
+
+def constant(mean: Tensor) -> Predictor:
+    """The same vector [D] for every token."""
+    return lambda tokens: mean.expand(len(tokens), -1)
+
+
 def why_not(sae: TideSAE) -> str | None:
     """The reason why an SAE must not be spliced, if there is one."""
     if sae.known.rung in LEAKING:
