@@ -15,6 +15,9 @@ from tide_lightning.toybox.world import draw_scenes
 
 MIB = 2**20
 
+# diffusers' scheduler with numpy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 
 @pytest.fixture(scope="module")
 def pipeline():

@@ -3,13 +3,15 @@
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tide_lightning.toybox.autoencoder import AutoencoderModule
+from tide_lightning.toybox.autoencoder import AutoencoderModule, build_autoencoder
 from tide_lightning.toybox.caches import LatentCache, cache_images, cached, encode_captions
 from tide_lightning.toybox.denoiser import DenoiserModule
 from tide_lightning.toybox.fitting import fit, load_average, read_checkpoint
 from tide_lightning.toybox.muon import MuonAdamW, orthogonalise
 from tide_lightning.toybox.oracle_training import OracleModule
+from tide_lightning.toybox.samples import LogSamples
 from tide_lightning.toybox.text import TextModule, build_text_encoder, build_tokenizer
 
 
@@ -132,6 +134,18 @@ def test_adamw_group_equals_torch_adamw():
         mine.step()
         reference.step()
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers with numpy 2
+def test_samples_are_logged_and_leave_training_alone(tmp_path):
+    plain, watched = tmp_path / "plain", tmp_path / "watched"
+    fit(denoiser(2), plain, steps_an_epoch=2, precision="32-true", accelerator="cpu")
+    log = LogSamples(build_autoencoder((8, 8, 8)), build_text_encoder(32), build_tokenizer(), every=1, num_prompts=1)
+    fit(denoiser(2), watched, steps_an_epoch=2, precision="32-true", accelerator="cpu", callbacks=[log])
+    for name, value in read_checkpoint(plain).items():
+        torch.testing.assert_close(read_checkpoint(watched)[name], value, rtol=0, atol=0)
+    events = EventAccumulator(str(watched), size_guidance={"images": 0}).Reload()
+    assert events.Tags()["images"] == ["samples"]
 
 
 def test_caches_are_computed_once(tmp_path):

@@ -22,6 +22,7 @@ class LogSamples(Callback):
         text_encoder: Reads the prompts.
         tokenizer: Splits them.
         every: Epochs between two grids.
+        num_prompts: Validation prompts in a grid; a third as many empty ones follow.
     """
 
     def __init__(
@@ -30,11 +31,13 @@ class LogSamples(Callback):
         text_encoder: T5EncoderModel,
         tokenizer: PreTrainedTokenizerFast,
         every: int = 8,
+        num_prompts: int = 24,
     ) -> None:
         self.vae = vae
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
         self.every = every
+        self.num_prompts = num_prompts
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Sample on the CPU with copies: training's own state and randomness stay untouched."""
@@ -43,5 +46,5 @@ class LogSamples(Callback):
         parts = copy.deepcopy((self.vae, self.text_encoder, module.ema))
         pipeline = assemble(*parts, self.tokenizer, module.scale)
         pipeline.set_progress_bar_config(disable=True)
-        image = sample(pipeline, [*prompts(24, split="validation"), *[""] * 8])
+        image = sample(pipeline, [*prompts(self.num_prompts, split="validation"), *[""] * (self.num_prompts // 3)])
         log_grid(module, "samples", image_grid(image, columns=8, scale=2))
