@@ -84,11 +84,10 @@ class ResampleDeadLatents(Callback):
         step = trainer.global_step
         if self._looked_at < 0:
             self._warn_if_in_vain(trainer, pl_module, batch)
-        if step == 0 or step == self._looked_at:
+            self._looked_at = 0
+        if step == self._looked_at or step % self.every_n_steps:
             return
         self._looked_at = step
-        if step % self.every_n_steps or step > self._last_step:
-            return
         figures: dict[str, float] = {}
         seen = int(pl_module.tokens_seen)
         for site, tokens in batch.items():
@@ -96,11 +95,12 @@ class ResampleDeadLatents(Callback):
                 latents, then = self._reseeded.pop(site)
                 has_fired = pl_module.clock(site).since_fired[latents] < seen - then
                 figures[f"train/{site}/resampled_alive"] = float(has_fired.double().mean())
-            latents = self.resample(pl_module, site, tokens, step)
-            figures[f"train/{site}/resampled"] = len(latents)
-            if len(latents):
-                self._reseeded[site] = latents, seen
-        if trainer.logger is not None:
+            if step <= self._last_step:
+                latents = self.resample(pl_module, site, tokens, step)
+                figures[f"train/{site}/resampled"] = len(latents)
+                if len(latents):
+                    self._reseeded[site] = latents, seen
+        if figures and trainer.logger is not None:
             trainer.logger.log_metrics(figures, step=step - 1)  # where Lightning puts this step's other figures
 
     @torch.no_grad()

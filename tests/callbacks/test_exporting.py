@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,14 @@ class FailAt(Callback):
             raise self.error("here")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Lightning ignores a second Ctrl+C from the first on."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
 def cfg(run: Path, site: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((run / "saes" / site / "cfg.json").read_text())
     return found
@@ -52,6 +62,7 @@ def test_a_fit_leaves_every_sites_sae(pretrained: Path, tmp_path: Path) -> None:
         assert found["timestep"] == {"normalised": "1 is pure noise", "raw_at_0": 0.0, "raw_at_1": 999.0}
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_interrupted_fit_leaves_what_was_trained(
     pretrained: Path, tmp_path: Path, error: type[BaseException]

@@ -152,3 +152,20 @@ def test_says_when_it_can_never_find_a_dead_latent(
 def test_refuses_a_period_of_nothing() -> None:
     with pytest.raises(UserError, match="every_n_steps"):
         ResampleDeadLatents(0)
+
+
+def test_tensorboard_shows_each_look_and_the_recovery(pretrained: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    data = make_data(pretrained)
+    module = make_module(data, dead_after_tokens=128)
+    callback = ResampleDeadLatents(4, until_fraction=0.75, encoder_scale=1.0)
+    make_trainer(tmp_path, 16, [callback]).fit(module, datamodule=data)
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    looks = {event.step: event.value for event in events.Scalars(f"train/{SITE}/resampled")}
+    assert list(looks) == [3, 7, 11]
+    assert sum(looks.values()) > 0
+    alive = {event.step: event.value for event in events.Scalars(f"train/{SITE}/resampled_alive")}
+    assert set(alive) == {step + 4 for step, count in looks.items() if count}
+    assert all(0 < share <= 1 for share in alive.values())
