@@ -29,7 +29,7 @@ demo: setup ## train three temporal SAEs on the toybox, test them, say where to 
 	echo "TensorBoard:  make tensorboard   (then open http://localhost:6006)"
 
 test: setup ## run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: setup ## lint, formatting and types
 	$(BIN)/ruff check .
