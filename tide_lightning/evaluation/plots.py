@@ -93,19 +93,22 @@ def _explained(axes: Axes, figures: Mapping[str, Any], floors: Mapping[str, Any]
             axes.plot(t, value, color=colour, label=FLOOR_NAMES[name], **_STYLE)
     t, value = _curve(figures["by_timestep"], "explained_variance")
     axes.plot(t, value, color=_SAE, label="SAE", **{**_STYLE, "linewidth": 2.4})
-    axes.set_ylim(-0.1, 1.02)
+    axes.set_ylim(max(min(-0.1, *value), -1) - 0.02, 1.02)
     axes.set_ylabel("explained variance")
 
 
 def _loss_increase(axes: Axes, figures: Mapping[str, Any]) -> None:
+    lowest, highest = 0.0, 0.1
     for name, label, colour in (
         ("loss_increase_known", "known part alone", _COLOURS[3]),
         ("loss_increase", "SAE", _SAE),
     ):
         t, value = _curve(figures["by_timestep"], name)
+        lowest, highest = min(lowest, *value), max(highest, *value)
         axes.plot(t, value, color=colour, label=label, **_STYLE)
     axes.axhline(0, color="#52606d", linewidth=0.8)
     axes.set_yscale("symlog", linthresh=0.1)
+    axes.set_ylim(1.2 * lowest - 0.02, 1.5 * highest)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.0%}"))
     axes.set_ylabel("loss increase")
 
