@@ -47,7 +47,7 @@ class ToyboxBenchmark(Callback):
         steer_prompts: prompts do not mention the steered factor (silent) or mention another value (contrary).
         num_steer_train_prompts: for each target and strength, to choose the strength on.
         num_steer_prompts: for each target and method, to measure on.
-        strengths: how far a push moves a token, in multiples of the activations' spread about their mean.
+        strengths: how far a push moves a token, in multiples of how far the value itself moves its tokens.
         window: low and high t between which tokens are pushed.
         num_inference_steps: of the steered trajectories.
         guidance_scale: of the steered trajectories; as in the data unless given.
@@ -64,9 +64,9 @@ class ToyboxBenchmark(Callback):
         steer: tuple[str, ...] = ("colour:red", "colour:blue", "wall:mint", "wall:sky"),
         steer_sites: tuple[str, ...] | None = None,
         steer_prompts: About = "silent",
-        num_steer_train_prompts: int = 3,
+        num_steer_train_prompts: int = 2,
         num_steer_prompts: int = 8,
-        strengths: tuple[float, ...] = (0.5, 1.0, 2.0),
+        strengths: tuple[float, ...] = (1.0, 2.0, 4.0),
         window: tuple[float, float] = (0.0, 1.0),
         num_inference_steps: int = 10,
         guidance_scale: float | None = None,
@@ -156,7 +156,7 @@ class ToyboxBenchmark(Callback):
         meaning: dict[str, list[dict[str, Any]]] = {site: [] for site in saes}
         depth: dict[str, list[dict[str, Any]]] = {site: [] for site in saes}
         readouts = {site: ReadOut(self.seed) for site in saes}
-        references: dict[str, list[tuple[float, TokenBatch]]] = {site: [] for site in saes}
+        references: dict[str, list[TokenBatch]] = {site: [] for site in saes}
         for number in range(self.num_bins):
             bounds = number / self.num_bins, (number + 1) / self.num_bins
             edges = {"low": bounds[0], "high": bounds[1]}
@@ -169,7 +169,7 @@ class ToyboxBenchmark(Callback):
                 depth[site].append({**edges, **readouts[site].update((scenes["train"], train), (scenes["test"], test))})
                 pairs = (scenes["train"], train.pooled), (scenes["test"], test.pooled)
                 meaning[site].append({**edges, **measure_meaning(*pairs, 1, self.seed)})
-                references[site].append((train.spread, train.reference))
+                references[site].append(train.reference)
                 for name, reading in zip(SPLITS, (train, test), strict=True):
                     pooled.setdefault((site, name), []).append(reading.pooled)
         found: dict[str, Any] = {"meaning": {}, "readout": {}}
@@ -187,11 +187,8 @@ class ToyboxBenchmark(Callback):
         for site in candidates if self.targets else []:
             if why_not(saes[site]) is None:
                 some = _joined([pooled[site, "train"][number] for number in inside])
-                spreads, tokens = zip(*(references[site][number] for number in inside), strict=True)
-                spread, reference = sum(spreads) / len(inside), TokenBatch.concatenate(tokens)
-                directions[site] = learn_directions(
-                    site, saes[site], scenes["train"], some, len(inside), spread, reference
-                )
+                reference = TokenBatch.concatenate([references[site][number] for number in inside])
+                directions[site] = learn_directions(site, saes[site], scenes["train"], some, len(inside), reference)
         return found, directions
 
     def _steer(

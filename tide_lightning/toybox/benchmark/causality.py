@@ -2,8 +2,8 @@
 
 One latent stands for each target, the one of the highest AUROC on labelled training scenes. Its strength is chosen on
 training prompts; success and stability are read from images of other prompts by an oracle, and confirmed by a second
-one of another architecture. Beside it: no push, random latents that move tokens as far, the dense difference of means,
-the prompt itself.
+one of another architecture. Beside it: no push, random latents that move tokens as far, the difference of means of
+activations and of what the known part leaves of them, the prompt itself.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from tide_lightning.toybox.benchmark.scores import auroc
 from tide_lightning.toybox.factors import FACTORS
 from tide_lightning.toybox.oracle import Oracle
 
-METHODS = ("none", "latent", "random", "dense", "prompt")
-"""No push, the target's latent, random latents, the dense difference of means, the target in the prompt."""
+METHODS = ("none", "latent", "random", "dense", "dense_beyond_known", "prompt")
+"""No push, the target's latent, random latents, two differences of means, the target in the prompt."""
 
-_CHOSEN = ("latent", "dense")  # methods with a strength of their own; random latents take the latent's
+_CHOSEN = ("latent", "dense", "dense_beyond_known")  # with a strength of their own; random latents take the latent's
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class SteeringPlan:
         about: what prompts say of the steered factor.
         num_train_prompts: for each target and strength.
         num_test_prompts: for each target and method.
-        strengths: tried: how far a push moves a token, in multiples of the activations' spread about their mean.
+        strengths: tried: how far a push moves a token, in multiples of how far the value itself moves its tokens (the
+            length of the difference of means beyond the known part).
         window: of t, in which tokens are pushed.
         num_inference_steps: of a trajectory.
         guidance_scale: of a trajectory; both halves are pushed.
@@ -74,9 +75,9 @@ class Directions(NamedTuple):
         sae: its own.
         latents: the best one for each factor value.
         aurocs: its AUROC on the training scenes.
-        dense: unit vectors along the difference of means [D] for each factor value.
+        differences: for each factor value the difference of means with and without it [2, D]: of activations, and of
+            what the known part leaves of them.
         alive: latents that fire on those scenes [L].
-        spread: of the activations about their mean.
         reference: a few tokens, to learn the size of latents' effects.
     """
 
@@ -84,9 +85,8 @@ class Directions(NamedTuple):
     sae: TideSAE
     latents: dict[tuple[str, str], int]
     aurocs: dict[tuple[str, str], float]
-    dense: dict[tuple[str, str], Tensor]
+    differences: dict[tuple[str, str], Tensor]
     alive: Tensor
-    spread: float
     reference: TokenBatch
 
 
@@ -96,25 +96,26 @@ def learn_directions(
     scenes: LabelledScenes,
     pooled: Pooled,
     repeats: int,
-    spread: float,
     reference: TokenBatch,
 ) -> Directions:
     """Choose latents and mean differences on the readings of the bins of t that are steered in, joined."""
-    latents, aurocs, dense = {}, {}, {}
+    latents, aurocs, differences = {}, {}, {}
     shift = torch.arange(repeats, device=reference.x.device)[:, None] * (3 * len(scenes))
-    codes, x = pooled["codes"].flatten(0, 1), pooled["dense"].flatten(0, 1)
+    codes = pooled["codes"].flatten(0, 1)
+    both_U2D = torch.stack([pooled["dense"], pooled["dense"] - pooled["known"]], 2).flatten(0, 1)
     for group in GROUPS:
         units, labels = scenes.units(group)
         index, labels = (units + shift).flatten(), labels.repeat(repeats, 1)
+        both = both_U2D[index]
         found, best = auroc(codes[index], labels).nan_to_num(0.5).max(1)
         for number, question in enumerate(questions(group)):
             has = labels[:, number]
             latents[question], aurocs[question] = int(best[number]), float(found[number])
             # A value that no training scene shows has no direction; a push by zeros does nothing.
-            difference = x[index[has]].mean(0) - x[index[~has]].mean(0) if has.any() else torch.zeros_like(x[0])
-            dense[question] = torch.nn.functional.normalize(difference, dim=0)
+            is_shown = bool(has.any()) and not bool(has.all())
+            differences[question] = both[has].mean(0) - both[~has].mean(0) if is_shown else torch.zeros_like(both[0])
     alive = (codes > 0).any(0).nonzero().squeeze(1)
-    return Directions(site, sae, latents, aurocs, dense, alive, spread, reference)
+    return Directions(site, sae, latents, aurocs, differences, alive, reference)
 
 
 class Steering:
@@ -185,7 +186,7 @@ class Steering:
         at = chosen["latent"][0]
         plain = self._read(self._images(at, boards.prompts, boards.noise, None))
         read: dict[str, list[tuple[dict[str, Tensor], ...]]] = {"none": [plain] * len(values)}
-        for method in ("latent", "random", "dense"):
+        for method in METHODS[1:-1]:
             here, strength = chosen["latent" if method == "random" else method]
             push = Push.concatenate([self._push(here, boards, value, method, strength) for value in values])
             prompts, noise = boards.prompts * len(values), boards.noise.repeat(len(values), 1, 1, 1)
@@ -197,11 +198,10 @@ class Steering:
         for number, value in enumerate(values):
             question = factor, FACTORS[factor][value]
             found[question[1]] = {
-                "site": at.site,
                 "latent": at.latents[question],
                 "auroc_train": at.aurocs[question],
+                "site": {method: here.site for method, (here, _) in chosen.items()},
                 "strength": {method: strength for method, (_, strength) in chosen.items()},
-                "site_dense": chosen["dense"][0].site,
                 "methods": {method: self._figures(boards, value, plain[0], read[method][number]) for method in METHODS},
             }
         return found
@@ -209,16 +209,17 @@ class Steering:
     def _push(self, at: Directions, boards: Canvases, value: int, method: str, strength: float) -> Push:
         count, device = len(boards), boards.noise.device
         question = boards.factor, FACTORS[boards.factor][value]
-        vector = torch.zeros(count, at.sae.d_in, device=device)
         latent = torch.full((count,), at.latents[question], device=device)
-        if method == "dense":
-            vector = vector + strength * at.spread * at.dense[question]
+        length = strength * at.differences[question][1].norm()
+        if method.startswith("dense"):
+            difference = at.differences[question][int(method != "dense")]
+            vector = (length * torch.nn.functional.normalize(difference, dim=0)).expand(count, -1)
             return Push(latent, torch.zeros(count, device=device), vector, boards.tokens)
         if method == "random":  # another one for each image
             generator = torch.Generator().manual_seed(7919 * self.plan.seed + value)
             latent = at.alive[torch.randint(len(at.alive), (count,), generator=generator).to(device)]
-        amount = strength * at.spread / effect_norms(at.sae, latent, at.reference)
-        return Push(latent, amount.float(), vector, boards.tokens)
+        amount = length / effect_norms(at.sae, latent, at.reference)
+        return Push(latent, amount.float(), torch.zeros(count, at.sae.d_in, device=device), boards.tokens)
 
     def _images(self, at: Directions, prompts: list[str], noise: Tensor, push: Push | None) -> Tensor:
         return pushed_images(

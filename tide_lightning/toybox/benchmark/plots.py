@@ -35,7 +35,14 @@ _READERS = {
     "position": ("position only", _FLOOR, "-"),
 }
 _FACTOR_COLOURS = ("#c2255c", "#d9822b", "#2b8a3e", "#1098ad", "#2f6fd0", "#7048e8", "#495057")
-_METHOD_COLOURS = {"none": _FLOOR, "latent": _SAE, "random": "#e8a0b8", "dense": _DENSE, "prompt": "#2b8a3e"}
+_METHOD_COLOURS = {
+    "none": _FLOOR,
+    "latent": _SAE,
+    "random": "#e8a0b8",
+    "dense": "#8fb4e8",
+    "dense_beyond_known": _DENSE,
+    "prompt": "#2b8a3e",
+}
 
 
 def draw_plots(figures: Mapping[str, Any]) -> dict[str, bytes]:

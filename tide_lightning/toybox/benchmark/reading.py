@@ -42,12 +42,6 @@ class Reading:
     known: Tensor
     reference: TokenBatch
 
-    @property
-    def spread(self) -> float:
-        """How far activations lie from their mean: the root of the mean square."""
-        x = self.x.double()
-        return float((x - x.mean(0)).square().sum(1).mean().sqrt())
-
 
 def calls(
     denoiser: Denoiser, scenes: LabelledScenes, low: float, high: float, seed: int, batch_size: int

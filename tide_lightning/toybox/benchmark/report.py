@@ -35,7 +35,8 @@ METHOD_NAMES = {
     "none": "no steering",
     "latent": "one latent",
     "random": "random latents",
-    "dense": "dense mean difference",
+    "dense": "difference of means",
+    "dense_beyond_known": "same, beyond known",
     "prompt": "changed prompt",
 }
 
@@ -145,7 +146,7 @@ def _steering(figures: Mapping[str, Any]) -> list[Table]:
         "far as the target's latent does."
     )
     targets = [
-        [f"{factor}: {value}", found["site"], str(found["latent"]), number(found["auroc_train"], ".3f")]
+        [f"{factor}: {value}", found["site"]["latent"], str(found["latent"]), number(found["auroc_train"], ".3f")]
         + [number(found["strength"]["latent"], "g")]
         + [number(found["methods"][name]["success"], ".0%") for name in METHODS]
         + [number(found["methods"]["latent"]["stability_mean"], ".0%")]
