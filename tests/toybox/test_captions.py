@@ -1,3 +1,5 @@
+from collections.abc import Iterable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from tide_lightning.toybox.text import MAX_WORDS, build_tokenizer, tokenize
 from tide_lightning.toybox.world import draw_scenes
 
 
-def subset(names):
+def subset(names: Iterable[str]) -> st.SearchStrategy[dict[str, str]]:
     return st.fixed_dictionaries({}, optional={name: st.sampled_from(FACTORS[name]) for name in names})
 
 
@@ -22,13 +24,13 @@ mentions = st.builds(
 
 @given(mentions, st.booleans())
 @settings(max_examples=200, deadline=None)
-def test_parse_undoes_compose(said, light_first):
+def test_parse_undoes_compose(said: Mentions, light_first: bool) -> None:
     caption = compose(said, light_first=light_first)
     assert parse(caption) == said
     assert unknown_words(caption) == []
 
 
-def test_the_readme_example():
+def test_the_readme_example() -> None:
     said = parse("a large red cube on the left, lit from the right")
     assert said.objects == ({"size": "large", "colour": "red", "shape": "cube", "place": "left"},)
     assert said.scene == {"light": "right"}
@@ -36,16 +38,16 @@ def test_the_readme_example():
 
 
 @pytest.mark.parametrize("caption", ["two cubes", "a red cube, at night", "a cube red", "a ball"])
-def test_outside_the_grammar_is_an_error(caption):
+def test_outside_the_grammar_is_an_error(caption: str) -> None:
     with pytest.raises(ValueError, match="grammar"):
         parse(caption)
 
 
-def test_unknown_words_are_listed_once_in_order():
+def test_unknown_words_are_listed_once_in_order() -> None:
     assert unknown_words("A frosty RED cube, by a frosty lake") == ["frosty", "by", "lake"]
 
 
-def test_captions_are_true_of_their_scenes():
+def test_captions_are_true_of_their_scenes() -> None:
     index = torch.arange(600)
     labels, _ = draw_scenes("train", index)
     for i, caption in enumerate(caption_scenes(labels, index, split="train")):
@@ -60,7 +62,7 @@ def test_captions_are_true_of_their_scenes():
         )
 
 
-def test_training_never_sees_a_reserved_caption_and_variants_differ():
+def test_training_never_sees_a_reserved_caption_and_variants_differ() -> None:
     index = torch.arange(3000)
     labels, _ = draw_scenes("train", index)
     captions = [caption_scenes(labels, index, split="train", variant=v) for v in range(2)]
@@ -70,7 +72,7 @@ def test_training_never_sees_a_reserved_caption_and_variants_differ():
     assert again == captions[0][100:200]
 
 
-def test_every_caption_fits_the_tokenizer_and_has_no_unknown_token():
+def test_every_caption_fits_the_tokenizer_and_has_no_unknown_token() -> None:
     index = torch.arange(3000)
     labels, _ = draw_scenes("test", index)
     tokenizer = build_tokenizer()

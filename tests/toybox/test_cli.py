@@ -1,5 +1,7 @@
 """The command line of the training, end to end on almost nothing."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from jsonargparse import auto_cli
@@ -8,11 +10,11 @@ from safetensors.torch import load_file
 from tide_lightning.toybox.train import Training
 
 
-def run(*arguments):
+def run(*arguments: str) -> None:
     auto_cli(Training, args=["--precision", "32-true", "--accelerator", "cpu", *arguments])
 
 
-def test_every_part_from_nothing_to_an_exported_pipeline(tmp_path):
+def test_every_part_from_nothing_to_an_exported_pipeline(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "run"), "--num_scenes", "80"]
     run(*out, "vae", "--num_steps", "2", "--batch_size", "2")
     run(*out, "text", "--num_steps", "2")
@@ -29,6 +31,6 @@ def test_every_part_from_nothing_to_an_exported_pipeline(tmp_path):
     assert list((tmp_path / "run" / "transformer").glob("events.out.tfevents.*"))
 
 
-def test_what_is_missing_is_said(tmp_path):
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="train this part first"):
         run("--out", str(tmp_path), "transformer", "--num_steps", "1")

@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from tide_lightning.toybox import geometry as g
 from tide_lightning.toybox.factors import SHAPES
 
 
-def inside(shape, p):
+def inside(shape: str, p: Tensor) -> Tensor:
     x, y, z = p.unbind(-1)
     if shape == "sphere":
         return x**2 + (y - 1) ** 2 + z**2 < 1
@@ -25,7 +26,7 @@ def inside(shape, p):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_first_hit_is_where_the_march_enters(shape):
+def test_first_hit_is_where_the_march_enters(shape: str) -> None:
     torch.manual_seed(0)
     origin = torch.nn.functional.normalize(torch.randn(3000, 3), dim=-1) * 4
     origin[:, 1] = origin[:, 1].abs() + 0.2
@@ -46,7 +47,7 @@ def test_first_hit_is_where_the_march_enters(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_bounding_sphere_contains_the_shape(shape):
+def test_the_bounding_sphere_contains_the_shape(shape: str) -> None:
     points = torch.rand(200_000, 3) * torch.tensor([3.0, 3.0, 3.0]) - torch.tensor([1.5, 0.0, 1.5])
     points = points[inside(shape, points)]
     assert len(points) > 100
@@ -54,7 +55,7 @@ def test_the_bounding_sphere_contains_the_shape(shape):
     assert float((points - centre).norm(dim=-1).max()) <= g.BOUND_RADIUS + 1e-4
 
 
-def test_one_looks_through_the_ring():
+def test_one_looks_through_the_ring() -> None:
     origin = torch.tensor([[0.0, 1.0, -4.0], [0.75, 1.0, -4.0]])
     direction = torch.tensor([[0.0, 0.0, 1.0]]).expand(2, 3)
     t, normal = g.ring(origin, direction)

@@ -2,14 +2,17 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import PixArtAlphaPipeline
+from torch import Tensor
 
 from tide_lightning.toybox import FACTORS, load_oracle, parse, pipeline_path, prompts, render
 from tide_lightning.toybox.evaluate import evaluate, marginals, pair_agreement, prompt_agreement, sample
 from tide_lightning.toybox.export import folder_sizes
+from tide_lightning.toybox.oracle import OracleName
 from tide_lightning.toybox.oracle_training import by_place
 from tide_lightning.toybox.world import draw_scenes
 
@@ -20,13 +23,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 
 @pytest.fixture(scope="module")
-def pipeline():
+def pipeline() -> PixArtAlphaPipeline:
     pipe = PixArtAlphaPipeline.from_pretrained(pipeline_path())
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def test_it_is_small_and_needs_no_code_of_ours():
+def test_it_is_small_and_needs_no_code_of_ours() -> None:
     sizes = folder_sizes(pipeline_path())
     assert sum(sizes.values()) < 20 * MIB
     assert max(sizes.values()) < 16 * MIB
@@ -36,7 +39,7 @@ def test_it_is_small_and_needs_no_code_of_ours():
     assert {part[0] for part in index.values() if isinstance(part, list)} == {"diffusers", "transformers"}
 
 
-def test_it_is_pixart_in_miniature(pipeline):
+def test_it_is_pixart_in_miniature(pipeline: PixArtAlphaPipeline) -> None:
     config = pipeline.transformer.config
     assert config.num_attention_heads * config.attention_head_dim == 128
     assert config.num_layers == 8
@@ -48,7 +51,7 @@ def test_it_is_pixart_in_miniature(pipeline):
     assert pipeline.vae_scale_factor == 4
 
 
-def test_the_autoencoder_keeps_renders(pipeline):
+def test_the_autoencoder_keeps_renders(pipeline: PixArtAlphaPipeline) -> None:
     image = render(torch.arange(24), split="test").image
     with torch.no_grad():
         latents = pipeline.vae.encode(image).latent_dist.mode()
@@ -58,7 +61,7 @@ def test_the_autoencoder_keeps_renders(pipeline):
     assert float(-10 * torch.log10((again - image).square().mean() / 4)) > 32
 
 
-def test_unknown_words_and_long_prompts_are_accepted(pipeline):
+def test_unknown_words_and_long_prompts_are_accepted(pipeline: PixArtAlphaPipeline) -> None:
     text = ["a frosty cube beside the lake", "a red cube " * 60, ""]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -67,18 +70,19 @@ def test_unknown_words_and_long_prompts_are_accepted(pipeline):
     assert image.isfinite().all()
 
 
-def sample_few(pipeline, texts):
-    return pipeline(
+def sample_few(pipeline: PixArtAlphaPipeline, texts: list[str]) -> Tensor:
+    images: Tensor = pipeline(
         prompt=texts,
         num_inference_steps=2,
         use_resolution_binning=False,
         clean_caption=False,
         output_type="pt",
     ).images
+    return images
 
 
 @pytest.mark.parametrize("name", ["a", "b"])
-def test_oracles_read_unseen_renders(name):
+def test_oracles_read_unseen_renders(name: OracleName) -> None:
     oracle = load_oracle(name)
     index = torch.arange(300)
     labels, _ = draw_scenes("test", index)
@@ -100,12 +104,12 @@ def test_oracles_read_unseen_renders(name):
         ]
 
 
-def test_there_is_no_third_oracle():
+def test_there_is_no_third_oracle() -> None:
     with pytest.raises(ValueError, match="take 'a'"):
-        load_oracle("c")
+        load_oracle("c")  # type: ignore[arg-type]
 
 
-def test_samples_follow_their_prompts(pipeline):
+def test_samples_follow_their_prompts(pipeline: PixArtAlphaPipeline) -> None:
     """A handful at the default steps: the evaluation does this with 512."""
     texts = ["a large red ring in the centre, in front of a sky wall", "a large yellow cylinder on the left"] * 2
     image = sample(pipeline, texts)
@@ -114,7 +118,7 @@ def test_samples_follow_their_prompts(pipeline):
     assert report["shape"] >= 0.75
 
 
-def test_scores_of_perfect_and_wrong_readings():
+def test_scores_of_perfect_and_wrong_readings() -> None:
     said = [parse("a red cube and a small blue ring on the left"), parse("a red cube and a blue ring")]
     right = [
         {"shape": "ring", "colour": "blue", "size": "small", "place": "left"},
@@ -127,18 +131,18 @@ def test_scores_of_perfect_and_wrong_readings():
     assert pair_agreement([[], []], said)["mentioned_object_factors"] == 0
 
 
-def test_marginals_are_relative_to_uniform():
+def test_marginals_are_relative_to_uniform() -> None:
     image = render(torch.arange(60), split="test").image
     report = marginals(load_oracle("a"), image)
     assert sum(report["shape"].values()) == pytest.approx(len(FACTORS["shape"]), abs=0.02)
     assert report["objects_per_image"] > 1
 
 
-def test_the_evaluation_writes_its_report(tmp_path):
+def test_the_evaluation_writes_its_report(tmp_path: Path) -> None:
     evaluate(out=tmp_path, num_scenes=20, num_prompts=4, num_pairs=2, num_unprompted=2, threads=torch.get_num_threads())
     report = json.loads((tmp_path / "evaluation.json").read_text())
     assert report["oracle_a_on_renders"]["two_object_scenes"] > 0
-    assert {"prompts_by_oracle_b", "unprompted_by_oracle_a", "seconds_for_16_images"} <= report.keys()
+    assert {"prompts_by_oracle_b", "unprompted_by_oracle_a", "sampling_16_images"} <= report.keys()
     assert (tmp_path / "samples.png").stat().st_size > 1000
     assert len((tmp_path / "samples.txt").read_text().splitlines()) == 4
     assert prompts(1) == prompts(2)[:1]

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from tide_lightning.toybox import FACTORS, Labels, render
+from tide_lightning.toybox import FACTORS, Labels, Rendered, render
 from tide_lightning.toybox.renderer import CAMERA, render_scenes
 from tide_lightning.toybox.world import draw_layout
 
 
-def scene(**factors):
+def scene(**factors: str) -> Rendered:
     """One scene of your own: factor values by name."""
     values = {"shape": "sphere", "colour": "red", "size": "large", "place": "centre", "distance": "near"}
     values |= {"wall": "mint", "light": "left"} | factors
@@ -17,11 +17,11 @@ def scene(**factors):
 
 
 @pytest.fixture(scope="module")
-def rendered():
+def rendered() -> Rendered:
     return render(torch.arange(48))
 
 
-def test_shapes_and_ranges(rendered):
+def test_shapes_and_ranges(rendered: Rendered) -> None:
     assert rendered.image.shape == (48, 3, 64, 64)
     assert rendered.masks.shape == (48, 2, 64, 64)
     assert rendered.image.abs().max() <= 1
@@ -32,14 +32,14 @@ def test_shapes_and_ranges(rendered):
     assert rendered.depth.min() > 2
 
 
-def test_the_same_scene_alone_and_in_a_batch(rendered):
+def test_the_same_scene_alone_and_in_a_batch(rendered: Rendered) -> None:
     alone = render(torch.tensor([37]))
     torch.testing.assert_close(alone.image[0], rendered.image[37], rtol=0, atol=2e-6)
     torch.testing.assert_close(alone.depth[0], rendered.depth[37], rtol=0, atol=2e-5)
     assert not torch.equal(render(torch.tensor([37]), seed=1).image[0], rendered.image[37])
 
 
-def test_masks_show_each_object_and_nothing_where_there_is_none(rendered):
+def test_masks_show_each_object_and_nothing_where_there_is_none(rendered: Rendered) -> None:
     area = rendered.masks.sum((2, 3))
     there = rendered.labels.shape >= 0
     assert bool((area[there] > 25).all())
@@ -47,12 +47,12 @@ def test_masks_show_each_object_and_nothing_where_there_is_none(rendered):
     assert rendered.masks.sum(1).max() <= 1 + 1e-6
 
 
-def test_masks_are_anti_aliased(rendered):
+def test_masks_are_anti_aliased(rendered: Rendered) -> None:
     partial = (rendered.masks > 0.01) & (rendered.masks < 0.99)
     assert partial.any((2, 3)).sum() == (rendered.labels.shape >= 0).sum()
 
 
-def test_the_light_side_decides_which_half_is_bright():
+def test_the_light_side_decides_which_half_is_bright() -> None:
     halves = {}
     for side in FACTORS["light"]:
         one = scene(light=side, colour="white")
@@ -66,7 +66,7 @@ def test_the_light_side_decides_which_half_is_bright():
     assert halves["right"] < -0.2
 
 
-def test_a_shadow_falls_away_from_the_light():
+def test_a_shadow_falls_away_from_the_light() -> None:
     for side, columns in (("left", slice(38, 64)), ("right", slice(0, 26))):
         one = scene(light=side)
         floor = (one.normals[0, 1] > 0.99) & (one.masks[0].sum(0) == 0)
@@ -78,12 +78,12 @@ def test_a_shadow_falls_away_from_the_light():
 
 
 @pytest.mark.parametrize(("name", "low", "high"), [("size", "small", "large"), ("distance", "far", "near")])
-def test_large_and_near_objects_fill_more_of_the_frame(name, low, high):
+def test_large_and_near_objects_fill_more_of_the_frame(name: str, low: str, high: str) -> None:
     area = [float(scene(**{name: value}).masks.sum()) for value in (low, high)]
     assert area[1] > 1.4 * area[0]
 
 
-def test_places_and_depth_agree_with_the_labels():
+def test_places_and_depth_agree_with_the_labels() -> None:
     columns = torch.arange(64.0)
     centre = [
         float((scene(place=place).masks[0, 0].sum(0) * columns).sum() / scene(place=place).masks.sum())
@@ -98,7 +98,7 @@ def test_places_and_depth_agree_with_the_labels():
 
 
 @pytest.mark.parametrize("colour", FACTORS["colour"])
-def test_colours_stay_apart_under_shading(colour):
+def test_colours_stay_apart_under_shading(colour: str) -> None:
     """Each lit pixel of an object is nearer in hue and value to its own colour than to the others."""
     from tide_lightning.toybox.renderer import COLOUR_RGB
 

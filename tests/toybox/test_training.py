@@ -1,5 +1,9 @@
 """Killed and resumed, a training continues exactly; all on a tiny configuration."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -8,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tide_lightning.toybox.autoencoder import AutoencoderModule, build_autoencoder
 from tide_lightning.toybox.caches import LatentCache, cache_images, cached, encode_captions
 from tide_lightning.toybox.denoiser import DenoiserModule
-from tide_lightning.toybox.fitting import fit, load_average, read_checkpoint
+from tide_lightning.toybox.fitting import ToyModule, fit, load_average, read_checkpoint
 from tide_lightning.toybox.muon import MuonAdamW, orthogonalise
 from tide_lightning.toybox.oracle_training import OracleModule
 from tide_lightning.toybox.samples import LogSamples
@@ -22,15 +26,15 @@ class KilledError(Exception):
 class KillAt(Callback):
     """Stops like a killed process does: between two checkpoints, without saving."""
 
-    def __init__(self, step):
+    def __init__(self, step: int) -> None:
         self.step = step
 
-    def on_train_batch_end(self, trainer, *_):
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         if trainer.global_step == self.step:
             raise KilledError
 
 
-def denoiser(num_steps=6):
+def denoiser(num_steps: int = 6) -> DenoiserModule:
     torch.manual_seed(0)
     captions = encode_captions(8, build_text_encoder(32), build_tokenizer())
     return DenoiserModule(
@@ -42,25 +46,25 @@ def denoiser(num_steps=6):
     )
 
 
-def autoencoder():
+def autoencoder() -> AutoencoderModule:
     torch.manual_seed(0)
     images = torch.randint(0, 256, (72, 3, 64, 64), dtype=torch.uint8)
     return AutoencoderModule(images, num_steps=6, batch_size=2, channels=(8, 8, 8))
 
 
-def text():
+def text() -> TextModule:
     torch.manual_seed(0)
     return TextModule(num_steps=6, batch_size=4, width=32)
 
 
-def oracle():
+def oracle() -> OracleModule:
     torch.manual_seed(0)
     images = torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8)
     return OracleModule("b", images, images[:8], num_steps=6, batch_size=6)
 
 
 @pytest.mark.parametrize("make", [denoiser, autoencoder, text, oracle])
-def test_killed_and_resumed_equals_uninterrupted(make, tmp_path):
+def test_killed_and_resumed_equals_uninterrupted(make: Callable[[], ToyModule], tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     fit(make(), whole, steps_an_epoch=2, precision="32-true", accelerator="cpu")
     parts = tmp_path / "parts"
@@ -75,7 +79,7 @@ def test_killed_and_resumed_equals_uninterrupted(make, tmp_path):
     assert any(not torch.equal(initial[name], value) for name, value in expected.items())
 
 
-def test_a_finished_training_can_be_given_more_steps(tmp_path):
+def test_a_finished_training_can_be_given_more_steps(tmp_path: Path) -> None:
     fit(denoiser(2), tmp_path, steps_an_epoch=2, precision="32-true", accelerator="cpu")
     before = read_checkpoint(tmp_path)
     module = denoiser(4)
@@ -85,7 +89,7 @@ def test_a_finished_training_can_be_given_more_steps(tmp_path):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_average_is_what_is_loaded(tmp_path):
+def test_the_average_is_what_is_loaded(tmp_path: Path) -> None:
     module = denoiser(2)
     fit(module, tmp_path, steps_an_epoch=2, precision="32-true", accelerator="cpu")
     loaded = load_average(denoiser(2).network, tmp_path)
@@ -95,27 +99,21 @@ def test_the_average_is_what_is_loaded(tmp_path):
     assert not torch.equal(module.network.proj_out.bias, module.ema.proj_out.bias)
 
 
-def test_an_untrained_part_is_one_clear_line(tmp_path):
+def test_an_untrained_part_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="train this part first"):
         read_checkpoint(tmp_path)
 
 
-def test_the_loss_falls(tmp_path):
-    """Forty steps on four noises: the noise is predicted better than by saying zero."""
+def test_the_loss_falls(tmp_path: Path) -> None:
+    """Noise is soon predicted better than by saying zero, which is where the zero output starts."""
     module = denoiser(40)
-    module.learning_rate = 3e-3
-    losses = []
-    module.log_dict = lambda values: losses.append(float(values["mse"]))
-    optimizer = module.build_optimizer()
-    module.generator = lambda: torch.Generator().manual_seed(len(losses) % 4)
-    for _ in range(40):
-        module.training_step(0).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
+    module.warmup_steps = 1
+    fit(module, tmp_path, steps_an_epoch=10, precision="32-true", accelerator="cpu")
+    mse = [scalar.value for scalar in EventAccumulator(str(tmp_path)).Reload().Scalars("mse")]
+    assert mse[-1] < 0.8
 
 
-def test_orthogonalise_brings_singular_values_near_one():
+def test_orthogonalise_brings_singular_values_near_one() -> None:
     torch.manual_seed(0)
     for shape in ((2, 32, 32), (3, 16, 64), (1, 64, 16)):
         values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)).float())
@@ -123,7 +121,7 @@ def test_orthogonalise_brings_singular_values_near_one():
         assert values.median() > 0.6
 
 
-def test_adamw_group_equals_torch_adamw():
+def test_adamw_group_equals_torch_adamw() -> None:
     torch.manual_seed(0)
     ours, theirs = (torch.nn.Parameter(torch.arange(6.0).view(2, 3)) for _ in range(2))
     mine = MuonAdamW([{"params": [ours], "lr": 0.1, "weight_decay": 0.02}])
@@ -137,7 +135,7 @@ def test_adamw_group_equals_torch_adamw():
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers with numpy 2
-def test_samples_are_logged_and_leave_training_alone(tmp_path):
+def test_samples_are_logged_and_leave_training_alone(tmp_path: Path) -> None:
     plain, watched = tmp_path / "plain", tmp_path / "watched"
     fit(denoiser(2), plain, steps_an_epoch=2, precision="32-true", accelerator="cpu")
     log = LogSamples(build_autoencoder((8, 8, 8)), build_text_encoder(32), build_tokenizer(), every=1, num_prompts=1)
@@ -148,7 +146,7 @@ def test_samples_are_logged_and_leave_training_alone(tmp_path):
     assert events.Tags()["images"] == ["samples"]
 
 
-def test_caches_are_computed_once(tmp_path):
+def test_caches_are_computed_once(tmp_path: Path) -> None:
     images = cache_images(tmp_path / "images.pt", 4)
     assert images.shape == (4, 3, 64, 64)
     assert torch.equal(cache_images(tmp_path / "images.pt", 3), images[:3])

@@ -5,12 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tide_lightning.toybox.factors import ABSENT, FACTORS, OBJECT_FACTORS, is_held_out
-from tide_lightning.toybox.world import SPLIT_START, draw_scenes, uniforms
+from tide_lightning.toybox.world import SPLIT_START, Split, draw_scenes, uniforms
 
 
 @given(seed=st.integers(0, 2**40), start=st.integers(0, 2**33), cut=st.integers(1, 15))
 @settings(max_examples=30, deadline=None)
-def test_a_scene_does_not_depend_on_its_batch(seed, start, cut):
+def test_a_scene_does_not_depend_on_its_batch(seed: int, start: int, cut: int) -> None:
     index = torch.arange(start, start + 16)
     whole = draw_scenes("train", index, seed)
     first, second = draw_scenes("train", index[:cut], seed), draw_scenes("train", index[cut:], seed)
@@ -19,7 +19,7 @@ def test_a_scene_does_not_depend_on_its_batch(seed, start, cut):
             torch.testing.assert_close(x, torch.cat([y, z]), rtol=0, atol=0)
 
 
-def test_uniforms_are_uniform_and_uncorrelated():
+def test_uniforms_are_uniform_and_uncorrelated() -> None:
     u = uniforms(3, torch.arange(20_000), 4)
     assert float(u.min()) >= 0
     assert float(u.max()) < 1
@@ -30,8 +30,8 @@ def test_uniforms_are_uniform_and_uncorrelated():
     assert float((together - torch.eye(8)).abs().max()) < 0.03
 
 
-def test_held_out_pairs_are_seen_in_the_test_split_only():
-    def held_out(split):
+def test_held_out_pairs_are_seen_in_the_test_split_only() -> None:
+    def held_out(split: Split) -> int:
         labels, _ = draw_scenes(split, torch.arange(4000))
         pairs = zip(labels.shape.flatten().tolist(), labels.colour.flatten().tolist(), strict=True)
         return sum(shape != ABSENT and is_held_out(shape, colour) for shape, colour in pairs)
@@ -40,7 +40,7 @@ def test_held_out_pairs_are_seen_in_the_test_split_only():
     assert held_out("test") > 300
 
 
-def test_every_value_of_every_factor_occurs_about_equally():
+def test_every_value_of_every_factor_occurs_about_equally() -> None:
     labels, _ = draw_scenes("test", torch.arange(8000))
     alone = labels.take(labels.num_objects == 1)
     for name, values in FACTORS.items():
@@ -51,7 +51,7 @@ def test_every_value_of_every_factor_occurs_about_equally():
     assert 0.12 < float((labels.num_objects == 2).float().mean()) < 0.18
 
 
-def test_two_objects_do_not_touch():
+def test_two_objects_do_not_touch() -> None:
     labels, layout = draw_scenes("train", torch.arange(20_000))
     two = labels.num_objects == 2
     gap = torch.hypot(*(p[two].diff(dim=1).squeeze(1) for p in (layout.x_BO, layout.z_BO)))
@@ -60,7 +60,7 @@ def test_two_objects_do_not_touch():
     assert bool((labels.place[two][:, 0] != labels.place[two][:, 1]).all())
 
 
-def test_splits_have_ranges_of_their_own():
+def test_splits_have_ranges_of_their_own() -> None:
     starts = sorted(SPLIT_START.values())
     assert len(set(starts)) == len(starts)
     assert all(b - a >= 2**30 for a, b in itertools.pairwise(starts))
