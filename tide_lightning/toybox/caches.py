@@ -74,9 +74,10 @@ def encode_captions(
     ids_UL = tokenize(tokenizer, list(number))
     text = []
     for ids in ids_UL.split(_PIECE):
-        mask = (ids != 0).long()
-        with torch.autocast("cpu", torch.bfloat16):
-            text.append(text_encoder(ids, attention_mask=mask).last_hidden_state.bfloat16())
+        ids = ids.to(text_encoder.device)
+        with torch.autocast(ids.device.type, torch.bfloat16):
+            hidden = text_encoder(ids, attention_mask=(ids != 0).long()).last_hidden_state
+        text.append(hidden.bfloat16().cpu())
     return torch.tensor(rows), torch.cat(text), (ids_UL != 0).sum(1)
 
 

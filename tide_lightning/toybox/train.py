@@ -52,12 +52,14 @@ class Training:
         self.seed = seed
         self.precision = precision
         self.accelerator = accelerator
+        gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        self.device = "cuda" if gpu else "cpu"  # of rendering and encoding; Lightning places the rest itself
         torch.set_num_threads(threads)
 
     def vae(self, num_steps: int = 2400, batch_size: int = 16) -> None:
         """Train the autoencoder."""
         torch.manual_seed(self.seed)
-        images = cache_images(self.out / "images.pt", self.num_scenes, seed=self.seed)
+        images = cache_images(self.out / "images.pt", self.num_scenes, seed=self.seed, device=self.device)
         module = AutoencoderModule(images, num_steps=num_steps, batch_size=batch_size, seed=self.seed)
         self._fit(module, "vae", steps_an_epoch=min(150, num_steps))
 
@@ -109,7 +111,7 @@ class Training:
             num_rough: How many of them are seen through the autoencoder too.
         """
         folder = self.out / "oracles"
-        images = cache_images(folder / "images.pt", num_scenes, split="oracle", seed=self.seed)
+        images = cache_images(folder / "images.pt", num_scenes, split="oracle", seed=self.seed, device=self.device)
         rough = cached(
             folder / "rough.pt",
             lambda: roughen_by_autoencoder(self.load_vae(), images[:num_rough], seed=self.seed),
@@ -160,16 +162,16 @@ class Training:
 
     def latents(self, vae: AutoencoderKL) -> Tensor:
         """The cached latents, computed where they are missing."""
-        images = cache_images(self.out / "images.pt", self.num_scenes, seed=self.seed)
+        images = cache_images(self.out / "images.pt", self.num_scenes, seed=self.seed, device=self.device)
         return cached(self.out / "latents.pt", lambda: encode_images(images, vae))[: self.num_scenes]
 
     def load_vae(self) -> AutoencoderKL:
         """The averaged autoencoder of this folder."""
-        return load_average(build_autoencoder(), self.out / "vae")
+        return load_average(build_autoencoder(), self.out / "vae").to(self.device)
 
     def load_text_encoder(self) -> T5EncoderModel:
         """The averaged text encoder of this folder."""
-        return load_average(TextReader(), self.out / "text").encoder
+        return load_average(TextReader(), self.out / "text").encoder.to(self.device)
 
     def _num_layers(self) -> int:
         """How many blocks the checkpoint's transformer has."""
