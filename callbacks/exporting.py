@@ -73,5 +73,6 @@ def _denoiser(trainer: Trainer) -> dict[str, Any]:
     return {
         "pretrained": datamodule.pretrained,
         "revision": datamodule.revision,
+        "denoiser": datamodule.denoiser.fingerprint(),
         "timestep": {"normalised": "1 is pure noise", "raw_at_0": raw_t[0], "raw_at_1": raw_t[1]},
     }

@@ -116,6 +116,7 @@ class ActivationDataModule(LightningDataModule):
         self.local_files_only = local_files_only
         self.compile = compile
         check_arguments(self, prompts is not None or images is not None)
+        self.corpus.prompts("train")  # read now: a mistake in a file is told before anything is written
         self._denoiser: Denoiser | None = None
         self._made: dict[Part, Latents] = {}
 
@@ -125,6 +126,7 @@ class ActivationDataModule(LightningDataModule):
     def site_shapes(self) -> dict[str, dict[str, int | list[int]]]:
         """For each site: d_in, the grid of image tokens, d_input (a latent patch) and d_window (its neighbourhood)."""
         described = describe_denoiser(self.pretrained, revision=self.revision, local_files_only=self.local_files_only)
+        self._num_kept(described)
         widths = described.site_widths(described.resolve_sites(self.site_patterns))
         places = (2 * self.window_radius + 1) ** 2 if self.window_radius else 0
         shared: dict[str, int | list[int]] = {
@@ -147,7 +149,6 @@ class ActivationDataModule(LightningDataModule):
                 local_files_only=self.local_files_only,
                 compile=self.compile,
             )
-            self._num_kept(self._denoiser)
         if self.trainer is not None:
             self._denoiser.to(self.trainer.strategy.root_device)
 

@@ -152,8 +152,11 @@ class TideCLI(LightningCLI):
 def main(args: list[str] | None = None) -> int:
     """Run `tide` and return its exit code: 0, or 2 for a mistake that was told in one line."""
     debug = os.environ.get("TIDE_DEBUG") == "1"
-    logging.getLogger("lightning.pytorch").setLevel(logging.INFO if debug else logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.INFO if debug else logging.WARNING)
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")  # Lightning's, with torch >= 2.9
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # resuming in place
     try:
         TideCLI(follow_run(resolve_configs(sys.argv[1:] if args is None else args)))
     except (UserError, MisconfigurationException) as error:

@@ -217,9 +217,26 @@ class TideModule(LightningModule):
         """Every site's codes."""
         return {site: self.sae(site).encode(tokens.x, **tokens.context()) for site, tokens in batch.tokens.items()}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember which denoiser the SAEs belong to: by its fingerprint, none of its weights."""
+        denoiser = self._denoiser()
+        if denoiser is not None:
+            checkpoint["denoiser"] = denoiser.fingerprint()
+
+    def _denoiser(self) -> Denoiser | None:
+        if self._trainer is None:
+            return None
+        return getattr(self._trainer.datamodule, "denoiser", None)  # type: ignore[attr-defined]
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint of other sizes contradicts what the user wrote: say so before anything is loaded."""
         theirs, ours = checkpoint["state_dict"], self.state_dict()
+        denoiser = self._denoiser()
+        if denoiser is not None and checkpoint.get("denoiser") not in (None, denoiser.fingerprint()):
+            raise UserError(
+                "the checkpoint was trained on other denoiser weights than data.pretrained now holds: "
+                "name the ones it belongs to, or train anew"
+            )
         for name, tensor in ours.items():
             if name not in theirs:
                 raise UserError(f"the checkpoint has no {name}: its sites or its SAEs differ from the configured ones")
