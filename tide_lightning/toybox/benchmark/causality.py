@@ -155,7 +155,10 @@ class Steering:
         }
 
     def _choose(self, factor: str, values: list[int]) -> dict[str, tuple[Directions, float]]:
-        """Each method's site and strength: those of the highest success times stability on training prompts."""
+        """Each method's site and strength: those of the highest chance times stability on training prompts.
+
+        The chance that oracle a gives the target, not whether it is its first choice: few prompts then go a long way.
+        """
         plan = self.plan
         boards = canvases(self.denoiser, factor, plan.about, "train", plan.num_train_prompts, plan.seed + 1)
         plain = self._read(self._images(self.candidates[0], boards.prompts, boards.noise, None))[0]
@@ -167,14 +170,15 @@ class Steering:
             images = self._images(
                 at, boards.prompts * copies, boards.noise.repeat(copies, 1, 1, 1), Push.concatenate(pushes)
             )
-            after = self._read(images)[0]
+            after, chance = self._read(images)[0], self.oracles[0].read(images)[factor]
             for number, (method, strength) in enumerate(cases):
                 scores = []
                 for place, value in enumerate(values):
                     start = (number * len(values) + place) * len(boards)
-                    here = {name: read[start : start + len(boards)] for name, read in after.items()}
-                    figures = self._figures(boards, value, plain, (here, here))
-                    scores.append(figures["success"] * figures["stability_mean"])
+                    rows = slice(start, start + len(boards))
+                    here = {name: seen[rows] for name, seen in after.items()}
+                    stability = self._figures(boards, value, plain, (here, here))["stability_mean"]
+                    scores.append(_share(chance[rows, value], self._counted(boards, value)) * stability)
                 score = sum(scores) / len(scores)
                 if method not in best or score > best[method][0]:  # the weaker of equals
                     best[method] = score, at, strength
@@ -250,6 +254,10 @@ class Steering:
             for number in range(parts)
         ]
 
+    def _counted(self, boards: Canvases, value: int) -> Tensor:
+        """All images; where prompts are contrary, those whose prompt does not ask for the target anyway."""
+        return boards.own != value if self.plan.about == "contrary" else boards.own >= 0
+
     def _figures(
         self,
         boards: Canvases,
@@ -257,26 +265,24 @@ class Steering:
         before: Mapping[str, Tensor],
         after: tuple[Mapping[str, Tensor], ...],
     ) -> dict[str, Any]:
-        """Shares of images; where prompts are contrary, of those that do not ask for the target anyway."""
-        counted = (
-            boards.own != value if self.plan.about == "contrary" else torch.ones_like(boards.own, dtype=torch.bool)
-        )
-
-        def share(true: Tensor) -> float:
-            return float(true[counted].double().mean()) if bool(counted.any()) else 0.0
-
+        """Shares of the images that count."""
+        counted = self._counted(boards, value)
         first, second = (seen[boards.factor] == value for seen in after)
         others = [name for name in FACTORS if name != boards.factor]
-        stability = {name: share(after[0][name] == before[name]) for name in others}
+        stability = {name: _share(after[0][name] == before[name], counted) for name in others}
         return {
             "images": int(counted.sum()),
-            "success": share(first),
-            "success_oracle_b": share(second),
-            "confirmed": share(first & second),
+            "success": _share(first, counted),
+            "success_oracle_b": _share(second, counted),
+            "confirmed": _share(first & second, counted),
             "stability_mean": sum(stability.values()) / len(stability),
             "stability": stability,
-            "one_object": share(after[0]["count"] == 1),
+            "one_object": _share(after[0]["count"] == 1, counted),
         }
+
+
+def _share(true: Tensor, counted: Tensor) -> float:
+    return float(true[counted].double().mean()) if bool(counted.any()) else 0.0
 
 
 def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
