@@ -18,6 +18,15 @@ FIGURE_NAMES = {
     "mask_iou": "mask, IoU",
 }
 
+METHOD_NAMES = {
+    "none": "no steering",
+    "latent": "one latent",
+    "random": "random latents",
+    "dense": "difference of means",
+    "dense_beyond_known": "same, beyond known",
+    "prompt": "changed prompt",
+}
+
 _SAE, _KNOWN, _DENSE, _FLOOR = "#c2255c", "#d9822b", "#2f6fd0", "#9aa5b1"
 _STYLE: dict[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1.6}
 _MEANING = {
@@ -88,7 +97,7 @@ def _steering(steering: Mapping[str, Any]) -> bytes:
                 one = found["methods"][name]
                 axes.plot(one["success"], one["stability_mean"], "o", color=colour, alpha=0.3, markersize=4)
         mean = steering["mean"][name]
-        axes.plot(mean["success"], mean["stability_mean"], "D", color=colour, markersize=8, label=name)
+        axes.plot(mean["success"], mean["stability_mean"], "D", color=colour, markersize=8, label=METHOD_NAMES[name])
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="target reached (oracle a)", ylabel="other factors stable")
     _tidy(axes)
     axes.legend(fontsize=8, frameon=False, title="diamonds: means over targets", title_fontsize=8)

@@ -9,7 +9,7 @@ from tide_lightning.evaluation.report import number
 from tide_lightning.evaluation.sections import Plot, Table
 from tide_lightning.toybox.benchmark.causality import METHODS
 from tide_lightning.toybox.benchmark.meaning import PREDICTORS
-from tide_lightning.toybox.benchmark.plots import FIGURE_NAMES, draw_plots
+from tide_lightning.toybox.benchmark.plots import FIGURE_NAMES, METHOD_NAMES, draw_plots
 from tide_lightning.toybox.benchmark.readout import READERS
 from tide_lightning.toybox.factors import FACTORS
 
@@ -29,15 +29,6 @@ READER_NAMES = {
     "dense": "dense activation",
     "known": "known part",
     "position": "position only",
-}
-
-METHOD_NAMES = {
-    "none": "no steering",
-    "latent": "one latent",
-    "random": "random latents",
-    "dense": "difference of means",
-    "dense_beyond_known": "same, beyond known",
-    "prompt": "changed prompt",
 }
 
 _CAPTIONS = {
