@@ -7,7 +7,7 @@ import torch
 from jsonargparse import auto_cli
 from safetensors.torch import load_file
 
-from tide_lightning.toybox.train import Training
+from tide_lightning.toybox.train import Training, main
 
 
 def run(*arguments: str) -> None:
@@ -31,6 +31,11 @@ def test_every_part_from_nothing_to_an_exported_pipeline(tmp_path: Path) -> None
     assert list((tmp_path / "run" / "transformer").glob("events.out.tfevents.*"))
 
 
-def test_what_is_missing_is_said(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="train this part first"):
-        run("--out", str(tmp_path), "transformer", "--num_steps", "1")
+def test_what_is_missing_is_one_line_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train", "--out", str(tmp_path), "transformer", "--num_steps", "1"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.strip().endswith("train this part first")

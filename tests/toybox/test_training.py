@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tide_lightning.errors import UserError
 from tide_lightning.toybox.autoencoder import AutoencoderModule, build_autoencoder
 from tide_lightning.toybox.caches import LatentCache, cache_images, cached, encode_captions
 from tide_lightning.toybox.denoiser import DenoiserModule
@@ -100,7 +101,7 @@ def test_the_average_is_what_is_loaded(tmp_path: Path) -> None:
 
 
 def test_an_untrained_part_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="train this part first"):
+    with pytest.raises(UserError, match="train this part first"):
         read_checkpoint(tmp_path)
 
 

@@ -73,7 +73,7 @@ class DenoiserModule(ToyModule):
         cache: LatentCache,
         scale: float,
         *,
-        num_steps: int = 25_000,
+        num_steps: int = 15_000,
         batch_size: int = 64,
         learning_rate: float = 1e-3,
         muon_rate: float = 0.008,

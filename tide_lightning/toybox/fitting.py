@@ -16,6 +16,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
+from tide_lightning.errors import UserError
+
 _N = TypeVar("_N", bound=nn.Module)
 
 
@@ -174,7 +176,7 @@ def read_checkpoint(folder: Path) -> dict[str, Tensor]:
     """The weights in the last checkpoint of a training folder."""
     path = folder / "last.ckpt"
     if not path.exists():
-        raise SystemExit(f"{path} does not exist: train this part first")
+        raise UserError(f"{path} does not exist: train this part first")
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     return state
 

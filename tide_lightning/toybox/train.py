@@ -5,6 +5,8 @@ part resumes where it stopped. `… train --out runs/toybox all` does everything
 minutes on a GPU.
 """
 
+import os
+import sys
 from pathlib import Path
 
 import torch
@@ -14,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from transformers import T5EncoderModel
 
+from tide_lightning.errors import UserError
 from tide_lightning.toybox.autoencoder import AutoencoderModule, build_autoencoder
 from tide_lightning.toybox.caches import LatentCache, cache_images, cached, encode_captions, encode_images
 from tide_lightning.toybox.denoiser import DenoiserModule, build_transformer
@@ -71,7 +74,7 @@ class Training:
 
     def transformer(
         self,
-        num_steps: int = 25_000,
+        num_steps: int = 15_000,
         batch_size: int = 64,
         num_layers: int = 8,
         compile_network: bool = False,
@@ -87,8 +90,8 @@ class Training:
             steps_an_epoch: Steps between two checkpoints.
         """
         torch.manual_seed(self.seed)
-        vae, text_encoder, tokenizer = self.load_vae(), self.load_text_encoder(), build_tokenizer()
-        latents = self.latents(vae)
+        vae, text_encoder, tokenizer = self._load_vae(), self._load_text_encoder(), build_tokenizer()
+        latents = self._latents(vae)
         captions = encode_captions(len(latents), text_encoder, tokenizer, seed=self.seed)
         module = DenoiserModule(
             LatentCache(latents, *captions),
@@ -114,7 +117,7 @@ class Training:
         images = cache_images(folder / "images.pt", num_scenes, split="oracle", seed=self.seed, device=self.device)
         rough = cached(
             folder / "rough.pt",
-            lambda: roughen_by_autoencoder(self.load_vae(), images[:num_rough], seed=self.seed),
+            lambda: roughen_by_autoencoder(self._load_vae(), images[:num_rough], seed=self.seed),
         )
         for name in ORACLES:
             torch.manual_seed(self.seed)
@@ -130,21 +133,21 @@ class Training:
         target = Path(__file__).parent if folder is None else folder
         write_prompt_files(target / "prompts")
         if (self.out / "transformer" / "last.ckpt").exists():
-            self.export_pipeline(target / "pipeline")
+            self._export_pipeline(target / "pipeline")
         for name in ORACLES:
             if (self.out / f"oracle_{name}" / "last.ckpt").exists():
                 oracle = load_average(build_oracle(name), self.out / f"oracle_{name}")
                 save_oracle(oracle, target / "oracles" / f"{name}.safetensors")
 
-    def export_pipeline(self, folder: Path) -> None:
+    def _export_pipeline(self, folder: Path) -> None:
         """Assemble and write the pipeline from the averaged weights."""
-        vae = self.load_vae()
-        latents = self.latents(vae)
+        vae = self._load_vae()
+        latents = self._latents(vae)
         transformer = load_average(build_transformer(self._num_layers()), self.out / "transformer")
         export(
             assemble(
                 vae,
-                self.load_text_encoder(),
+                self._load_text_encoder(),
                 transformer,
                 build_tokenizer(),
                 float(1 / latents.float().std()),
@@ -160,16 +163,16 @@ class Training:
         self.oracles()
         self.export()
 
-    def latents(self, vae: AutoencoderKL) -> Tensor:
+    def _latents(self, vae: AutoencoderKL) -> Tensor:
         """The cached latents, computed where they are missing."""
         images = cache_images(self.out / "images.pt", self.num_scenes, seed=self.seed, device=self.device)
         return cached(self.out / "latents.pt", lambda: encode_images(images, vae))[: self.num_scenes]
 
-    def load_vae(self) -> AutoencoderKL:
+    def _load_vae(self) -> AutoencoderKL:
         """The averaged autoencoder of this folder."""
         return load_average(build_autoencoder(), self.out / "vae").to(self.device)
 
-    def load_text_encoder(self) -> T5EncoderModel:
+    def _load_text_encoder(self) -> T5EncoderModel:
         """The averaged text encoder of this folder."""
         return load_average(TextReader(), self.out / "text").encoder.to(self.device)
 
@@ -190,5 +193,16 @@ class Training:
         )
 
 
+def main() -> None:
+    """The command line: what the user got wrong is one line and exit code 2."""
+    try:
+        auto_cli(Training)
+    except UserError as error:
+        if os.environ.get("TIDE_DEBUG") == "1":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
 if __name__ == "__main__":
-    auto_cli(Training)
+    main()
