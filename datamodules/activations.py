@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from tide_lightning.datamodules.checks import check_arguments
@@ -18,7 +19,7 @@ from tide_lightning.datamodules.latents import GeneratedLatents, ImageLatents, L
 from tide_lightning.datamodules.loader import ActivationLoader, ActivationNode, Tokens
 from tide_lightning.datamodules.shards import Shard
 from tide_lightning.datamodules.streams import DenoiseStream, NoiseStream
-from tide_lightning.diffusion import Denoiser, describe_denoiser, load_denoiser
+from tide_lightning.diffusion import Denoiser, describe_denoiser, load_denoiser, sensitivity
 from tide_lightning.errors import UserError
 
 
@@ -195,6 +196,20 @@ class ActivationDataModule(LightningDataModule):
         for _ in range(-(-self.num_calibration_samples // self.samples_per_batch)):
             yield from node.parts()
 
+    def sensitivity(self, sites: list[str]) -> dict[str, Tensor]:
+        """E[J' J] [d, d] of the denoiser's prediction by a token's activation, on a quarter of the calibration samples.
+
+        Measured on noised samples, whatever the source.
+        """
+        noise, batch = self._noise_stream("calibration", self._shard(), self.samples_per_batch), self.samples_per_batch
+        calls = (noise.call(k)[0] for k in range(-(-self.num_calibration_samples // (4 * batch))))
+        parts = (
+            (call.x_t[rows], call.raw_t[rows], call.conditioning.select(rows))
+            for call in calls
+            for rows in torch.arange(len(call)).split(self.forward_batch_size or len(call))
+        )
+        return sensitivity(self.denoiser, self.denoiser.resolve_sites(sites), parts, self.seed)
+
     def validation_loader(self, shard: Shard) -> SizedIterable[Tokens]:
         """A rank's validation batches: noised samples, and whole trajectories if the source has any."""
         parts: list[HeldOutNoise | HeldOutTrajectories] = [
@@ -234,29 +249,31 @@ class ActivationDataModule(LightningDataModule):
         return Harvester(self.denoiser, sites, self.window_radius, self.forward_batch_size)
 
     def _node(self, purpose: str, shard: Shard) -> ActivationNode:
-        harvester, num_samples = self._harvester(), self.samples_per_batch
-        num_kept = self._num_kept(self.denoiser)
+        num_samples = self.samples_per_batch
         num_slots = num_samples // 2 if self.source == "both" else num_samples
         noise = denoise = None
         if self.source != "denoise":
-            noise = NoiseStream(
-                harvester,
-                self._latents("train", shard),
-                seed=self.seed,
-                purpose=purpose,
-                num_slots=num_slots,
-                num_samples=num_samples,
-                first_slot=0,
-                shard=shard,
-                num_kept=num_kept,
-                prompt_dropout=self.prompt_dropout,
-            )
+            noise = self._noise_stream(purpose, shard, num_slots)
         if self.source != "noise":
             denoise = self._trajectories("train", purpose, shard, num_slots, num_samples, num_samples - num_slots)
         signature: dict[str, int | str] = {"source": self.source, "samples_per_batch": num_samples}
         if denoise is not None:
             signature["num_inference_steps"] = self.num_inference_steps
         return ActivationNode(noise, denoise, shard, signature)
+
+    def _noise_stream(self, purpose: str, shard: Shard, num_slots: int) -> NoiseStream:
+        return NoiseStream(
+            self._harvester(),
+            self._latents("train", shard),
+            seed=self.seed,
+            purpose=purpose,
+            num_slots=num_slots,
+            num_samples=self.samples_per_batch,
+            first_slot=0,
+            shard=shard,
+            num_kept=self._num_kept(self.denoiser),
+            prompt_dropout=self.prompt_dropout,
+        )
 
     def _trajectories(
         self, part: Part, purpose: str, shard: Shard, num_slots: int, num_samples: int, first_slot: int

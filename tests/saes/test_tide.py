@@ -216,3 +216,26 @@ def test_what_is_wrong_with_a_saved_sae_is_said(tmp_path: Path) -> None:
     (folder / "cfg.json").write_text(json.dumps(cfg))
     with pytest.raises(UserError, match="does not hold what"):
         TideSAE.from_pretrained(folder)
+
+
+def test_the_metric_measures_errors_by_what_they_do_to_the_denoiser() -> None:
+    batch = tokens(3_000, mean=1.0, input=0.5, rest=1.0)
+    sae = calibrated(TideSAE(SHAPE, 4, 5, modulation="none", fidelity_weight=0.75), batch)
+    directions = torch.randn(6, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    sensitivity = directions.mT @ directions
+    sae.fit_metric(sensitivity, batch)
+    output = sae(batch)
+    torch.testing.assert_close(output.u.square().mean(), torch.ones(()), rtol=1e-4, atol=0)
+    error = (batch.x - output.x_hat).double() / sae.known.scale
+    mixed = 0.25 * error.square().sum(1) + 0.75 * ((error @ sensitivity) * error).sum(1) / sensitivity.diagonal().mean()
+    measured = (output.u - output.u_hat).square().sum(1).double()
+    torch.testing.assert_close(measured / measured.mean(), mixed / mixed.mean(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_metric_changes_nothing_about_what_a_perfect_code_decodes_to() -> None:
+    sae = small_sae(fidelity_weight=0.9, k=96)
+    batch = tokens(50, mean=1.0, rest=1.0)
+    sae.fit_metric(torch.diag(torch.linspace(0, 5, 24)), batch)
+    code = sae.encode(batch.x, **batch.context())
+    torch.testing.assert_close(sae.decode(code, **batch.context()), sae(batch).x_hat)
+    assert "fidelity_weight" in sae.config

@@ -5,6 +5,7 @@ from tide_lightning.diffusion.denoiser import Denoiser
 from tide_lightning.diffusion.hooks import record, splice
 from tide_lightning.diffusion.loading import describe_denoiser, load_denoiser
 from tide_lightning.diffusion.schedule import Schedule
+from tide_lightning.diffusion.sensitivity import sensitivity
 from tide_lightning.diffusion.sites import Site, folder_name, resolve_sites
 from tide_lightning.diffusion.trajectories import Trajectories, guided_prediction, sample
 
@@ -21,5 +22,6 @@ __all__ = [
     "record",
     "resolve_sites",
     "sample",
+    "sensitivity",
     "splice",
 ]

@@ -1,10 +1,10 @@
 """TideSAE: a TopK sparse autoencoder that knows the timestep.
 
-    u     = (x - known) / s
+    u     = (x - known) / s                        in the metric of the denoiser, if wanted: u P
     u_mod = u * (1 + scale(t)) + shift(t)
     z     = TopK(ReLU(W_enc (u_mod - b_dec) + b_enc), k)
     u_hat = W_dec^T z + b_dec                      optionally un-modulated
-    x_hat = known + s * u_hat
+    x_hat = known + s * u_hat                      (u_hat P^-1)
 
 Shapes: B tokens, D = d_in channels, F = d_sae latents.
 """
@@ -22,6 +22,7 @@ from tide_lightning.errors import UserError
 from tide_lightning.kernels import DecodeBackend, decode, topk
 from tide_lightning.saes.code import SparseCode
 from tide_lightning.saes.known import KnownPart, Rung
+from tide_lightning.saes.metric import FidelityMetric
 from tide_lightning.saes.modulation import TemporalModulation
 from tide_lightning.saes.storage import find_folder, read_folder, write_folder
 from tide_lightning.tokens import SiteShape, TokenBatch
@@ -73,6 +74,8 @@ class TideSAE(nn.Module):
         scale_by_timestep: whether what is left is scaled by one number, or by one for each bin of t.
         modulation: none, zero (starts as none) or adaln (starts at the denoiser's own, where it has one).
         unmodulate: whether the decoder's output is divided by 1 + scale(t) after subtracting shift(t).
+        fidelity_weight: how far errors are measured by what they do to the denoiser's loss, from 0 (not) to 1 (only);
+            see `FidelityMetric`.
         decode_backend: how sparse codes are decoded; auto chooses by a measured crossover.
     """
 
@@ -90,12 +93,16 @@ class TideSAE(nn.Module):
         scale_by_timestep: bool = False,
         modulation: Modulation = "adaln",
         unmodulate: bool = False,
+        fidelity_weight: float = 0.0,
         decode_backend: DecodeBackend = "auto",
     ) -> None:
         super().__init__()
         if modulation not in get_args(Modulation):
             raise UserError(f"modulation: there is no {modulation!r}; choose one of {', '.join(get_args(Modulation))}")
+        if not 0 <= fidelity_weight <= 1:
+            raise UserError(f"fidelity_weight = {fidelity_weight}: give a number from 0 to 1")
         self.shape = shape
+        self.fidelity_weight = fidelity_weight
         self.expansion_factor = expansion_factor
         self.modulation_start: Modulation = modulation
         self.num_bins, self.scale_by_timestep = num_bins, scale_by_timestep
@@ -106,6 +113,7 @@ class TideSAE(nn.Module):
         self.k_noisy = None if k_noisy is None else _count(k_noisy, self.d_sae, "k_noisy")
 
         self.known = KnownPart(shape, known_part, num_bins, scale_by_timestep)
+        self.metric = FidelityMetric(shape.d_in, fidelity_weight) if fidelity_weight else None
         self.modulation = None if modulation == "none" else TemporalModulation(shape.d_in)
         directions = nn.functional.normalize(torch.randn(self.d_sae, self.d_in), dim=1)
         self.W_dec = nn.Parameter(directions)
@@ -125,6 +133,7 @@ class TideSAE(nn.Module):
             "scale_by_timestep": self.scale_by_timestep,
             "modulation": self.modulation_start,
             "unmodulate": self.unmodulate,
+            "fidelity_weight": self.fidelity_weight,
             "decode_backend": self.decode_backend,
         }
 
@@ -140,7 +149,7 @@ class TideSAE(nn.Module):
         pre = self._pre_activations(u, frame)
         code = self._select(pre, batch.t)
         u_hat = self._decode_normalised(code, frame)
-        return SAEOutput(frame.known + frame.s * u_hat, frame.known, u, u_hat, code, pre)
+        return SAEOutput(self._denormalise(u_hat, frame), frame.known, u, u_hat, code, pre)
 
     def encode(
         self,
@@ -171,7 +180,7 @@ class TideSAE(nn.Module):
     ) -> Tensor:
         """The activations [B, D] that a code stands for, in the activation's own units."""
         frame = self._frame(_context(timestep, position, input, window, noise))
-        return frame.known + frame.s * self._decode_normalised(code, frame)
+        return self._denormalise(self._decode_normalised(code, frame), frame)
 
     def _frame(self, context: dict[str, Tensor | None]) -> _Frame:
         timestep = context["timestep"]
@@ -184,7 +193,17 @@ class TideSAE(nn.Module):
         return _Frame(known, s, *self.modulation(timestep))
 
     def _normalise(self, x: Tensor, frame: _Frame) -> Tensor:
-        return (x.to(self.W_dec.dtype) - frame.known) / frame.s
+        u = (x.to(self.W_dec.dtype) - frame.known) / frame.s
+        if self.metric is None:
+            return u
+        with torch.autocast(x.device.type, enabled=False):
+            return self.metric.into(u)
+
+    def _denormalise(self, u_hat: Tensor, frame: _Frame) -> Tensor:
+        if self.metric is not None:
+            with torch.autocast(u_hat.device.type, enabled=False):
+                u_hat = self.metric.back(u_hat)
+        return frame.known + frame.s * u_hat
 
     def _pre_activations(self, u: Tensor, frame: _Frame) -> Tensor:
         u_mod = u if frame.gain is None or frame.shift is None else u * frame.gain + frame.shift
@@ -230,6 +249,13 @@ class TideSAE(nn.Module):
         except RuntimeError as error:
             raise UserError(f"{folder}/sae.safetensors does not hold what cfg.json describes") from error
         return sae
+
+    @torch.no_grad()
+    def fit_metric(self, sensitivity: Tensor, batch: TokenBatch) -> None:
+        """Measure errors by the denoiser's sensitivity [D, D]; belongs after the known part was fitted."""
+        if self.metric is not None:
+            frame = self._frame(batch.context())
+            self.metric.fit(sensitivity, (batch.x.to(self.W_dec.dtype) - frame.known) / frame.s)
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:

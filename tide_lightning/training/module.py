@@ -29,6 +29,9 @@ class ActivationSource(Protocol):
     def calibration_batches(self) -> Iterator[Batch]:
         """Tokens of the training distribution, from which the known part is estimated."""
 
+    def sensitivity(self, sites: list[str]) -> dict[str, Tensor]:
+        """How much the denoiser cares about each direction of a site's activation [d, d]."""
+
     @property
     def denoiser(self) -> Denoiser:
         """The frozen denoiser, whose adaLN the modulation may start at."""
@@ -121,11 +124,17 @@ class TideModule(LightningModule):
     def calibrate(self, source: ActivationSource) -> None:
         """Fit every site's known part and scale on the source's first tokens; begin modulation at its adaLN."""
         statistics = {site: KnownStatistics(self.sae(site).known).to(self.device) for site in self.sites}
+        first: Batch = {}
         for batch in source.calibration_batches():
+            first = first or batch
             for site, tokens in batch.items():
                 statistics[site].update(tokens)
+        weighted = [site for site in self.sites if self.sae(site).metric is not None]
+        sensitivity = source.sensitivity(weighted) if weighted else {}
         for site in self.sites:
             statistics[site].fit()
+            if site in sensitivity:
+                self.sae(site).fit_metric(sensitivity[site], first[site])
             modulation = self.sae(site).modulation
             if modulation is None or self.sae(site).modulation_start != "adaln":
                 continue

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tide_lightning.diffusion import Denoiser, sensitivity, splice
+
+
+def test_it_foretells_what_a_small_error_does_to_the_prediction(denoiser: Denoiser) -> None:
+    sites = denoiser.resolve_sites(["transformer_blocks.0", "transformer_blocks.2"])
+    draw = torch.Generator().manual_seed(0)
+    num_samples = 64
+    x_t = torch.randn(num_samples, *denoiser.latent_shape, generator=draw)
+    raw_t = torch.randint(0, 1000, (num_samples,), generator=draw).float()
+    conditioning = denoiser.encode_prompts(["a red ball"] * num_samples)
+    parts = ((x_t[rows], raw_t[rows], conditioning.select(rows)) for rows in torch.arange(num_samples).split(16))
+    found = sensitivity(denoiser, sites, parts, seed=0)
+    assert list(found) == [str(site) for site in sites]
+    with torch.no_grad():
+        clean = denoiser.predict(x_t, raw_t, conditioning)
+    for site in sites:
+        matrix = found[str(site)]
+        values, vectors = torch.linalg.eigh(matrix)
+        for number in (-1, len(values) // 2):
+            direction = vectors[:, number].float()
+
+            def push(x_NTD: Tensor, direction: Tensor = direction) -> Tensor:
+                sizes = torch.randn(*x_NTD.shape[:2], 1, generator=torch.Generator().manual_seed(1))
+                return x_NTD + 1e-2 * sizes * direction
+
+            with torch.no_grad(), splice(denoiser.module, {site: push}):
+                moved = denoiser.predict(x_t, raw_t, conditioning) - clean
+            expected = 1e-4 * num_samples * denoiser.num_tokens * float(values[number])
+            assert abs(float(moved.double().square().sum()) / expected - 1) < 0.3

@@ -1,0 +1,48 @@
+"""How much the denoiser's prediction cares about each direction of a site's activation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from tide_lightning.diffusion.conditioning import Conditioning
+from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.diffusion.denoiser import Denoiser
+from tide_lightning.diffusion.hooks import splice
+from tide_lightning.diffusion.sites import Site
+from tide_lightning.reduction import all_reduce_sum
+
+Forward = tuple[Tensor, Tensor, Conditioning]
+"""x_t, raw_t and the conditioning of some samples."""
+
+
+def sensitivity(denoiser: Denoiser, sites: Sequence[Site], forwards: Iterable[Forward], seed: int) -> dict[str, Tensor]:
+    """E[J' J] for each site [d, d], float64, J the prediction's derivative by one token's activation.
+
+    An error e of a token raises the denoiser's loss by e' E[J' J] e to second order. With v ~ N(0, I) and g = J' v,
+    E[g g'] = E[J' J]: one backward pass for each site and forward. Summed over ranks.
+    """
+    sums = {str(site): torch.zeros(0) for site in sites}
+    count = torch.zeros((), dtype=torch.float64, device=denoiser.device)
+    for number, (x_t, raw_t, conditioning) in enumerate(forwards):
+        rng = stream(seed, "sensitivity", number)
+        v = torch.stack([normal(rng, denoiser.latent_shape) for _ in raw_t]).to(denoiser.device)
+        leaves: list[Tensor] = []
+
+        def cut(value: Tensor, leaves: list[Tensor] = leaves) -> Tensor:
+            leaves.append(value.detach().requires_grad_(True))
+            return leaves[-1]
+
+        for site in sites:
+            leaves.clear()
+            with torch.enable_grad(), splice(denoiser.module, {site: cut}):
+                prediction = denoiser.predict(x_t, raw_t, conditioning)
+            [g_NTD] = torch.autograd.grad(prediction, leaves, v)
+            g_BD = g_NTD.flatten(0, -2).double()
+            total = sums[str(site)]
+            sums[str(site)] = g_BD.mT @ g_BD + (total if total.numel() else 0)
+        count += g_BD.shape[0]
+    all_reduce_sum(count)
+    return {site: all_reduce_sum(total) / count for site, total in sums.items()}
