@@ -29,12 +29,13 @@ from tide_lightning.toybox import Scenes
 from tide_lightning.training import TideModule
 
 SITE = "transformer_blocks.3"
-K = 16
+COMMON = {"k": 16, "fidelity_weight": 0.5}
 NO_SAMPLING = "no token sampling"
 DEFAULT = "TideSAE (the default)"
 
 VARIANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
+    "plain squared error": {"fidelity_weight": 0.0},
     "modulation from zero": {"modulation": "zero"},
     "no modulation": {"modulation": "none"},
     "un-modulated decoding": {"unmodulate": True},
@@ -43,6 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "modulation": "none",
         "known_part": "mean_t",
         "scale_by_timestep": True,
+        "fidelity_weight": 0.0,
         "expansion_factor": 16.5,  # as many parameters as with the modulation's MLP
     },
     "known: mean": {"known_part": "mean"},
@@ -80,6 +82,10 @@ class OneHarvest(LightningDataModule):
         """The site's, whatever the variant."""
         return self.data.denoiser.adaln(SITE)
 
+    def sensitivity(self, variants: list[str]) -> dict[str, Tensor]:
+        """The site's, whatever the variant."""
+        return dict.fromkeys(variants, self.data.sensitivity([SITE])[SITE])
+
     def fan_out(self, batch: dict[str, TokenBatch]) -> dict[str, TokenBatch]:
         """The same tokens for every variant."""
         return dict.fromkeys(self.variants, batch[SITE])
@@ -116,21 +122,20 @@ def train(data: ActivationDataModule, variants: list[str], seed: int, steps: int
     """The variants' SAEs after `steps` batches."""
     seed_everything(seed, verbose=False)
     arguments = iter(variants)
-    known = {"k": K}
     module = TideModule(
         dict.fromkeys(variants, data.site_shapes[SITE]),
-        sae=lambda shape: TideSAE(shape, **(known | VARIANTS[next(arguments)])),
-        dead_after_tokens=100_000,
+        sae=lambda shape: TideSAE(shape, **(COMMON | VARIANTS[next(arguments)])),
+        lr=2e-3,
+        dead_after_tokens=50_000,
     )
     trainer = Trainer(
         max_steps=steps,
         accelerator="cpu",
         devices=1,
-        gradient_clip_val=None,
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        callbacks=[ResampleDeadLatents(every_n_steps=250), ShowProgress()],
+        callbacks=[ResampleDeadLatents(every_n_steps=100), ShowProgress()],
     )
     trainer.fit(module, datamodule=OneHarvest(data, variants))
     return {variant: module.sae(variant).eval() for variant in variants}
@@ -195,8 +200,8 @@ def main() -> None:
     """Measure what is missing, then print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--scenes", type=int, default=4096)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--scenes", type=int, default=2048)
     parser.add_argument("--test_samples", type=int, default=2048)
     parser.add_argument("--fidelity_samples", type=int, default=256)
     parser.add_argument("--json", type=Path, default=Path("ablation.json"))
