@@ -36,7 +36,7 @@ def test_arguments_out_of_range(make_data: MakeData, changes: dict[str, Any], me
 
 def test_more_tokens_than_there_are(make_data: MakeData) -> None:
     with pytest.raises(UserError, match="tokens_per_sample 17 is more than the 16 tokens"):
-        make_data(tokens_per_sample=17).setup()
+        _ = make_data(tokens_per_sample=17).site_shapes
 
 
 def test_a_misspelt_site(make_data: MakeData) -> None:
@@ -100,9 +100,8 @@ def test_prompt_files(tmp_path: Path) -> None:
 
 
 def test_a_single_prompt_cannot_be_split(make_data: MakeData) -> None:
-    data = make_data(prompts=["a red ball"], images=None)
     with pytest.raises(UserError, match=r"a single prompt cannot be split in two: set data.heldout_prompts"):
-        data.train_loader(Shard())
+        make_data(prompts=["a red ball"], images=None)
 
 
 def test_a_pipeline_that_is_not_there() -> None:
