@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
+from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -191,9 +192,11 @@ class ActivationDataModule(LightningDataModule):
 
     def calibration_batches(self, shard: Shard | None = None) -> Iterator[Tokens]:
         """About `num_calibration_samples` as in training, but drawn apart, one source at a time."""
-        node = self._node("calibration", shard or self._shard())
+        shard = shard or self._shard()
+        node = self._node("calibration", shard)
         node.reset()
-        for _ in range(-(-self.num_calibration_samples // self.samples_per_batch)):
+        rounds = range(-(-self.num_calibration_samples // self.samples_per_batch))
+        for _ in track(rounds, "Reading calibration tokens", disable=shard.rank != 0):
             yield from node.parts()
 
     def sensitivity(self, sites: list[str]) -> dict[str, Tensor]:
@@ -201,8 +204,11 @@ class ActivationDataModule(LightningDataModule):
 
         Measured on noised samples, whatever the source.
         """
-        noise, batch = self._noise_stream("calibration", self._shard(), self.samples_per_batch), self.samples_per_batch
-        calls = (noise.call(k)[0] for k in range(-(-self.num_calibration_samples // (4 * batch))))
+        shard, batch = self._shard(), self.samples_per_batch
+        noise = self._noise_stream("calibration", shard, batch)
+        rounds = range(-(-self.num_calibration_samples // (4 * batch)))
+        progress = track(rounds, "Measuring the denoiser's sensitivity", disable=shard.rank != 0)
+        calls = (noise.call(k)[0] for k in progress)
         parts = (
             (call.x_t[rows], call.raw_t[rows], call.conditioning.select(rows))
             for call in calls
