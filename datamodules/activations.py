@@ -21,6 +21,7 @@ from tide_lightning.datamodules.loader import ActivationLoader, ActivationNode, 
 from tide_lightning.datamodules.shards import Shard
 from tide_lightning.datamodules.streams import DenoiseStream, NoiseStream
 from tide_lightning.diffusion import Denoiser, describe_denoiser, load_denoiser, sensitivity
+from tide_lightning.diffusion.precision import native_dtype
 from tide_lightning.errors import UserError
 
 
@@ -48,7 +49,7 @@ class ActivationDataModule(LightningDataModule):
         halves: the halves of a guided forward that are kept; both doubles the tokens of trajectories.
         prompt_dropout: share of noised samples that get the empty prompt.
         window_radius: how far the neighbourhood reaches that tokens carry of the denoiser's input; 0 for none.
-        dtype: precision of the denoiser, whatever the trainer's.
+        dtype: precision of the denoiser, whatever the trainer's; auto takes bfloat16 where the device is good at it.
         batches_per_epoch: how many batches count as an epoch of the endless stream.
         num_validation_samples: held-out samples for validation.
         num_test_samples: held-out samples for the test, all tokens of each.
@@ -79,7 +80,7 @@ class ActivationDataModule(LightningDataModule):
         halves: Literal["conditional", "both"] = "conditional",
         prompt_dropout: float = 0.1,
         window_radius: int = 1,
-        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
         batches_per_epoch: int = 1000,
         num_validation_samples: int = 256,
         num_test_samples: int = 512,
@@ -142,17 +143,17 @@ class ActivationDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Load the denoiser, once, to where the trainer works."""
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
         if self._denoiser is None:
             self._denoiser = load_denoiser(
                 self.pretrained,
-                dtype=self.dtype,
+                dtype=native_dtype(device) if self.dtype == "auto" else self.dtype,
                 revision=self.revision,
                 variant=self.variant,
                 local_files_only=self.local_files_only,
                 compile=self.compile,
             )
-        if self.trainer is not None:
-            self._denoiser.to(self.trainer.strategy.root_device)
+        self._denoiser.to(device)
 
     def train_dataloader(self) -> ActivationLoader:
         """The endless stream in epochs of `batches_per_epoch`; its state travels in checkpoints."""

@@ -37,8 +37,8 @@ def check_arguments(data: Any, has_prompts_or_images: bool) -> None:
     for name, choices in (("source", ("noise", "denoise", "both")), ("halves", ("conditional", "both"))):
         if getattr(data, name) not in choices:
             raise UserError(f"{name} must be one of {', '.join(choices)}, not {getattr(data, name)!r}")
-    if data.dtype not in ("float32", "bfloat16", "float16"):
-        raise UserError(f"dtype must be float32, bfloat16 or float16, not {data.dtype!r}")
+    if data.dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise UserError(f"dtype must be auto, float32, bfloat16 or float16, not {data.dtype!r}")
     if data.source == "both" and data.samples_per_batch % 2:
         raise UserError(f"source both needs an even samples_per_batch, not {data.samples_per_batch}")
     if data.halves == "both" and data.guidance_scale <= 1 and data.source != "noise":
