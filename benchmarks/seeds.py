@@ -1,0 +1,131 @@
+"""Tables over the runs of several seeds, from their metrics.json: mean and, behind ±, half the range.
+
+for seed in 0 1 2; do
+  tide fit --config quickstart --run_name quickstart-$seed --seed_everything $seed --data.seed $seed
+  tide test --run_name quickstart-$seed
+done
+python -m benchmarks.seeds runs/quickstart-{0,1,2}/latest --figures README.md --toybox docs/toybox_benchmark.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+Metrics = dict[str, Any]
+Read = Callable[[Metrics, str], float]
+
+FIGURES: dict[str, tuple[Read, str]] = {
+    "explained variance": (lambda m, s: m["sites"][s]["explained_variance"], ".4f"),
+    "beyond known": (lambda m, s: m["sites"][s]["explained_variance_beyond_known"], ".3f"),
+    "known alone": (lambda m, s: m["floors"][s]["known"]["explained_variance"], ".4f"),
+    "PCA 2k": (lambda m, s: m["floors"][s]["pca_2k"]["explained_variance"], ".4f"),
+    "loss increase": (lambda m, s: m["fidelity"]["sites"][s]["loss_increase"], "%"),
+    "by known alone": (lambda m, s: m["fidelity"]["sites"][s]["loss_increase_known"], "%"),
+    "alive": (lambda m, s: m["sites"][s]["alive_fraction"], ".3f"),
+    "L0": (lambda m, s: m["sites"][s]["l0"], ".1f"),
+}
+
+PROBES = {
+    "best latent": "best_latent",
+    "5 latents": "latents_5",
+    "20 latents": "latents_20",
+    "20 random": "random_20",
+    "best channel": "best_channel",
+    "dense": "dense",
+    "known alone": "known",
+    "position": "position",
+}
+
+READOUTS = {"codes": "codes", "random": "random", "dense": "dense", "known alone": "known", "position": "position"}
+
+STEERING = {
+    "no steering": "none",
+    "one latent": "latent",
+    "random latent": "random",
+    "dense mean difference": "dense",
+    "the same beyond known": "dense_beyond_known",
+    "changed prompt": "prompt",
+}
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Mean ± half the range."""
+    mean, half = sum(values) / len(values), (max(values) - min(values)) / 2
+    return f"{mean:.1%} ± {half:.1%}" if form == "%" else f"{mean:{form}} ± {half:{form}}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
+    return "\n".join(lines)
+
+
+def figures(runs: Sequence[Metrics]) -> str:
+    """Reconstruction, floors and fidelity by site."""
+    rows = [
+        [site, *(spread([read(run, site) for run in runs], form) for read, form in FIGURES.values())]
+        for site in runs[0]["sites"]
+    ]
+    every = spread([run["fidelity"]["all"]["loss_increase"] for run in runs], "%")
+    return markdown(["site", *FIGURES], rows) + f"\n\nAll three sites spliced at once: loss increase {every}."
+
+
+def toybox(runs: Sequence[Metrics]) -> str:
+    """Meaning, read-out and steering."""
+    boxes = [run["toybox"] for run in runs]
+    parts = []
+    for measure, form in (("auroc", ".3f"), ("f1", ".3f")):
+        rows = [
+            [
+                site,
+                *(
+                    spread([box["meaning"][site]["mean"][measure][key] for box in boxes], form)
+                    for key in PROBES.values()
+                ),
+            ]
+            for site in boxes[0]["meaning"]
+        ]
+        parts.append(f"{measure.upper()}, mean over factors:\n\n" + markdown(["site", *PROBES], rows))
+    for measure, name in (("depth_r2_beyond_position", "Depth, R² beyond position"), ("mask_iou", "Mask, IoU")):
+        rows = [
+            [site, *(spread([box["readout"][site][measure][key] for box in boxes], ".3f") for key in READOUTS.values())]
+            for site in boxes[0]["readout"]
+        ]
+        parts.append(f"{name}:\n\n" + markdown(["site", *READOUTS], rows))
+    columns = {"success": "success", "confirmed by both oracles": "confirmed", "other factors stable": "stability_mean"}
+    rows = [
+        [name, *(spread([box["steering"]["mean"][key][column] for box in boxes], "%") for column in columns.values())]
+        for name, key in STEERING.items()
+    ]
+    images = boxes[0]["steering"]["mean"]["latent"]["images"]
+    parts.append(f"Steering, {images} images a method and seed:\n\n" + markdown(["method", *columns], rows))
+    return "\n\n".join(parts)
+
+
+def write(path: Path, mark: str, text: str) -> None:
+    """Replace what stands between `<!-- mark -->` and `<!-- /mark -->`."""
+    before, rest = path.read_text(encoding="utf-8").split(f"<!-- {mark} -->", 1)
+    after = rest.split(f"<!-- /{mark} -->", 1)[1]
+    path.write_text(f"{before}<!-- {mark} -->\n{text}\n<!-- /{mark} -->{after}", encoding="utf-8")
+
+
+def main() -> None:
+    """Read the runs; print or write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--figures", type=Path, help="page whose `figures` section is replaced")
+    parser.add_argument("--toybox", type=Path, help="page whose `toybox` section is replaced")
+    options = parser.parse_args()
+    runs = [json.loads((run / "metrics.json").read_text(encoding="utf-8")) for run in options.runs]
+    for page, mark, text in ((options.figures, "figures", figures(runs)), (options.toybox, "toybox", toybox(runs))):
+        print(text, end="\n\n")
+        if page:
+            write(page, mark, text)
+
+
+if __name__ == "__main__":
+    main()
