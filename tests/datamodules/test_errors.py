@@ -25,7 +25,7 @@ from tide_lightning.errors import UserError
         ({"forward_batch_size": 0}, "forward_batch_size must be at least 1"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"source": "renoise"}, "source must be one of noise, denoise, both, not 'renoise'"),
-        ({"dtype": "float64"}, "dtype must be float32, bfloat16 or float16"),
+        ({"dtype": "float64"}, "dtype must be auto, float32, bfloat16 or float16"),
         ({"prompts": None, "images": None}, "needs prompts, images or both"),
     ],
 )
