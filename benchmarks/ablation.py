@@ -114,6 +114,7 @@ def harvest(seed: int, whole_images: bool, options: argparse.Namespace) -> Activ
         tokens_per_sample=64 if whole_images else 32,
         batches_per_epoch=options.steps,
         num_test_samples=options.test_samples,
+        dtype="auto",
         seed=seed,
     )
 
