@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +61,15 @@ def _padded(value_NL: Tensor, length: int) -> Tensor:
     if missing == 0:
         return value_NL
     return torch.cat([value_NL, value_NL.new_zeros(len(value_NL), missing, *value_NL.shape[2:])], dim=1)
+
+
+def unknown_words(tokenizer: Any, prompt: str) -> list[str]:
+    """The words of a prompt that a tokenizer can only read as its unknown token, in order, without repeats."""
+    unknown, text = tokenizer.unk_token_id, prompt.lower()
+    if unknown is None or unknown not in tokenizer(text).input_ids:
+        return []
+    words = dict.fromkeys(re.findall(r"[^\s,]+", text))
+    return [word for word in words if unknown in tokenizer(word, add_special_tokens=False).input_ids]
 
 
 class PromptCache:

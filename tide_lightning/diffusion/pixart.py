@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tide_lightning.diffusion.conditioning import Conditioning
+from tide_lightning.diffusion.conditioning import Conditioning, unknown_words
 from tide_lightning.diffusion.denoiser import Denoiser
 from tide_lightning.diffusion.sites import Site
+
+_log = logging.getLogger(__name__)
 
 _MAX_PROMPT_TOKENS = 120  # PixArtAlphaPipeline's own default
 _PROMPT_STEP = 32  # prompts are cut to a multiple of this: few shapes, hence few compilations
@@ -37,6 +40,9 @@ class PixArt(Denoiser):
     @torch.no_grad()
     def encode_prompt(self, prompt: str) -> Conditioning:
         """T5 embeddings with their mask; of the padding, which is masked anyway, no more than fills a step of 32."""
+        unknown = unknown_words(self.pipeline.tokenizer, prompt)
+        if unknown:
+            _log.warning("the tokenizer does not know %s in the prompt %r", ", ".join(unknown), prompt)
         tokens, mask, _, _ = self.pipeline.encode_prompt(
             prompt, do_classifier_free_guidance=False, device=self.device, clean_caption=False
         )
