@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from tests.toybox_benchmark.conftest import SITE
+from tide_lightning.callbacks.splicing import site_context
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.diffusion.counters import normal, stream
-from tide_lightning.evaluation.splicing import site_context
 from tide_lightning.saes import TideSAE
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.toybox.benchmark.pushing import Push, effect, effect_norms, pushed_by, pushed_images

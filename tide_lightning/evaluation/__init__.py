@@ -1,5 +1,6 @@
 """The protocol of `tide test`: figures, floors, fidelity, images, and the report."""
 
+from tide_lightning.callbacks.splicing import SplicedDenoiser
 from tide_lightning.evaluation.end_to_end import EndToEnd, run_trajectories
 from tide_lightning.evaluation.fidelity import Fidelity
 from tide_lightning.evaluation.floors import SiteFloors
@@ -7,7 +8,6 @@ from tide_lightning.evaluation.protocol import EvaluateProtocol
 from tide_lightning.evaluation.reconstruction import SiteReconstruction
 from tide_lightning.evaluation.report import write_report
 from tide_lightning.evaluation.sections import MeasuresSection, Plot, Section, Table
-from tide_lightning.evaluation.splicing import SplicedDenoiser
 
 __all__ = [
     "EndToEnd",

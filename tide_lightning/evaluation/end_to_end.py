@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tide_lightning.callbacks.splicing import SplicedDenoiser, known_alone, reconstruct_by, why_not
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.evaluation.fidelity import ALL
 from tide_lightning.evaluation.figures import measured
-from tide_lightning.evaluation.splicing import SplicedDenoiser, known_alone, reconstruct_by, why_not
 from tide_lightning.saes import TideSAE
 
 ORIGINAL, KNOWN = "original", "known part alone"

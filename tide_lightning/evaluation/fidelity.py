@@ -13,9 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tide_lightning.diffusion import Conditioning, Denoiser
-from tide_lightning.evaluation.figures import bin_edges, measured, ratio
-from tide_lightning.evaluation.splicing import (
+from tide_lightning.callbacks.splicing import (
     Predictor,
     SplicedDenoiser,
     constant,
@@ -23,6 +21,8 @@ from tide_lightning.evaluation.splicing import (
     reconstruct_by,
     why_not,
 )
+from tide_lightning.diffusion import Conditioning, Denoiser
+from tide_lightning.evaluation.figures import bin_edges, measured, ratio
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import TideSAE
 

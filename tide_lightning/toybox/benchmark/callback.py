@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from tide_lightning.callbacks.splicing import why_not
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.datamodules.harvest import Harvester
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation.sections import Section
-from tide_lightning.evaluation.splicing import why_not
 from tide_lightning.evaluation.summary import time_left
 from tide_lightning.saes import TideSAE
 from tide_lightning.tokens import TokenBatch

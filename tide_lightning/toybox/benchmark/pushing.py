@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from tide_lightning.callbacks.splicing import Predictor, SplicedDenoiser
 from tide_lightning.diffusion import Denoiser, sample
-from tide_lightning.evaluation.splicing import Predictor, SplicedDenoiser
 from tide_lightning.saes import SparseCode, TideSAE
 from tide_lightning.tokens import TokenBatch
 
