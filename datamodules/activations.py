@@ -8,18 +8,18 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from tide_lightning.datamodules.checks import check_arguments
-from tide_lightning.datamodules.corpus import Corpus, Part
+from tide_lightning.datamodules.corpus import Corpus
+from tide_lightning.datamodules.draws import Walk
+from tide_lightning.datamodules.feed import Feed, SourceName
 from tide_lightning.datamodules.harvest import Harvester
-from tide_lightning.datamodules.heldout import HeldOutBatch, HeldOutNoise, HeldOutTrajectories, SizedIterable
-from tide_lightning.datamodules.latents import GeneratedLatents, ImageLatents, Latents
-from tide_lightning.datamodules.loader import ActivationLoader, ActivationNode, Tokens
+from tide_lightning.datamodules.heldout import HeldOutBatch, SizedIterable
+from tide_lightning.datamodules.latents import LatentStore
+from tide_lightning.datamodules.loader import ActivationLoader, Tokens
 from tide_lightning.datamodules.shards import Shard
-from tide_lightning.datamodules.streams import DenoiseStream, NoiseStream
 from tide_lightning.diffusion import Denoiser, describe_denoiser, load_denoiser, sensitivity
 from tide_lightning.diffusion.precision import native_dtype
 from tide_lightning.errors import UserError
@@ -71,7 +71,7 @@ class ActivationDataModule(LightningDataModule):
         heldout_prompts: str | list[str] | None = None,
         images: Dataset | None = None,  # type: ignore[type-arg]  # jsonargparse wants the bare class
         heldout_images: Dataset | None = None,  # type: ignore[type-arg]
-        source: Literal["noise", "denoise", "both"] = "noise",
+        source: SourceName = "noise",
         samples_per_batch: int = 32,
         tokens_per_sample: int | float = 1 / 16,
         forward_batch_size: int | None = None,
@@ -121,7 +121,6 @@ class ActivationDataModule(LightningDataModule):
         check_arguments(self, prompts is not None or images is not None)
         self.corpus.prompts("train")  # read now: a mistake in a file is told before anything is written
         self._denoiser: Denoiser | None = None
-        self._made: dict[Part, Latents] = {}
 
     # Known without weights.
 
@@ -189,54 +188,31 @@ class ActivationDataModule(LightningDataModule):
 
     def train_loader(self, shard: Shard) -> ActivationLoader:
         """A rank's training batches."""
-        return ActivationLoader(self._node("train", shard), self.batches_per_epoch)
+        return ActivationLoader(self._feed(shard).training(), self.batches_per_epoch)
 
     def calibration_batches(self, shard: Shard | None = None) -> Iterator[Tokens]:
         """About `num_calibration_samples` as in training, but drawn apart, one source at a time."""
-        shard = shard or self._shard()
-        node = self._node("calibration", shard)
-        node.reset()
-        rounds = range(-(-self.num_calibration_samples // self.samples_per_batch))
-        for _ in track(rounds, "Reading calibration tokens", disable=shard.rank != 0):
-            yield from node.parts()
+        return self._feed(shard or self._shard()).calibration(self.num_calibration_samples)
 
     def sensitivity(self, sites: list[str]) -> dict[str, Tensor]:
         """E[J' J] [d, d] of the denoiser's prediction by a token's activation, on a quarter of the calibration samples.
 
         Measured on noised samples, whatever the source.
         """
-        shard, batch = self._shard(), self.samples_per_batch
-        noise = self._noise_stream("calibration", shard, batch)
-        rounds = range(-(-self.num_calibration_samples // (4 * batch)))
-        progress = track(rounds, "Measuring the denoiser's sensitivity", disable=shard.rank != 0)
-        calls = (noise.call(k)[0] for k in progress)
         parts = (
             (call.x_t[rows], call.raw_t[rows], call.conditioning.select(rows))
-            for call in calls
+            for call in self._feed(self._shard()).calibration_calls(-(-self.num_calibration_samples // 4))
             for rows in torch.arange(len(call)).split(self.forward_batch_size or len(call))
         )
         return sensitivity(self.denoiser, self.denoiser.resolve_sites(sites), parts, self.seed)
 
     def validation_loader(self, shard: Shard) -> SizedIterable[Tokens]:
         """A rank's validation batches: noised samples, and whole trajectories if the source has any."""
-        parts: list[HeldOutNoise | HeldOutTrajectories] = [
-            self._heldout_noise("validation", self.num_validation_samples, shard, self._num_kept(self.denoiser))
-        ]
-        if self.source != "noise":
-            parts.append(self._heldout_trajectories(shard))
-
-        def batches() -> Iterator[Tokens]:
-            for part in parts:
-                yield from part.tokens()
-
-        return SizedIterable(batches, sum(len(part) for part in parts))
+        return self._feed(shard).validation(self.num_validation_samples)
 
     def test_loader(self, shard: Shard) -> SizedIterable[HeldOutBatch]:
         """A rank's test batches."""
-        heldout = self._heldout_noise("test", self.num_test_samples, shard, self.denoiser.num_tokens)
-        return SizedIterable(heldout.whole, len(heldout))
-
-    # How it is put together.
+        return self._feed(shard).test(self.num_test_samples)
 
     def _shard(self) -> Shard:
         if self.trainer is None:
@@ -251,96 +227,35 @@ class ActivationDataModule(LightningDataModule):
             raise UserError(f"tokens_per_sample {tokens} is more than the {denoiser.num_tokens} tokens of a sample")
         return tokens
 
-    def _harvester(self) -> Harvester:
+    @cached_property
+    def _walk(self) -> Walk:
+        return Walk(self.num_inference_steps, self.guidance_scale)
+
+    @cached_property
+    def _latents(self) -> LatentStore:
+        return LatentStore(
+            self.denoiser,
+            self.corpus,
+            max_cached=self.latent_cache,
+            num_generated=self.num_generated,
+            num_heldout=max(self.num_validation_samples, self.num_test_samples),
+            walk=self._walk,
+            batch_size=self.forward_batch_size or max(1, self.samples_per_batch // self._shard().world),
+            seed=self.seed,
+        )
+
+    def _feed(self, shard: Shard) -> Feed:
         sites = self.denoiser.resolve_sites(self.site_patterns)
-        return Harvester(self.denoiser, sites, self.window_radius, self.forward_batch_size)
-
-    def _node(self, purpose: str, shard: Shard) -> ActivationNode:
-        num_samples = self.samples_per_batch
-        num_slots = num_samples // 2 if self.source == "both" else num_samples
-        noise = denoise = None
-        if self.source != "denoise":
-            noise = self._noise_stream(purpose, shard, num_slots)
-        if self.source != "noise":
-            denoise = self._trajectories("train", purpose, shard, num_slots, num_samples, num_samples - num_slots)
-        signature: dict[str, int | str] = {"source": self.source, "samples_per_batch": num_samples}
-        if denoise is not None:
-            signature["num_inference_steps"] = self.num_inference_steps
-        return ActivationNode(noise, denoise, shard, signature)
-
-    def _noise_stream(self, purpose: str, shard: Shard, num_slots: int) -> NoiseStream:
-        return NoiseStream(
-            self._harvester(),
-            self._latents("train", shard),
-            seed=self.seed,
-            purpose=purpose,
-            num_slots=num_slots,
-            num_samples=self.samples_per_batch,
-            first_slot=0,
-            shard=shard,
+        return Feed(
+            Harvester(self.denoiser, sites, self.window_radius, self.forward_batch_size),
+            self.corpus,
+            self._latents,
+            shard,
+            source=self.source,
+            samples_per_batch=self.samples_per_batch,
             num_kept=self._num_kept(self.denoiser),
-            prompt_dropout=self.prompt_dropout,
-        )
-
-    def _trajectories(
-        self, part: Part, purpose: str, shard: Shard, num_slots: int, num_samples: int, first_slot: int
-    ) -> DenoiseStream:
-        return DenoiseStream(
-            self._harvester(),
-            self.corpus.prompts(part),
-            seed=self.seed,
-            purpose=purpose,
-            num_slots=num_slots,
-            num_samples=num_samples,
-            first_slot=first_slot,
-            shard=shard,
-            num_kept=self._num_kept(self.denoiser),
-            num_inference_steps=self.num_inference_steps,
-            guidance_scale=self.guidance_scale,
+            walk=self._walk,
             both_halves=self.halves == "both",
-            stagger=part == "train",
-        )
-
-    def _heldout_noise(self, purpose: str, num_samples: int, shard: Shard, num_kept: int) -> HeldOutNoise:
-        return HeldOutNoise(
-            self._harvester(),
-            self._latents("heldout", shard),
+            prompt_dropout=self.prompt_dropout,
             seed=self.seed,
-            purpose=purpose,
-            num_samples=num_samples,
-            batch_size=self.samples_per_batch,
-            shard=shard,
-            num_kept=num_kept,
         )
-
-    def _heldout_trajectories(self, shard: Shard) -> HeldOutTrajectories:
-        num_steps = len(self.denoiser.new_scheduler(self.num_inference_steps).timesteps)
-        # As many samples as there are noised ones; one trajectory is a sample at each of its steps.
-        num_slots = -(-self.num_validation_samples // num_steps)
-        num_slots = -(-num_slots // shard.world) * shard.world
-        first = self.num_validation_samples  # their numbers follow those of the noised samples
-
-        def make() -> DenoiseStream:
-            return self._trajectories("heldout", "validation", shard, num_slots, num_slots, first)
-
-        return HeldOutTrajectories(make, num_steps)
-
-    def _latents(self, part: Part, shard: Shard) -> Latents:
-        if part not in self._made:
-            images = self.corpus.images(part)
-            if images is not None:
-                self._made[part] = ImageLatents(self.denoiser, images, self.latent_cache)
-            else:
-                needed = max(self.num_validation_samples, self.num_test_samples)
-                self._made[part] = GeneratedLatents.generate(
-                    self.denoiser,
-                    self.corpus.prompts(part),
-                    self.num_generated if part == "train" else min(self.num_generated, needed),
-                    seed=self.seed,
-                    num_inference_steps=self.num_inference_steps,
-                    guidance_scale=self.guidance_scale,
-                    batch_size=self.forward_batch_size or max(1, self.samples_per_batch // shard.world),
-                    shard=shard,
-                    label=part,
-                )
-        return self._made[part]

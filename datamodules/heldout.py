@@ -9,11 +9,11 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from tide_lightning.datamodules.draws import Draw
 from tide_lightning.datamodules.harvest import Call, Harvester
 from tide_lightning.datamodules.latents import Latents
-from tide_lightning.datamodules.shards import Shard
-from tide_lightning.datamodules.streams import DenoiseStream, drawn_places, noised_call
-from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.datamodules.streams import DenoiseStream, noised_call
+from tide_lightning.diffusion.counters import normal
 from tide_lightning.tokens import TokenBatch
 
 T_co = TypeVar("T_co", covariant=True)
@@ -59,34 +59,17 @@ class HeldOutNoise:
     Args:
         harvester: runs the denoiser.
         latents: held-out latents with prompts; sample i takes the i-th, round and round.
-        seed: of everything drawn.
-        purpose: keeps validation and test apart.
-        num_samples: over the whole world.
+        draw: which samples; each slot gives one.
         batch_size: samples in a batch, over the whole world.
-        shard: this rank's share.
-        num_kept: tokens kept of each sample.
     """
 
-    def __init__(
-        self,
-        harvester: Harvester,
-        latents: Latents,
-        *,
-        seed: int,
-        purpose: str,
-        num_samples: int,
-        batch_size: int,
-        shard: Shard,
-        num_kept: int,
-    ) -> None:
+    def __init__(self, harvester: Harvester, latents: Latents, draw: Draw, batch_size: int) -> None:
         self._harvester = harvester
         self._latents = latents
-        self._seed = seed
-        self._purpose = f"{purpose}/noise"
-        self._num_kept = num_kept
-        self._strata = stream(seed, self._purpose, "strata").permutation(num_samples)
-        mine = shard.slots(num_samples, f"num_{purpose}_samples")
-        share = batch_size // shard.world
+        self._draw = draw
+        self._strata = draw.rng("strata").permutation(draw.num_slots)
+        mine = draw.slots(f"num_{draw.purpose.partition('/')[0]}_samples")
+        share = batch_size // draw.shard.world
         self._batches = [mine[start : start + share] for start in range(0, len(mine), share)]
 
     def __len__(self) -> int:
@@ -107,9 +90,9 @@ class HeldOutNoise:
 
     def _call(self, numbers: Sequence[int]) -> tuple[Call, Tensor]:
         denoiser = self._harvester.denoiser
-        rngs = [stream(self._seed, self._purpose, number) for number in numbers]
+        rngs = [self._draw.rng(number) for number in numbers]
         u = torch.tensor([(self._strata[number] + 0.5) / len(self._strata) for number in numbers])
-        places = torch.stack([drawn_places(rng, denoiser.num_tokens, self._num_kept) for rng in rngs])
+        places = self._draw.places(rngs, denoiser.num_tokens)
         noise = torch.stack([normal(rng, denoiser.latent_shape) for rng in rngs])
         x0, prompts = self._latents.fetch([number % len(self._latents) for number in numbers])
         call = noised_call(self._harvester, x0, noise, u, prompts, torch.tensor(list(numbers)))

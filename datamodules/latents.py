@@ -9,7 +9,8 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from tide_lightning.datamodules.corpus import Images
+from tide_lightning.datamodules.corpus import Corpus, Images, Part
+from tide_lightning.datamodules.draws import Walk
 from tide_lightning.datamodules.shards import Shard, gather_objects
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.diffusion.counters import normal, stream
@@ -24,6 +25,61 @@ class Latents(Protocol):
 
     def fetch(self, indices: Sequence[int]) -> tuple[Tensor, list[str]]:
         """Latents [N, *latent_shape] on the denoiser's device, and their prompts."""
+
+
+class LatentStore:
+    """Clean latents to train on and held out, each made when first asked for.
+
+    Args:
+        denoiser: encodes images, or generates.
+        corpus: the images; where there are none, the prompts.
+        max_cached: images whose latents are kept.
+        num_generated: latents generated for training, and at most for held-out samples.
+        num_heldout: held-out latents that are of use.
+        walk: how they are generated.
+        batch_size: samples that a rank generates at once.
+        seed: of their noise.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        corpus: Corpus,
+        *,
+        max_cached: int,
+        num_generated: int,
+        num_heldout: int,
+        walk: Walk,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self._denoiser = denoiser
+        self._corpus = corpus
+        self._max_cached = max_cached
+        self._counts: dict[Part, int] = {"train": num_generated, "heldout": min(num_generated, num_heldout)}
+        self._walk = walk
+        self._batch_size = batch_size
+        self._seed = seed
+        self._made: dict[Part, Latents] = {}
+
+    def of(self, part: Part, shard: Shard) -> Latents:
+        """A part's latents; where they have to be generated, all ranks must ask."""
+        if part not in self._made:
+            images = self._corpus.images(part)
+            if images is not None:
+                self._made[part] = ImageLatents(self._denoiser, images, self._max_cached)
+            else:
+                self._made[part] = GeneratedLatents.generate(
+                    self._denoiser,
+                    self._corpus.prompts(part),
+                    self._counts[part],
+                    self._walk,
+                    seed=self._seed,
+                    batch_size=self._batch_size,
+                    shard=shard,
+                    label=part,
+                )
+        return self._made[part]
 
 
 class ImageLatents:
@@ -90,10 +146,9 @@ class GeneratedLatents:
         denoiser: Denoiser,
         prompts: Sequence[str],
         count: int,
+        walk: Walk,
         *,
         seed: int,
-        num_inference_steps: int,
-        guidance_scale: float,
         batch_size: int,
         shard: Shard,
         label: str,
@@ -110,8 +165,8 @@ class GeneratedLatents:
                 denoiser,
                 [chosen[i] for i in part],
                 seed=seed,
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
+                num_inference_steps=walk.num_inference_steps,
+                guidance_scale=walk.guidance_scale,
                 initial_noise=noise,
             )
             made.update(zip(part, latents.cpu(), strict=True))

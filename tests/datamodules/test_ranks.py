@@ -38,7 +38,7 @@ def run(rank: int, pretrained: str, folder: str) -> None:
     expected = next(batches)[SITE]
     loader.load_state_dict(state)
     again = next(iter(loader))[SITE]
-    latents, _ = data._latents("train", Shard(rank, 2)).fetch(range(5))
+    latents, _ = data._latents.of("train", Shard(rank, 2)).fetch(range(5))
     torch.save({"state": state, "equal": torch.equal(expected.x, again.x), "latents": latents}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

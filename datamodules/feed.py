@@ -1,0 +1,122 @@
+"""All that one rank is fed: training, calibration, validation and test, from one denoiser and one corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.progress import track
+
+from tide_lightning.datamodules.corpus import Corpus, Part
+from tide_lightning.datamodules.draws import Draw, Walk
+from tide_lightning.datamodules.harvest import Call, Harvester
+from tide_lightning.datamodules.heldout import HeldOutBatch, HeldOutNoise, HeldOutTrajectories, SizedIterable
+from tide_lightning.datamodules.latents import LatentStore
+from tide_lightning.datamodules.loader import ActivationNode, Tokens
+from tide_lightning.datamodules.shards import Shard
+from tide_lightning.datamodules.streams import DenoiseStream, NoiseStream
+
+SourceName = Literal["noise", "denoise", "both"]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Puts streams together; see `ActivationDataModule` for what its arguments mean.
+
+    Args:
+        harvester: runs the denoiser.
+        corpus: prompts and images.
+        latents: clean latents, made once for all feeds.
+        shard: this rank's share.
+    """
+
+    harvester: Harvester
+    corpus: Corpus
+    latents: LatentStore
+    shard: Shard
+    source: SourceName
+    samples_per_batch: int
+    num_kept: int
+    walk: Walk
+    both_halves: bool
+    prompt_dropout: float
+    seed: int
+
+    def training(self) -> ActivationNode:
+        """The endless training batches."""
+        return self._node("train")
+
+    def calibration(self, num_samples: int) -> Iterator[Tokens]:
+        """About `num_samples` as in training, but drawn apart, one source at a time."""
+        node = self._node("calibration")
+        node.reset()
+        rounds = range(-(-num_samples // self.samples_per_batch))
+        for _ in track(rounds, "Reading calibration tokens", disable=self.shard.rank != 0):
+            yield from node.parts()
+
+    def calibration_calls(self, num_samples: int) -> Iterator[Call]:
+        """The forwards of about `num_samples` noised samples, whatever the source."""
+        noise = self._noise("calibration", self.samples_per_batch)
+        rounds = range(-(-num_samples // self.samples_per_batch))
+        for k in track(rounds, "Measuring the denoiser's sensitivity", disable=self.shard.rank != 0):
+            yield noise.call(k)[0]
+
+    def validation(self, num_samples: int) -> SizedIterable[Tokens]:
+        """`num_samples` noised held-out samples, and whole held-out trajectories if the source has any."""
+        parts: list[HeldOutNoise | HeldOutTrajectories] = [
+            self._heldout_noise("validation", num_samples, self.num_kept)
+        ]
+        if self.source != "noise":
+            parts.append(self._heldout_trajectories(num_samples))
+
+        def batches() -> Iterator[Tokens]:
+            for part in parts:
+                yield from part.tokens()
+
+        return SizedIterable(batches, sum(len(part) for part in parts))
+
+    def test(self, num_samples: int) -> SizedIterable[HeldOutBatch]:
+        """All tokens of `num_samples` noised held-out samples."""
+        heldout = self._heldout_noise("test", num_samples, self.harvester.denoiser.num_tokens)
+        return SizedIterable(heldout.whole, len(heldout))
+
+    def _node(self, purpose: str) -> ActivationNode:
+        num_samples = self.samples_per_batch
+        num_slots = num_samples // 2 if self.source == "both" else num_samples
+        noise = denoise = None
+        if self.source != "denoise":
+            noise = self._noise(purpose, num_slots)
+        if self.source != "noise":
+            draw = self._draw(f"{purpose}/denoise", num_slots, num_samples, num_samples - num_slots)
+            denoise = self._trajectories("train", draw)
+        signature: dict[str, int | str] = {"source": self.source, "samples_per_batch": num_samples}
+        if denoise is not None:
+            signature["num_inference_steps"] = self.walk.num_inference_steps
+        return ActivationNode(noise, denoise, self.shard, signature)
+
+    def _draw(self, purpose: str, num_slots: int, num_samples: int, first_slot: int = 0) -> Draw:
+        return Draw(self.seed, purpose, num_slots, self.shard, self.num_kept, num_samples, first_slot)
+
+    def _noise(self, purpose: str, num_slots: int) -> NoiseStream:
+        latents = self.latents.of("train", self.shard)
+        draw = self._draw(f"{purpose}/noise", num_slots, self.samples_per_batch)
+        return NoiseStream(self.harvester, latents, draw, self.prompt_dropout)
+
+    def _trajectories(self, part: Part, draw: Draw) -> DenoiseStream:
+        prompts = self.corpus.prompts(part)
+        stagger = part == "train"
+        return DenoiseStream(self.harvester, prompts, draw, self.walk, both_halves=self.both_halves, stagger=stagger)
+
+    def _heldout_noise(self, purpose: str, num_samples: int, num_kept: int) -> HeldOutNoise:
+        draw = Draw(self.seed, f"{purpose}/noise", num_samples, self.shard, num_kept)
+        return HeldOutNoise(self.harvester, self.latents.of("heldout", self.shard), draw, self.samples_per_batch)
+
+    def _heldout_trajectories(self, num_samples: int) -> HeldOutTrajectories:
+        num_steps = len(self.harvester.denoiser.new_scheduler(self.walk.num_inference_steps).timesteps)
+        # As many samples as there are noised ones; one trajectory is a sample at each of its steps.
+        num_slots = -(-num_samples // num_steps)
+        num_slots = -(-num_slots // self.shard.world) * self.shard.world
+        # Their numbers follow those of the noised samples.
+        draw = self._draw("validation/denoise", num_slots, num_slots, first_slot=num_samples)
+        return HeldOutTrajectories(lambda: self._trajectories("heldout", draw), num_steps)
