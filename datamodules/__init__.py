@@ -3,6 +3,8 @@
 from tide_lightning.datamodules.activations import ActivationDataModule
 from tide_lightning.datamodules.harvest import Call
 from tide_lightning.datamodules.heldout import HeldOutBatch
+from tide_lightning.datamodules.hub_datasets import HubImages
+from tide_lightning.datamodules.images import ImageFolder
 from tide_lightning.datamodules.shards import Shard
 
-__all__ = ["ActivationDataModule", "Call", "HeldOutBatch", "Shard"]
+__all__ = ["ActivationDataModule", "Call", "HeldOutBatch", "HubImages", "ImageFolder", "Shard"]

@@ -34,11 +34,11 @@ class ActivationDataModule(LightningDataModule):
     Args:
         pretrained: the pipeline: a hub id, a folder, or package:<dotted.package>/<folder>.
         sites: where tokens are read, such as "transformer_blocks.*" or "transformer_blocks.3:mlp".
-        prompts: one prompt a line in a text file (a path, or package:<dotted.package>/<path>), or a list. Null takes
-            the images' own.
+        prompts: a list, or a file: FILE.txt with one a line, FILE.parquet:COLUMN (also .csv, .tsv, .jsonl),
+            hf:OWNER/NAME:COLUMN of a Hugging Face dataset. Null takes the images' own.
         heldout_prompts: prompts for validation and test; null sets the last tenth of the prompts aside.
-        images: a dataset of dict(image [3, H, W] in [-1, 1], prompt) to be noised. Null generates clean latents from
-            the prompts first.
+        images: a dataset of dict(image [3, H, W] in [-1, 1], prompt) to be noised, such as ImageFolder. Null generates
+            clean latents from the prompts first.
         heldout_images: images for validation and test; null sets the last tenth of the images aside.
         source: noised images (noise), real denoising trajectories (denoise), or half of the samples each (both).
         samples_per_batch: samples in a training batch, over all ranks together.

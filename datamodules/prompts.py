@@ -1,29 +1,48 @@
-"""Prompts from text files or lists."""
+"""Prompts from text files, columns of tables, Hugging Face datasets, or lists."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from tide_lightning.datamodules.hub_datasets import stream_column
+from tide_lightning.datamodules.tables import TABLES, read_columns
 from tide_lightning.diffusion.loading import package_path
 from tide_lightning.errors import UserError
 
 
 def read_prompts(prompts: str | Sequence[str]) -> list[str]:
-    """A list as it is, or the lines of a UTF-8 text file (a path, or `package:<dotted.package>/<path>`)."""
+    """A list as it is, or what an address names; empty prompts are left out.
+
+    An address is `FILE.txt` (UTF-8, one prompt a line), `FILE.csv:COLUMN` (.tsv, .parquet and .jsonl too),
+    `package:<dotted.package>/FILE`, or `hf:OWNER/NAME:COLUMN` (see `stream_column`).
+    """
     if not isinstance(prompts, str):
-        lines = [prompt.strip() for prompt in prompts]
-        source = "the list of prompts"
+        texts, source = list(prompts), "the list of prompts"
     else:
-        path = package_path(prompts) if prompts.startswith("package:") else Path(prompts).expanduser()
-        source = f"prompt file {path}"
-        try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        except UnicodeDecodeError as error:
-            raise UserError(f"{source} is not UTF-8 (byte {error.start})") from None
-        except OSError as error:
-            raise UserError(f"cannot read {source}: {error.strerror or error}") from None
-    lines = [line for line in lines if line]
-    if not lines:
-        raise UserError(f"{source} is empty: one prompt a line is needed")
-    return lines
+        source = f"prompt file {prompts}"
+        texts = stream_column(prompts) if prompts.startswith("hf:") else _from_file(prompts)
+    texts = [text.strip() for text in texts]
+    texts = [text for text in texts if text]
+    if not texts:
+        raise UserError(f"{source} is empty: at least one prompt is needed")
+    return texts
+
+
+def _from_file(address: str) -> list[str]:
+    name, colon, column = address.rpartition(":")
+    if colon and name.endswith(TABLES):
+        return read_columns(_path(name), [column])[0]
+    path = _path(address)
+    if path.suffix in TABLES:
+        raise UserError(f"prompt file {path} is a table: name a column, as in {path.name}:caption")
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"prompt file {path} is not UTF-8 (byte {error.start})") from None
+    except OSError as error:
+        raise UserError(f"cannot read prompt file {path}: {error.strerror or error}") from None
+
+
+def _path(name: str) -> Path:
+    return package_path(name) if name.startswith("package:") else Path(name).expanduser()

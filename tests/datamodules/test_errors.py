@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +8,6 @@ from torch.utils.data import Dataset
 
 from tests.datamodules.conftest import MakeData
 from tide_lightning.datamodules import ActivationDataModule, Shard
-from tide_lightning.datamodules.prompts import read_prompts
 from tide_lightning.errors import UserError
 
 
@@ -79,24 +77,6 @@ def test_images_of_another_kind(make_data: MakeData) -> None:
         make_data(heldout_images=Empty()).test_loader(Shard())
     with pytest.raises(UserError, match=r"images must be \[3, 16, 16\] for this denoiser, not \[3, 64, 64\]"):
         next(iter(make_data(images=Oversized()).train_loader(Shard())))
-
-
-def test_prompt_files(tmp_path: Path) -> None:
-    path = tmp_path / "prompts.txt"
-    path.write_text("a red ball\n\n  a blue cube  \n", encoding="utf-8")
-    assert read_prompts(str(path)) == ["a red ball", "a blue cube"]
-    with pytest.raises(UserError, match=r"cannot read prompt file .*absent.txt: No such file"):
-        read_prompts(str(tmp_path / "absent.txt"))
-    path.write_bytes("Käfer".encode("latin-1"))
-    with pytest.raises(UserError, match=r"prompts.txt is not UTF-8 \(byte 1\)"):
-        read_prompts(str(path))
-    path.write_text("\n \n")
-    with pytest.raises(UserError, match=r"prompts.txt is empty"):
-        read_prompts(str(path))
-    with pytest.raises(UserError, match="the list of prompts is empty"):
-        read_prompts([])
-    with pytest.raises(UserError, match=r"holds no 'missing.txt'"):
-        read_prompts("package:tide_lightning/missing.txt")
 
 
 def test_a_single_prompt_cannot_be_split(make_data: MakeData) -> None:
