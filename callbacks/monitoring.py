@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from tide_lightning.callbacks import figures
-from tide_lightning.callbacks.splicing import SplicedDenoiser, reconstruct_by, why_not
+from tide_lightning.callbacks.splicing import reconstruct_by, splice_denoiser, why_not
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.errors import UserError
@@ -229,8 +229,8 @@ class MonitorFeatures(Callback):
         }
 
 
-def _spliced(denoiser: Denoiser, site: str, sae: TideSAE) -> SplicedDenoiser:
-    return SplicedDenoiser(denoiser, {site: reconstruct_by(sae)}, {site: sae.shape})
+def _spliced(denoiser: Denoiser, site: str, sae: TideSAE) -> Denoiser:
+    return splice_denoiser(denoiser, {site: reconstruct_by(sae)}, {site: sae.shape})
 
 
 def _spliceable(pl_module: TideModule) -> dict[str, TideSAE]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
-from tide_lightning.diffusion import Conditioning, Denoiser, Site, splice
+from tide_lightning.diffusion import Conditioning, Denoiser, Layout, Site
+from tide_lightning.diffusion.grid import positions, windows
 from tide_lightning.saes import LEAKING, TideSAE
 from tide_lightning.tokens import Half, SiteShape, Source, TokenBatch
 
@@ -22,79 +24,56 @@ Predictor = Callable[[TokenBatch], Tensor]
 """Makes x_hat [B, D] of a site's tokens."""
 
 
-class SplicedDenoiser(Denoiser):
-    """A denoiser whose sites are replaced in every forward.
+def splice_denoiser(
+    denoiser: Denoiser, predictors: Mapping[str, Predictor], shapes: Mapping[str, SiteShape]
+) -> Denoiser:
+    """The denoiser with its sites replaced in every forward; it shares weights and prompts with the original.
 
     Args:
-        original: the denoiser itself, which keeps its weights and prompts.
+        denoiser: the original.
         predictors: what replaces each site's tokens.
         shapes: each site's sizes.
     """
 
-    def __init__(
-        self, original: Denoiser, predictors: Mapping[str, Predictor], shapes: Mapping[str, SiteShape]
-    ) -> None:
-        self.module, self.scheduler, self.schedule = original.module, original.scheduler, original.schedule
-        self.pipeline, self.streams = original.pipeline, original.streams
-        self._original, self._predictors, self._shapes = original, predictors, shapes
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """The original's."""
-        return self._original.latent_shape
-
-    @property
-    def patch_size(self) -> int:
-        """The original's."""
-        return self._original.patch_size
-
-    def encode_prompt(self, prompt: str) -> Conditioning:
-        """The original's."""
-        return self._original.encode_prompt(prompt)
-
-    def encode_prompts(self, prompts: object) -> Conditioning:
-        """The original's, with its cache."""
-        return self._original.encode_prompts(prompts)  # type: ignore[arg-type]
-
-    def blank_conditioning(self, num_samples: int) -> Conditioning:
-        """The original's."""
-        return self._original.blank_conditioning(num_samples)
-
-    def forward(self, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The original's forward, spliced."""
-        contexts: dict[int, TokenBatch] = {}  # sites differ by their windows only
+    def around(x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> AbstractContextManager[None]:
+        contexts: dict[tuple[Layout, int], TokenBatch] = {}  # shared by the sites of one layout
         replacements = {}
-        for name, predictor in self._predictors.items():
-            shape = self._shapes[name]
-            if shape.d_window not in contexts:
-                contexts[shape.d_window] = site_context(self._original, shape, x_t, raw_t)
-            replacements[Site.parse(name)] = _replacement(predictor, contexts[shape.d_window])
-        with splice(self.module, replacements):
-            return self._original.forward(x_t.to(self.dtype), raw_t, conditioning)
+        for name, predictor in predictors.items():
+            site, shape = Site.parse(name), shapes[name]
+            key = denoiser.layout(site), shape.d_window
+            if key not in contexts:
+                contexts[key] = site_context(denoiser, shape, x_t, raw_t, conditioning, site.stream)
+            replacements[site] = _replacement(predictor, contexts[key])
+        return denoiser.splice(replacements)
 
-    def predict(self, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Tensor:
-        """As the original predicts; the splice itself reads x_t before it is rounded to the denoiser's precision."""
-        with torch.autocast(x_t.device.type, enabled=False):
-            return self.forward(x_t, raw_t, conditioning).float()
+    return denoiser.within(around)
 
 
-def site_context(denoiser: Denoiser, shape: SiteShape, x_t: Tensor, raw_t: Tensor) -> TokenBatch:
+def site_context(
+    denoiser: Denoiser,
+    shape: SiteShape,
+    x_t: Tensor,
+    raw_t: Tensor,
+    conditioning: Conditioning,
+    stream: str = "image",
+) -> TokenBatch:
     """What is known of a site's tokens in a forward on x_t [N, ...] at raw_t [N], with activations still to come."""
-    num_samples, num_tokens = len(x_t), denoiser.num_tokens
-    patches = denoiser.patches(x_t.float())
+    layout = Layout(stream, tuple(shape.grid))
+    num_samples, num_tokens = len(x_t), layout.num_tokens
+    inputs = denoiser.inputs(layout, x_t.float(), conditioning)
     window = None
     if shape.d_window:
         radius = (math.isqrt(shape.d_window // shape.d_input) - 1) // 2
-        window = denoiser.windows(x_t.float(), radius).flatten(0, 1)
+        window = windows(x_t.float(), layout.grid, radius).flatten(0, 1)
     raw_B = raw_t.float().repeat_interleave(num_tokens)
     flag = torch.zeros_like(raw_B, dtype=torch.int8)
     return TokenBatch(
-        x=patches.new_zeros(num_samples * num_tokens, 0),
+        x=raw_B.new_zeros(len(raw_B), 0),
         t=denoiser.schedule.t(raw_t).float().repeat_interleave(num_tokens),
         raw_t=raw_B,
-        position=denoiser.positions().to(x_t.device).repeat(num_samples, 1),
+        position=positions(layout.grid).to(x_t.device).repeat(num_samples, 1),
         sample=torch.arange(num_samples, device=x_t.device).repeat_interleave(num_tokens),
-        input=patches.flatten(0, 1),
+        input=inputs.flatten(0, 1),
         half=flag + int(Half.CONDITIONAL),
         source=flag + int(Source.NOISE),
         window=window,

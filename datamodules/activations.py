@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from tide_lightning.datamodules.heldout import HeldOutBatch, SizedIterable
 from tide_lightning.datamodules.latents import LatentStore
 from tide_lightning.datamodules.loader import ActivationLoader, Tokens
 from tide_lightning.datamodules.shards import Shard
-from tide_lightning.diffusion import Denoiser, describe_denoiser, load_denoiser, sensitivity
+from tide_lightning.diffusion import Denoiser, Layout, describe_denoiser, load_denoiser, sensitivity
 from tide_lightning.diffusion.precision import native_dtype
 from tide_lightning.errors import UserError
 
@@ -60,6 +60,7 @@ class ActivationDataModule(LightningDataModule):
         revision: branch, tag or commit on the hub.
         variant: file name variant on the hub, such as fp16.
         local_files_only: never ask the hub.
+        latent_size: rows and columns of a latent (a video's frames before them); the model's own unless given.
         compile: compile the denoiser's blocks; sites inside a block cannot be read then.
     """
 
@@ -91,6 +92,7 @@ class ActivationDataModule(LightningDataModule):
         revision: str | None = None,
         variant: str | None = None,
         local_files_only: bool = False,
+        latent_size: list[int] | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -117,6 +119,7 @@ class ActivationDataModule(LightningDataModule):
         self.revision = revision
         self.variant = variant
         self.local_files_only = local_files_only
+        self.latent_size = latent_size
         self.compile = compile
         check_arguments(self, prompts is not None or images is not None)
         self.corpus.prompts("train")  # read now: a mistake in a file is told before anything is written
@@ -126,17 +129,19 @@ class ActivationDataModule(LightningDataModule):
 
     @cached_property
     def site_shapes(self) -> dict[str, dict[str, int | list[int]]]:
-        """For each site: d_in, the grid of image tokens, d_input (a latent patch) and d_window (its neighbourhood)."""
-        described = describe_denoiser(self.pretrained, revision=self.revision, local_files_only=self.local_files_only)
-        self._num_kept(described)
-        widths = described.site_widths(described.resolve_sites(self.site_patterns))
-        places = (2 * self.window_radius + 1) ** 2 if self.window_radius else 0
-        shared: dict[str, int | list[int]] = {
-            "grid": list(described.grid),
-            "d_input": described.patch_width,
-            "d_window": places * described.patch_width,
-        }
-        return {site: {"d_in": width, **shared} for site, width in widths.items()}
+        """For each site: d_in, the grid of its tokens, d_input (what the denoiser is given at a place), d_window."""
+        described = describe_denoiser(
+            self.pretrained,
+            revision=self.revision,
+            local_files_only=self.local_files_only,
+            latent_size=self.latent_size,
+        )
+        if self.halves == "both" and described.guidance != "classifier_free" and self.source != "noise":
+            raise UserError("halves both: this denoiser is not guided by an unconditional half; use conditional")
+        sites = described.resolve_sites(self.site_patterns)
+        self._num_kept([described.layout(site) for site in sites])
+        shapes = described.site_shapes(sites, self.window_radius)
+        return {site: {**vars(shape), "grid": list(shape.grid)} for site, shape in shapes.items()}
 
     # What Lightning calls.
 
@@ -150,6 +155,7 @@ class ActivationDataModule(LightningDataModule):
                 revision=self.revision,
                 variant=self.variant,
                 local_files_only=self.local_files_only,
+                latent_size=self.latent_size,
                 compile=self.compile,
             )
         self._denoiser.to(device)
@@ -219,13 +225,13 @@ class ActivationDataModule(LightningDataModule):
             return Shard()
         return Shard(self.trainer.global_rank, self.trainer.world_size)
 
-    def _num_kept(self, denoiser: Denoiser) -> int:
-        tokens = self.tokens_per_sample
+    def _num_kept(self, layouts: Sequence[Layout]) -> dict[Layout, int]:
+        tokens, least = self.tokens_per_sample, min(layout.num_tokens for layout in layouts)
         if isinstance(tokens, float):
-            return max(1, round(tokens * denoiser.num_tokens))
-        if tokens > denoiser.num_tokens:
-            raise UserError(f"tokens_per_sample {tokens} is more than the {denoiser.num_tokens} tokens of a sample")
-        return tokens
+            return {layout: max(1, round(tokens * layout.num_tokens)) for layout in layouts}
+        if tokens > least:
+            raise UserError(f"tokens_per_sample {tokens} is more than the {least} tokens of a sample")
+        return dict.fromkeys(layouts, tokens)
 
     @cached_property
     def _walk(self) -> Walk:
@@ -246,14 +252,15 @@ class ActivationDataModule(LightningDataModule):
 
     def _feed(self, shard: Shard) -> Feed:
         sites = self.denoiser.resolve_sites(self.site_patterns)
+        harvester = Harvester(self.denoiser, sites, self.window_radius, self.forward_batch_size)
         return Feed(
-            Harvester(self.denoiser, sites, self.window_radius, self.forward_batch_size),
+            harvester,
             self.corpus,
             self._latents,
             shard,
             source=self.source,
             samples_per_batch=self.samples_per_batch,
-            num_kept=self._num_kept(self.denoiser),
+            num_kept=self._num_kept(harvester.layouts),
             walk=self._walk,
             both_halves=self.halves == "both",
             prompt_dropout=self.prompt_dropout,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -10,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tide_lightning.datamodules.harvest import Places
 from tide_lightning.datamodules.shards import Shard
+from tide_lightning.diffusion import Layout
 from tide_lightning.diffusion.counters import stream
 
 
@@ -19,7 +22,7 @@ class Walk(NamedTuple):
 
     Fields:
         num_inference_steps: length of the schedule.
-        guidance_scale: of classifier-free guidance.
+        guidance_scale: of the denoiser's kind of guidance.
     """
 
     num_inference_steps: int
@@ -35,7 +38,7 @@ class Draw:
         purpose: keeps training, calibration and others apart.
         num_slots: S; of the whole world.
         shard: this rank's share of the slots.
-        num_kept: tokens kept of each sample.
+        num_kept: tokens kept of each sample in every layout.
         num_samples: samples of a batch, of all sources and the whole world; S unless given.
         first_slot: number of the first slot among these samples.
     """
@@ -44,7 +47,7 @@ class Draw:
     purpose: str
     num_slots: int
     shard: Shard
-    num_kept: int
+    num_kept: Mapping[Layout, int]
     num_samples: int | None = None
     first_slot: int = 0
 
@@ -60,13 +63,15 @@ class Draw:
         """What the `number`-th samples of slots are called: unique over a run, whoever makes them."""
         return number * (self.num_samples or self.num_slots) + self.first_slot + slot
 
-    def places(self, rngs: list[np.random.Generator], num_tokens: int) -> Tensor:
-        """The tokens kept of each sample [N, M], at random without replacement, in grid order."""
-        if self.num_kept == num_tokens:
-            return torch.arange(num_tokens).repeat(len(rngs), 1)
-        return torch.stack(
-            [torch.from_numpy(np.sort(rng.permutation(num_tokens)[: self.num_kept])) for rng in rngs],
-        )
+    def places(self, rngs: list[np.random.Generator], device: torch.device) -> Places:
+        """The tokens kept of each sample, at random without replacement, in grid order."""
+
+        def drawn(num_tokens: int, num_kept: int) -> Tensor:
+            if num_kept == num_tokens:
+                return torch.arange(num_tokens).repeat(len(rngs), 1)
+            return torch.stack([torch.from_numpy(np.sort(rng.permutation(num_tokens)[:num_kept])) for rng in rngs])
+
+        return {layout: drawn(layout.num_tokens, kept).to(device) for layout, kept in self.num_kept.items()}
 
 
 class Deck:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ from tide_lightning.datamodules.latents import LatentStore
 from tide_lightning.datamodules.loader import ActivationNode, Tokens
 from tide_lightning.datamodules.shards import Shard
 from tide_lightning.datamodules.streams import DenoiseStream, NoiseStream
+from tide_lightning.diffusion import Layout
 
 SourceName = Literal["noise", "denoise", "both"]
 
@@ -37,7 +38,7 @@ class Feed:
     shard: Shard
     source: SourceName
     samples_per_batch: int
-    num_kept: int
+    num_kept: Mapping[Layout, int]
     walk: Walk
     both_halves: bool
     prompt_dropout: float
@@ -78,7 +79,8 @@ class Feed:
 
     def test(self, num_samples: int) -> SizedIterable[HeldOutBatch]:
         """All tokens of `num_samples` noised held-out samples."""
-        heldout = self._heldout_noise("test", num_samples, self.harvester.denoiser.num_tokens)
+        everything = {layout: layout.num_tokens for layout in self.num_kept}
+        heldout = self._heldout_noise("test", num_samples, everything)
         return SizedIterable(heldout.whole, len(heldout))
 
     def _node(self, purpose: str) -> ActivationNode:
@@ -108,7 +110,7 @@ class Feed:
         stagger = part == "train"
         return DenoiseStream(self.harvester, prompts, draw, self.walk, both_halves=self.both_halves, stagger=stagger)
 
-    def _heldout_noise(self, purpose: str, num_samples: int, num_kept: int) -> HeldOutNoise:
+    def _heldout_noise(self, purpose: str, num_samples: int, num_kept: Mapping[Layout, int]) -> HeldOutNoise:
         draw = Draw(self.seed, f"{purpose}/noise", num_samples, self.shard, num_kept)
         return HeldOutNoise(self.harvester, self.latents.of("heldout", self.shard), draw, self.samples_per_batch)
 

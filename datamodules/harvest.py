@@ -1,20 +1,25 @@
 """From a denoiser's forward to token batches: which tokens are kept, and all that is known about them.
 
-Shapes: N samples, T tokens of an image, M of them kept, B = N M tokens in a batch.
+Sites with one layout share everything but their activations. Shapes: N samples, T tokens of a layout, M of them kept,
+B = N M tokens in a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tide_lightning.diffusion import Conditioning, Denoiser, Site, record
+from tide_lightning.diffusion import Conditioning, Denoiser, Layout, Site
+from tide_lightning.diffusion.grid import positions, windows
 from tide_lightning.diffusion.trajectories import guided_prediction
 from tide_lightning.tokens import Half, Source, TokenBatch
+
+Places = Mapping[Layout, Tensor]
+"""Which tokens are kept of each sample [N, M], in every layout."""
 
 
 @dataclass(frozen=True)
@@ -75,47 +80,60 @@ class Harvester:
         self.sites = sites
         self._window_radius = window_radius
         self._forward_batch_size = forward_batch_size
+        self._layout = {str(site): denoiser.layout(site) for site in sites}
+
+    @property
+    def layouts(self) -> list[Layout]:
+        """Those of the sites, each once."""
+        return list(dict.fromkeys(self._layout.values()))
+
+    def everywhere(self, num_samples: int) -> Places:
+        """All tokens of each sample."""
+        device = self.denoiser.device
+        return {
+            layout: torch.arange(layout.num_tokens, device=device).expand(num_samples, -1) for layout in self.layouts
+        }
 
     @torch.no_grad()
-    def read(self, call: Call, places_NM: Tensor) -> dict[str, TokenBatch]:
+    def read(self, call: Call, places: Places) -> dict[str, TokenBatch]:
         """Tokens at `places` of each sample, from one forward that stops after the last site."""
         parts = []
         for chunk in self._chunks(len(call)):
-            some, places = call.select(chunk), places_NM[chunk]
+            some, here = call.select(chunk), {layout: places_NM[chunk] for layout, places_NM in places.items()}
 
-            def select(x: Tensor, places: Tensor = places) -> Tensor:
-                return _keep(x, places)
+            def select(site: Site, x: Tensor, here: Places = here) -> Tensor:
+                return _keep(x, here[self._layout[str(site)]])
 
-            with record(self.denoiser.module, self.sites, stop_early=True, select=select) as values:
+            with self.denoiser.record(self.sites, stop_early=True, select=select) as values:
                 self.denoiser.predict(some.x_t, some.raw_t, some.conditioning)
             half = torch.where(some.unconditional, Half.UNCONDITIONAL, Half.CONDITIONAL)
-            parts.append(self._batches(some, places, values, half, Source.NOISE))
+            parts.append(self._batches(some, here, values, half, Source.NOISE))
         return _joined(parts)
 
     @torch.no_grad()
     def read_guided(
-        self, call: Call, places_NM: Tensor, guidance_scale: float, both_halves: bool
+        self, call: Call, places: Places, guidance_scale: float, both_halves: bool
     ) -> tuple[dict[str, TokenBatch], Tensor]:
         """Tokens of a guided forward, which runs to its end, and its prediction."""
         parts, predictions = [], []
         for chunk in self._chunks(len(call)):
-            some, places = call.select(chunk), places_NM[chunk]
+            some = call.select(chunk)
             repeats = 2 if both_halves else 1
+            here = {layout: places_NM[chunk].repeat(repeats, 1) for layout, places_NM in places.items()}
 
-            def select(x: Tensor, places: Tensor = places, repeats: int = repeats) -> Tensor:
-                # Rows are [unconditional; conditional], or conditional alone without guidance.
-                return _keep(x[-repeats * len(places) :], places.repeat(repeats, 1))
+            def select(site: Site, x: Tensor, here: Places = here) -> Tensor:
+                kept = here[self._layout[str(site)]]
+                return _keep(x[-len(kept) :], kept)  # rows are [unconditional; conditional], or conditional alone
 
-            with record(self.denoiser.module, self.sites, select=select) as values:
+            with self.denoiser.record(self.sites, select=select) as values:
                 predictions.append(
                     guided_prediction(self.denoiser, some.x_t, some.raw_t, some.conditioning, guidance_scale)
                 )
-            half = torch.full((len(some),), Half.CONDITIONAL, device=places.device)
+            half = torch.full((len(some),), Half.CONDITIONAL, device=some.x_t.device)
             if both_halves:
                 half = torch.cat([torch.full_like(half, Half.UNCONDITIONAL), half])
-                twice = torch.arange(len(some), device=places.device).repeat(2)
-                some, places = some.select(twice), places.repeat(2, 1)
-            parts.append(self._batches(some, places, values, half, Source.DENOISE))
+                some = some.select(torch.arange(len(some), device=half.device).repeat(2))
+            parts.append(self._batches(some, here, values, half, Source.DENOISE))
         return _joined(parts), torch.cat(predictions)
 
     def _chunks(self, num_samples: int) -> list[slice]:
@@ -123,11 +141,16 @@ class Harvester:
         return [slice(start, min(start + size, num_samples)) for start in range(0, num_samples, size)]
 
     def _batches(
-        self, call: Call, places_NM: Tensor, values: dict[str, Tensor], half_N: Tensor, source: Source
+        self, call: Call, places: Places, values: dict[str, Tensor], half_N: Tensor, source: Source
     ) -> dict[str, TokenBatch]:
-        """All sites read the same tokens, so they share everything but x."""
-        num_kept = places_NM.shape[1]
-        denoiser, device = self.denoiser, places_NM.device
+        shared = {layout: self._shared(call, layout, kept, half_N, source) for layout, kept in places.items()}
+        return {
+            site: TokenBatch(x=values[site].flatten(0, 1), **shared[layout]) for site, layout in self._layout.items()
+        }
+
+    def _shared(self, call: Call, layout: Layout, places_NM: Tensor, half_N: Tensor, source: Source) -> dict[str, Any]:
+        """What the sites of one layout have in common: everything but x."""
+        num_kept, device, radius = places_NM.shape[1], places_NM.device, self._window_radius
 
         def each_token(value_N: Tensor) -> Tensor:
             return value_N.repeat_interleave(num_kept)
@@ -135,19 +158,21 @@ class Harvester:
         def kept(value_NTP: Tensor) -> Tensor:
             return _keep(value_NTP, places_NM).flatten(0, 1)
 
-        radius = self._window_radius
-        shared: dict[str, Any] = {
+        def inputs(x: Tensor) -> Tensor:
+            return kept(self.denoiser.inputs(layout, x, call.conditioning))
+
+        is_image = layout.stream == "image"
+        return {
             "t": each_token(call.t),
             "raw_t": each_token(call.raw_t),
-            "position": denoiser.positions().to(device)[places_NM.flatten()],
+            "position": positions(layout.grid).to(device)[places_NM.flatten()],
             "sample": each_token(call.sample),
-            "input": kept(denoiser.patches(call.x_t)),
+            "input": inputs(call.x_t),
             "half": each_token(half_N.to(torch.int8)),
             "source": torch.full((places_NM.numel(),), source, dtype=torch.int8, device=device),
-            "window": kept(denoiser.windows(call.x_t, radius)) if radius else None,
-            "noise": None if call.noise is None else kept(denoiser.patches(call.noise)),
+            "window": kept(windows(call.x_t, layout.grid, radius)) if radius and is_image else None,
+            "noise": inputs(call.noise) if call.noise is not None and is_image else None,
         }
-        return {str(site): TokenBatch(x=values[str(site)].flatten(0, 1), **shared) for site in self.sites}
 
 
 def _keep(value_NTd: Tensor, places_NM: Tensor) -> Tensor:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
 
 from tide_lightning.datamodules.draws import Draw
-from tide_lightning.datamodules.harvest import Call, Harvester
+from tide_lightning.datamodules.harvest import Call, Harvester, Places
 from tide_lightning.datamodules.latents import Latents
 from tide_lightning.datamodules.streams import DenoiseStream, noised_call
 from tide_lightning.diffusion.counters import normal
@@ -85,18 +84,17 @@ class HeldOutNoise:
         """Each batch with its call and all of its tokens."""
         for numbers in self._batches:
             call, _ = self._call(numbers)
-            everywhere = torch.arange(self._harvester.denoiser.num_tokens, device=call.x_t.device)
-            yield HeldOutBatch(call, self._harvester.read(call, everywhere.expand(len(call), -1)))
+            yield HeldOutBatch(call, self._harvester.read(call, self._harvester.everywhere(len(call))))
 
-    def _call(self, numbers: Sequence[int]) -> tuple[Call, Tensor]:
+    def _call(self, numbers: Sequence[int]) -> tuple[Call, Places]:
         denoiser = self._harvester.denoiser
         rngs = [self._draw.rng(number) for number in numbers]
         u = torch.tensor([(self._strata[number] + 0.5) / len(self._strata) for number in numbers])
-        places = self._draw.places(rngs, denoiser.num_tokens)
+        places = self._draw.places(rngs, denoiser.device)
         noise = torch.stack([normal(rng, denoiser.latent_shape) for rng in rngs])
         x0, prompts = self._latents.fetch([number % len(self._latents) for number in numbers])
         call = noised_call(self._harvester, x0, noise, u, prompts, torch.tensor(list(numbers)))
-        return call, places.to(denoiser.device)
+        return call, places
 
 
 class HeldOutTrajectories:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tide_lightning.datamodules.draws import Deck, Draw, Walk
-from tide_lightning.datamodules.harvest import Call, Harvester
+from tide_lightning.datamodules.harvest import Call, Harvester, Places
 from tide_lightning.datamodules.latents import Latents
 from tide_lightning.diffusion.counters import normal
 from tide_lightning.diffusion.trajectories import Trajectories
@@ -42,7 +42,7 @@ class NoiseStream:
         call, places = self.call(k)
         return self._harvester.read(call, places)
 
-    def call(self, k: int) -> tuple[Call, Tensor]:
+    def call(self, k: int) -> tuple[Call, Places]:
         """The forward that makes it, and the places of the tokens kept."""
         denoiser, draw, slots = self._harvester.denoiser, self._draw, self._slots
         strata = draw.rng("strata", k).permutation(draw.num_slots)
@@ -51,12 +51,12 @@ class NoiseStream:
             [(strata[slot] + rng.random()) / draw.num_slots for slot, rng in zip(slots, rngs, strict=True)]
         )
         dropped = [rng.random() < self._prompt_dropout for rng in rngs]
-        places = draw.places(rngs, denoiser.num_tokens)
+        places = draw.places(rngs, denoiser.device)
         noise = torch.stack([normal(rng, denoiser.latent_shape) for rng in rngs])
         x0, prompts = self._latents.fetch([self._deck[k * draw.num_slots + slot] for slot in slots])
         prompts = ["" if drop else prompt for drop, prompt in zip(dropped, prompts, strict=True)]
         call = noised_call(self._harvester, x0, noise, u, prompts, draw.sample(torch.tensor(slots), k))
-        return call, places.to(denoiser.device)
+        return call, places
 
 
 def noised_call(
@@ -122,7 +122,7 @@ class DenoiseStream:
         denoiser, draw = self._harvester.denoiser, self._draw
         device = denoiser.device
         step = self.trajectories.current()
-        places = draw.places([draw.rng("places", slot, k) for slot in step.slot.tolist()], denoiser.num_tokens)
+        places = draw.places([draw.rng("places", slot, k) for slot in step.slot.tolist()], device)
         call = Call(
             x_t=step.x_t,
             raw_t=step.raw_t,
@@ -131,9 +131,7 @@ class DenoiseStream:
             sample=draw.sample(step.slot, step.trajectory).to(device),
             unconditional=torch.zeros(len(step.slot), dtype=torch.bool, device=device),
         )
-        batches, prediction = self._harvester.read_guided(
-            call, places.to(device), self._guidance_scale, self._both_halves
-        )
+        batches, prediction = self._harvester.read_guided(call, places, self._guidance_scale, self._both_halves)
         self.trajectories.advance(prediction)
         return batches
 

@@ -9,9 +9,9 @@ import torch
 from tests.training.fitting import SITES, make_data, make_module
 from tide_lightning.callbacks.splicing import constant, known_alone, reconstruct_by, site_context
 from tide_lightning.datamodules import ActivationDataModule, HeldOutBatch
-from tide_lightning.diffusion import record
+from tide_lightning.diffusion import Conditioning, record
 from tide_lightning.diffusion.trajectories import guided_prediction, sample
-from tide_lightning.evaluation import Fidelity, SplicedDenoiser, run_trajectories
+from tide_lightning.evaluation import Fidelity, run_trajectories, splice_denoiser
 from tide_lightning.evaluation.end_to_end import similarity, unrelated
 from tide_lightning.saes import SAEOutput, TideSAE
 from tide_lightning.tokens import SiteShape, TokenBatch
@@ -47,6 +47,10 @@ def shape_of(data: ActivationDataModule, site: str) -> SiteShape:
     return SiteShape(**{**sizes, "grid": tuple(sizes["grid"])})
 
 
+def what(batch: HeldOutBatch) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
+    return batch.call.x_t, batch.call.raw_t, batch.call.conditioning
+
+
 def measure(data: ActivationDataModule, saes: dict[str, TideSAE], batch: HeldOutBatch) -> dict[str, Any]:
     means = {site: batch.tokens[site].x.mean(0) for site in saes}
     fidelity = Fidelity(data.denoiser, saes, means, num_bins=4)
@@ -60,7 +64,7 @@ def measure(data: ActivationDataModule, saes: dict[str, TideSAE], batch: HeldOut
 
 def test_a_splice_knows_what_the_harvest_knew(data: ActivationDataModule, batch: HeldOutBatch) -> None:
     for site, tokens in batch.tokens.items():
-        context = site_context(data.denoiser, shape_of(data, site), batch.call.x_t, batch.call.raw_t).context()
+        context = site_context(data.denoiser, shape_of(data, site), *what(batch)).context()
         for name in ("timestep", "position", "input", "window"):
             expected = tokens.context()[name]
             assert expected is not None
@@ -73,7 +77,7 @@ def test_a_splice_is_the_reconstruction_of_the_same_tokens(
 ) -> None:
     site = SITES[0]
     sae, call = module.sae(site), batch.call
-    spliced = SplicedDenoiser(data.denoiser, {site: reconstruct_by(sae)}, {site: sae.shape})
+    spliced = splice_denoiser(data.denoiser, {site: reconstruct_by(sae)}, {site: sae.shape})
     following = data.denoiser.resolve_sites(["transformer_blocks.1"])
     with record(data.denoiser.module, following) as found:
         spliced.predict(call.x_t, call.raw_t, call.conditioning)
@@ -117,7 +121,7 @@ def test_losses_by_hand(data: ActivationDataModule, module: TideModule, batch: H
         "known": known_alone(sae),
         "ablated": constant(batch.tokens[site].x.mean(0)),
     }.items():
-        spliced = SplicedDenoiser(data.denoiser, {site: predictor}, {site: sae.shape})
+        spliced = splice_denoiser(data.denoiser, {site: predictor}, {site: sae.shape})
         with torch.no_grad():
             prediction = spliced.predict(call.x_t, call.raw_t, call.conditioning)
         loss = float((prediction - call.noise).double().square().mean())
@@ -163,7 +167,7 @@ def test_both_halves_of_a_guided_forward_are_spliced(
     data: ActivationDataModule, module: TideModule, batch: HeldOutBatch
 ) -> None:
     denoiser, call = data.denoiser, batch.call
-    spliced = SplicedDenoiser(
+    spliced = splice_denoiser(
         denoiser,
         {site: reconstruct_by(module.sae(site)) for site in SITES},
         {site: module.sae(site).shape for site in SITES},

@@ -28,7 +28,7 @@ def no_push(denoiser: Denoiser, sae: TideSAE) -> Push:
 
 def context(denoiser: Denoiser, sae: TideSAE, rows: int) -> TokenBatch:
     x_t = torch.cat([noise(denoiser)] * 2)[:rows]
-    tokens = site_context(denoiser, sae.shape, x_t, torch.full((rows,), 400.0))
+    tokens = site_context(denoiser, sae.shape, x_t, torch.full((rows,), 400.0), denoiser.encode_prompts([""] * rows))
     x = torch.randn(len(tokens), sae.d_in, generator=torch.Generator().manual_seed(0))
     return TokenBatch(**{**tokens.tensors(), "x": x})
 

@@ -3,6 +3,7 @@
 from tide_lightning.diffusion.conditioning import Conditioning
 from tide_lightning.diffusion.denoiser import Denoiser
 from tide_lightning.diffusion.hooks import record, splice
+from tide_lightning.diffusion.layouts import Layout
 from tide_lightning.diffusion.loading import describe_denoiser, load_denoiser
 from tide_lightning.diffusion.schedule import Schedule
 from tide_lightning.diffusion.sensitivity import sensitivity
@@ -12,6 +13,7 @@ from tide_lightning.diffusion.trajectories import Trajectories, guided_predictio
 __all__ = [
     "Conditioning",
     "Denoiser",
+    "Layout",
     "Schedule",
     "Site",
     "Trajectories",

@@ -17,9 +17,9 @@ class Conditioning:
     """Everything a forward needs besides x_t and the timestep; the first axis of each tensor is the batch.
 
     Args:
-        tokens: prompt embeddings [N, L, C].
+        tokens: prompt embeddings [N, L, C]; L is 0 where a denoiser reads no prompt.
         mask: which of them count [N, L], or None where all do.
-        extra: further inputs of the family by name (image size, pooled embeddings).
+        extra: further inputs of the family by name (image size, pooled embeddings, class, guidance).
     """
 
     tokens: Tensor
@@ -39,6 +39,11 @@ class Conditioning:
     def select(self, index: Tensor | slice) -> Conditioning:
         """The rows at `index`."""
         return self._each(lambda value: value[index])
+
+    def told_guidance(self, scale: float) -> Conditioning:
+        """The same for a denoiser that is told its guidance scale."""
+        told = torch.full((len(self),), scale, device=self.tokens.device)
+        return Conditioning(self.tokens, self.mask, {**self.extra, "guidance": told})
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same on another device."""

@@ -4,67 +4,127 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
+import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from tide_lightning.diffusion import grid
-from tide_lightning.diffusion.conditioning import Conditioning, PromptCache
-from tide_lightning.diffusion.hooks import record
+from tide_lightning.diffusion import autoencoder, grid, hooks
+from tide_lightning.diffusion.conditioning import Conditioning, PromptCache, unknown_words
+from tide_lightning.diffusion.grid import Grid
+from tide_lightning.diffusion.layouts import Holding, Layout, find_holding
 from tide_lightning.diffusion.schedule import Schedule, schedule_of
 from tide_lightning.diffusion.sites import Site, resolve_sites
 from tide_lightning.errors import UserError
+from tide_lightning.tokens import SiteShape
+
+_log = logging.getLogger(__name__)
+
+Guidance = Literal["classifier_free", "embedded", "none"]
+Around = Callable[[Tensor, Tensor, Conditioning], AbstractContextManager[None]]
+"""Made of x_t, raw_t and conditioning, entered for the forward on them."""
 
 
 class Denoiser(ABC):
     """A frozen diffusion transformer with its schedule, its VAE and its prompts.
 
     A family says how its transformer is called and conditioned; the rest is common. Shapes: N samples, latents
-    [N, *latent_shape], T image tokens of width d, patches of P numbers.
+    [N, *latent_shape], T tokens of width d, patches of P numbers.
 
     Args:
         module: the transformer. It is frozen here.
         scheduler: the pipeline's scheduler; copies of it drive trajectories.
         pipeline: the diffusers pipeline that owns VAE and text encoders; None where only shapes are wanted.
+        latent_size: rows and columns of a latent (a video's frames before them); the model's own unless given.
     """
+
+    # What a family declares; these are what most of them agree on.
+
+    component: str = "transformer"
+    """The pipeline's part that is the denoiser."""
 
     streams: tuple[str, ...] = ("image",)
     """The token streams that its blocks carry."""
 
-    def __init__(self, module: nn.Module, scheduler: Any, pipeline: Any = None) -> None:
+    text_first: bool = True
+    """The order of streams that stand one after another in one tensor."""
+
+    timestep_divisor: float = 1.0
+    """The denoiser is given the scheduler's timestep divided by this."""
+
+    def __init__(
+        self, module: nn.Module, scheduler: Any, pipeline: Any = None, latent_size: Sequence[int] | None = None
+    ) -> None:
         self.module = module.eval().requires_grad_(False)
         self.scheduler = scheduler
-        self.schedule: Schedule = schedule_of(scheduler)
+        self.schedule: Schedule = schedule_of(scheduler, self.timestep_divisor)
         self.pipeline = pipeline
-        self._prompts = PromptCache(self.encode_prompt)
+        self._latent_size = None if latent_size is None else tuple(latent_size)
+        self._prompts = PromptCache(self._encode_prompt)
+        self._found: dict[Site, tuple[Holding, Layout, int]] = {}
+        self._around: Around = lambda x_t, raw_t, conditioning: nullcontext()
+        _check_size(self)
 
-    # What a family declares.
+    @property
+    def config(self) -> Any:
+        """The transformer's configuration."""
+        return self.module.config
+
+    @property
+    def guidance(self) -> Guidance:
+        """Two halves (classifier_free), a number that the transformer is told (embedded), or none."""
+        return "classifier_free"
+
+    @property
+    def default_latent_size(self) -> Grid:
+        """Rows and columns of a latent that the model was made for."""
+        side = self.config.sample_size
+        return (side, side) if isinstance(side, int) else tuple(side)
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of a latent."""
+        return int(self.config.in_channels)
+
+    @property
+    def patch_shape(self) -> Grid:
+        """Latent pixels that make an image token, along each axis."""
+        return (int(self.config.patch_size),) * 2
 
     @property
     @abstractmethod
-    def latent_shape(self) -> tuple[int, ...]:
-        """One latent: channels, height, width."""
-
-    @property
-    @abstractmethod
-    def patch_size(self) -> int:
-        """Side of the square of latent pixels that makes an image token."""
+    def prompt_shape(self) -> tuple[int, int]:
+        """Most tokens of a prompt and the width of their embeddings."""
 
     @abstractmethod
     def encode_prompt(self, prompt: str) -> Conditioning:
-        """One prompt's conditioning, without a cache."""
+        """One prompt's conditioning, without a cache; of "" the unconditional one."""
 
-    @abstractmethod
-    def blank_conditioning(self, num_samples: int) -> Conditioning:
+    def blank_conditioning(self, num_samples: int, num_tokens: int) -> Conditioning:
         """Conditioning of the right shapes and no meaning, to find out shapes."""
+        return Conditioning(self.zeros(num_samples, num_tokens, self.prompt_shape[1]))
 
     @abstractmethod
+    def arguments(self, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        """What the transformer's forward is called with."""
+
     def forward(self, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Tensor:
         """Call the transformer; the prediction in latent shape, learned-sigma channels dropped."""
+        output: Tensor = self.module(**self.arguments(x_t, raw_t, conditioning), return_dict=False)[0]
+        return output[:, : self.num_channels]
+
+    def scheduler_arguments(self, num_inference_steps: int) -> dict[str, Any]:
+        """What the pipeline's own call sets its scheduler's timesteps with."""
+        arguments: dict[str, Any] = {"num_inference_steps": num_inference_steps}
+        if self.scheduler.config.get("use_dynamic_shifting"):
+            arguments["mu"] = _dynamic_shift(self.scheduler.config, self.num_tokens)
+        return arguments
 
     def adaln(self, site: Site | str, num_times: int = 64) -> tuple[Tensor, Tensor, Tensor] | None:
         """What the denoiser's own adaptive norm applies where the tokens of `site` are read next.
@@ -75,7 +135,7 @@ class Denoiser(ABC):
         """
         return None
 
-    # What all families share.
+    # What all families share: the module.
 
     @property
     def device(self) -> torch.device:
@@ -87,6 +147,10 @@ class Denoiser(ABC):
         """The precision of the transformer's forward."""
         return next(self.module.parameters()).dtype
 
+    def zeros(self, *shape: int) -> Tensor:
+        """Zeros where and as the transformer computes."""
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+
     def fingerprint(self) -> str:
         """Tells these weights from others, whatever precision they are held in: a hash of a part of each."""
         digest = hashlib.sha256()
@@ -94,23 +158,6 @@ class Denoiser(ABC):
             some = parameter.detach().flatten()[:256].to(torch.bfloat16).view(torch.int16).cpu()
             digest.update(name.encode() + some.numpy().tobytes())
         return digest.hexdigest()[:16]
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of image tokens."""
-        _, height, width = self.latent_shape
-        return height // self.patch_size, width // self.patch_size
-
-    @property
-    def num_tokens(self) -> int:
-        """Image tokens of one sample."""
-        rows, cols = self.grid
-        return rows * cols
-
-    @property
-    def patch_width(self) -> int:
-        """Numbers in one patch."""
-        return int(self.latent_shape[0]) * self.patch_size**2
 
     def to(self, device: torch.device | str) -> Denoiser:
         """Move every part, in place."""
@@ -124,8 +171,16 @@ class Denoiser(ABC):
 
     def predict(self, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's prediction for x_t at raw_t [N], float32, in its own precision whatever autocast says."""
-        with torch.autocast(x_t.device.type, enabled=False):
+        with torch.autocast(x_t.device.type, enabled=False), self._around(x_t, raw_t, conditioning):
             return self.forward(x_t.to(self.dtype), raw_t, conditioning).float()
+
+    def within(self, around: Around) -> Self:
+        """The same denoiser, sharing all of its parts, whose every prediction is made inside a context."""
+        twin = copy.copy(self)
+        twin._around = around
+        return twin
+
+    # Prompts, images, time.
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
@@ -133,63 +188,180 @@ class Denoiser(ABC):
         return self._prompts(prompts)
 
     @torch.no_grad()
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Latents of images [N, 3, H, W] in [-1, 1], each encoded by itself: the posterior's mode, scaled."""
-        vae = self.pipeline.vae
-        size = tuple(int(side) * self.pipeline.vae_scale_factor for side in self.latent_shape[1:])
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, *size):
-            raise UserError(f"images must be [3, {size[0]}, {size[1]}] for this denoiser, not {list(images.shape[1:])}")
-        images = images.to(self.device, vae.dtype)
-        with torch.autocast(self.device.type, enabled=False):
-            latents = torch.cat([vae.encode(image[None]).latent_dist.mode() for image in images]).float()
-        scaled: Tensor = (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
-        return scaled
+    def _encode_prompt(self, prompt: str) -> Conditioning:
+        tokenizer = getattr(self.pipeline, "tokenizer", None)
+        unknown = [] if tokenizer is None else unknown_words(tokenizer, prompt)
+        if unknown:
+            _log.warning("the tokenizer does not know %s in the prompt %r", ", ".join(unknown), prompt)
+        return self.encode_prompt(prompt)
 
-    @torch.no_grad()
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """What `encode_images` takes: channels, rows, columns (a video's frames after the channels)."""
+        factor = autoencoder.spatial_factor(self.pipeline.vae)
+        return 3, *(side * factor for side in self.latent_shape[1:])
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Latents of images [N, *image_shape] in [-1, 1], each encoded by itself."""
+        if tuple(images.shape[1:]) != self.image_shape:
+            raise UserError(f"images must be {list(self.image_shape)} for this denoiser, not {list(images.shape[1:])}")
+        return autoencoder.encode(self.pipeline.vae, images)
+
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Images [N, 3, H, W] in [-1, 1]."""
-        vae = self.pipeline.vae
-        unscaled = latents.to(self.device) / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
-        with torch.autocast(self.device.type, enabled=False):
-            images: Tensor = vae.decode(unscaled.to(vae.dtype), return_dict=False)[0]
-        return images.float().clamp(-1, 1)
-
-    def patches(self, latents: Tensor) -> Tensor:
-        """Each token's latent patch [N, T, P]."""
-        return grid.patches(latents, self.patch_size)
-
-    def windows(self, latents: Tensor, radius: int) -> Tensor:
-        """Each token's patch and its neighbours', (2 radius + 1)^2 of them [N, T, W * P], zero padded."""
-        return grid.windows(latents, self.patch_size, radius)
-
-    def positions(self) -> Tensor:
-        """Row and column of each token [T, 2]."""
-        return grid.positions(*self.grid)
+        return autoencoder.decode(self.pipeline.vae, latents.to(self.device))
 
     def new_scheduler(self, num_inference_steps: int) -> Any:
         """A copy of the pipeline's scheduler, set to the start of a trajectory."""
         scheduler = copy.deepcopy(self.scheduler)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # diffusers' schedulers under numpy 2
-            scheduler.set_timesteps(num_inference_steps)
+            scheduler.set_timesteps(**self.scheduler_arguments(num_inference_steps))
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
         return scheduler
+
+    def raw_t(self, timestep: Tensor) -> Tensor:
+        """What the denoiser is given at a scheduler's timestep."""
+        return timestep.float() / self.timestep_divisor
+
+    # The image's tokens.
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """One latent: channels, then its size."""
+        return self.num_channels, *(self._latent_size or self.default_latent_size)
+
+    @property
+    def grid(self) -> Grid:
+        """Rows and columns of image tokens (a video's frames before them)."""
+        return tuple(size // side for size, side in zip(self.latent_shape[1:], self.patch_shape, strict=True))
+
+    @property
+    def num_tokens(self) -> int:
+        """Image tokens of one sample."""
+        return math.prod(self.grid)
+
+    @property
+    def patch_width(self) -> int:
+        """Numbers in one patch."""
+        return self.num_channels * math.prod(self.patch_shape)
+
+    def patches(self, latents: Tensor) -> Tensor:
+        """Each token's latent patch [N, T, P]."""
+        return grid.patches(latents, self.grid)
+
+    def windows(self, latents: Tensor, radius: int) -> Tensor:
+        """Each token's patch and its neighbours', (2 radius + 1)^2 of them [N, T, W * P], zero padded."""
+        return grid.windows(latents, self.grid, radius)
+
+    def positions(self) -> Tensor:
+        """Row and column of each token [T, 2]."""
+        return grid.positions(self.grid)
+
+    def inputs(self, layout: Layout, x_t: Tensor, conditioning: Conditioning) -> Tensor:
+        """What the denoiser is given at each place [N, T, p]: latent patches, or embeddings of the prompt."""
+        if layout.stream == "text":
+            return conditioning.tokens
+        return grid.patches(x_t, layout.grid)
+
+    # Sites.
 
     def resolve_sites(self, patterns: Sequence[str]) -> list[Site]:
         """The sites that the patterns name."""
         return resolve_sites(self.module, patterns, self.streams)
 
-    @torch.no_grad()
+    def layout(self, site: Site) -> Layout:
+        """Where a site's tokens lie."""
+        return self._find([site])[site][1]
+
     def site_widths(self, sites: Sequence[Site]) -> dict[str, int]:
-        """The width d of each site, found by one forward; where it does not carry the image's tokens, an error."""
-        device = self.device
-        x_t = torch.zeros(1, *self.latent_shape, device=device, dtype=self.dtype)
-        with record(self.module, sites, stop_early=True) as values:
-            self.forward(x_t, torch.zeros(1, device=device), self.blank_conditioning(1))
-        for site, value in values.items():
-            if value.ndim != 3 or value.shape[1] != self.num_tokens:
-                raise UserError(
-                    f"site {site} gives {list(value.shape)}, not the {self.num_tokens} image tokens of one sample"
-                )
-        return {str(site): values[str(site)].shape[-1] for site in sites}
+        """The width d of each site, found by one forward; where it does not carry its stream's tokens, an error."""
+        return {str(site): width for site, (_, _, width) in self._find(sites).items()}
+
+    def site_shapes(self, sites: Sequence[Site], window_radius: int) -> dict[str, SiteShape]:
+        """Each site's sizes."""
+        shapes = {}
+        for site, (_, layout, width) in self._find(sites).items():
+            if layout.stream == "text":
+                shapes[str(site)] = SiteShape(width, layout.grid, self.prompt_shape[1])
+            else:
+                d_input = math.prod(self.latent_shape) // layout.num_tokens
+                places = (2 * window_radius + 1) ** 2 if window_radius else 0
+                shapes[str(site)] = SiteShape(width, layout.grid, d_input, places * d_input)
+        return shapes
+
+    def record(
+        self,
+        sites: Sequence[Site],
+        *,
+        stop_early: bool = False,
+        select: Callable[[Site, Tensor], Tensor] | None = None,
+    ) -> AbstractContextManager[dict[str, Tensor]]:
+        """Fill a dictionary {site: [N, T, d]} during the prediction made inside; see `hooks.record`."""
+        holdings = {site: holding for site, (holding, _, _) in self._find(sites).items()}
+        return hooks.record(self.module, sites, stop_early=stop_early, select=select, holdings=holdings)
+
+    def splice(self, replacements: Mapping[Site, Callable[[Tensor], Tensor]]) -> AbstractContextManager[None]:
+        """Replace each site's tokens [N, T, d] by `fn(tokens)` in the predictions made inside."""
+        holdings = {site: holding for site, (holding, _, _) in self._find(list(replacements)).items()}
+        return hooks.splice(self.module, replacements, holdings)
+
+    @torch.no_grad()
+    def _find(self, sites: Sequence[Site]) -> dict[Site, tuple[Holding, Layout, int]]:
+        """Each site's holding, layout and width; those asked for first are found by one forward of a blank sample."""
+        new = [site for site in sites if site not in self._found]
+        if new:
+            grids = _image_grids(self.grid)
+            num_text = self.prompt_shape[0]
+            while any(num_text == math.prod(image) for image in grids):
+                num_text += 1  # so that a number of tokens tells the stream
+            x_t, raw_t = self.zeros(1, *self.latent_shape), torch.zeros(1, device=self.device)
+            with hooks.record_outputs(self.module, new) as outputs:
+                self.forward(x_t, raw_t, self.blank_conditioning(1, num_text))
+            for site in new:
+                output = outputs[str(site)]
+                found = find_holding(output, site.stream, grids, num_text, self.text_first)
+                if found is None:
+                    expected = "tokens of the prompt" if site.stream == "text" else f"{self.num_tokens} image tokens"
+                    raise UserError(f"site {site} {_described(output)}, not the {expected} of one sample")
+                holding, places = found
+                if site.stream == "text":
+                    places = self.prompt_shape[:1]
+                width = holding.tokens(holding.tensor(output)).shape[-1]
+                self._found[site] = holding, Layout(site.stream, places), width
+        return {site: self._found[site] for site in sites}
+
+
+def _image_grids(whole: Grid) -> list[Grid]:
+    """The grid of patches, and those that a U-Net's halvings of rows and columns leave."""
+    grids = [whole]
+    while all(size % 2 == 0 for size in grids[-1][-2:]):
+        *frames, rows, cols = grids[-1]
+        grids.append((*frames, rows // 2, cols // 2))
+    return grids
+
+
+def _described(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"gives {list(output.shape)}"
+    if isinstance(output, tuple | list):
+        shapes = [str(list(item.shape)) if isinstance(item, Tensor) else type(item).__name__ for item in output]
+        return f"returns a {type(output).__name__} of {', '.join(shapes)}"
+    return f"returns a {type(output).__name__}"
+
+
+def _dynamic_shift(config: Any, num_tokens: int) -> float:
+    """The mu of flow schedulers that shift timesteps by the number of image tokens: a line through two points."""
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    at_low, at_high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    slope = (at_high - at_low) / (high - low)
+    return float(num_tokens * slope + (at_low - slope * low))
+
+
+def _check_size(denoiser: Denoiser) -> None:
+    size, patch = denoiser.latent_shape[1:], denoiser.patch_shape
+    if len(size) != len(patch) or any(side < 1 or side % part for side, part in zip(size, patch, strict=True)):
+        raise UserError(
+            f"latent_size {list(size)}: this denoiser needs {len(patch)} numbers, multiples of {list(patch)}"
+        )

@@ -1,29 +1,51 @@
 """Latents as image tokens: patches, their neighbourhoods, their places.
 
-Shapes: N samples, C channels, H x W latent pixels, T tokens (row first), P numbers in a patch, W places in a window.
+Latents are [N, C, *space]: rows and columns, a video's frames before them. A grid divides space into T tokens, first axis
+first. Shapes: N samples, C channels, P numbers in a patch, W places in a window.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-
-def patches(latents_NCHW: Tensor, patch_size: int) -> Tensor:
-    """Each token's latent patch [N, T, P]."""
-    return rearrange(latents_NCHW, "n c (rows p1) (cols p2) -> n (rows cols) (c p1 p2)", p1=patch_size, p2=patch_size)
+Grid = tuple[int, ...]
 
 
-def windows(latents_NCHW: Tensor, patch_size: int, radius: int) -> Tensor:
-    """Each token's patch and those around it, zero padded at the border [N, T, W * P]; places row first."""
+def patches(latents: Tensor, grid: Grid) -> Tensor:
+    """Each token's latent patch [N, T, P], channels before pixels."""
+    num_samples, channels, *space = latents.shape
+    split = [part for size, count in zip(space, grid, strict=True) for part in (count, size // count)]
+    places = [2 + 2 * axis for axis in range(len(grid))]
+    pixels = [place + 1 for place in places]
+    ordered = latents.reshape(num_samples, channels, *split).permute(0, *places, 1, *pixels)
+    return ordered.reshape(num_samples, math.prod(grid), -1)
+
+
+def unpatch(patches_NTP: Tensor, grid: Grid, latent_shape: tuple[int, ...]) -> Tensor:
+    """The latents whose `patches` these are."""
+    channels, *space = latent_shape
+    axes = len(grid)
+    sides = [size // count for size, count in zip(space, grid, strict=True)]
+    split = patches_NTP.reshape(len(patches_NTP), *grid, channels, *sides)
+    paired = [axis for place in range(axes) for axis in (1 + place, 2 + axes + place)]
+    return split.permute(0, 1 + axes, *paired).reshape(len(patches_NTP), *latent_shape)
+
+
+def windows(latents: Tensor, grid: Grid, radius: int) -> Tensor:
+    """Each token's patch and those around it in its frame, zero padded [N, T, W * P]; places row first."""
     side = 2 * radius + 1
-    grid = rearrange(latents_NCHW, "n c (rows p1) (cols p2) -> n (c p1 p2) rows cols", p1=patch_size, p2=patch_size)
-    unfolded = F.unfold(grid, kernel_size=side, padding=radius)
-    return rearrange(unfolded, "n (p w) t -> n t (w p)", w=side * side)
+    rows, cols = grid[-2:]
+    frames = rearrange(patches(latents, grid), "n (f r c) p -> (n f) p r c", r=rows, c=cols)
+    unfolded = F.unfold(frames, kernel_size=side, padding=radius)
+    return rearrange(unfolded, "(n f) (p w) t -> n (f t) (w p)", n=len(latents), w=side * side)
 
 
-def positions(rows: int, cols: int) -> Tensor:
-    """Row and column of each token [T, 2]."""
-    return torch.cartesian_prod(torch.arange(rows), torch.arange(cols)).reshape(rows * cols, 2)
+def positions(grid: Grid) -> Tensor:
+    """Coordinates of each token [T, axes]."""
+    axes = torch.meshgrid(*(torch.arange(size) for size in grid), indexing="ij")
+    return torch.stack([axis.flatten() for axis in axes], dim=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,9 @@ from typing import Any
 import torch
 
 from tide_lightning.diffusion.denoiser import Denoiser
-from tide_lightning.diffusion.pixart import PixArt
+from tide_lightning.diffusion.families import FAMILIES
 from tide_lightning.errors import UserError
 
-# By the `_class_name` in model_index.json: the denoiser's class and, in diffusers, its transformer's.
-_FAMILIES: dict[str, tuple[type[Denoiser], str]] = {
-    "PixArtAlphaPipeline": (PixArt, "PixArtTransformer2DModel"),
-}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -30,6 +26,7 @@ def load_denoiser(
     revision: str | None = None,
     variant: str | None = None,
     local_files_only: bool = False,
+    latent_size: Sequence[int] | None = None,
     compile: bool = False,
 ) -> Denoiser:
     """Load a diffusers pipeline as a frozen denoiser, on the CPU.
@@ -40,11 +37,12 @@ def load_denoiser(
         revision: branch, tag or commit on the hub.
         variant: file name variant, such as fp16.
         local_files_only: use the hub's local cache only.
+        latent_size: rows and columns of a latent (a video's frames before them); the model's own unless given.
         compile: compile the transformer's blocks one by one; sites inside a block cannot be read then.
     """
     folder = _local_folder(pretrained)
     index = _model_index(pretrained, folder, revision, local_files_only)
-    family, _ = _family(pretrained, index)
+    family = _family(pretrained, index)
     from diffusers import DiffusionPipeline
 
     if folder is None:
@@ -61,7 +59,7 @@ def load_denoiser(
         pipeline = DiffusionPipeline.from_pretrained(
             folder, variant=variant, local_files_only=True, **{_dtype_argument(): dtypes}
         )
-    denoiser = family(pipeline.transformer, pipeline.scheduler, pipeline)
+    denoiser = family(getattr(pipeline, family.component), pipeline.scheduler, pipeline, latent_size)
     if compile:
         _compile_blocks(denoiser)
     return denoiser
@@ -72,20 +70,21 @@ def describe_denoiser(
     *,
     revision: str | None = None,
     local_files_only: bool = False,
+    latent_size: Sequence[int] | None = None,
 ) -> Denoiser:
     """The denoiser without weights, on the meta device: its modules, sites, widths and shapes."""
     folder = _local_folder(pretrained)
     index = _model_index(pretrained, folder, revision, local_files_only)
-    family, transformer_class = _family(pretrained, index)
+    family = _family(pretrained, index)
     import diffusers
 
-    config = _read_json(pretrained, folder, "transformer/config.json", revision, local_files_only)
+    config = _read_json(pretrained, folder, f"{family.component}/config.json", revision, local_files_only)
     scheduler_config = _read_json(pretrained, folder, "scheduler/scheduler_config.json", revision, local_files_only)
     with _explained(pretrained), _quiet(), torch.random.fork_rng(devices=[]):
         scheduler = getattr(diffusers, index["scheduler"][1]).from_config(scheduler_config)
         with torch.device("meta"):
-            transformer = getattr(diffusers, transformer_class).from_config(config)
-    return family(transformer.to("meta"), scheduler)
+            module = getattr(diffusers, index[family.component][1]).from_config(config)
+    return family(module.to("meta"), scheduler, latent_size=latent_size)
 
 
 def _local_folder(pretrained: str) -> Path | None:
@@ -134,13 +133,13 @@ def _read_json(pretrained: str, folder: Path | None, name: str, revision: str | 
     return dict(content)
 
 
-def _family(pretrained: str, index: dict[str, Any]) -> tuple[type[Denoiser], str]:
+def _family(pretrained: str, index: dict[str, Any]) -> type[Denoiser]:
     name = index.get("_class_name")
-    if name not in _FAMILIES:
+    if name not in FAMILIES:
         raise UserError(
-            f"pretrained {pretrained!r} is a {name or 'nameless pipeline'}; supported are {', '.join(_FAMILIES)}"
+            f"pretrained {pretrained!r} is a {name or 'nameless pipeline'}; supported are {', '.join(FAMILIES)}"
         )
-    return _FAMILIES[name]
+    return FAMILIES[name]
 
 
 def _check_parts(folder: Path, index: dict[str, Any], variant: str | None) -> None:
@@ -174,8 +173,9 @@ def _dtype_argument() -> str:
 
 def _compile_blocks(denoiser: Denoiser) -> None:
     # Each block's forward, not its __call__: hooks on blocks stay outside the compiled code and cost no recompilation.
-    for block in denoiser.module.get_submodule("transformer_blocks").children():
-        block.forward = torch.compile(block.forward)
+    for name, block in denoiser.module.named_modules():
+        if re.fullmatch(r"(.*\.)?(\w*transformer_blocks|blocks)\.\d+", name):
+            block.forward = torch.compile(block.forward)
 
 
 @contextmanager

@@ -139,12 +139,12 @@ class Flow(Schedule):
         return 1 - sigma, sigma
 
 
-def schedule_of(scheduler: Any) -> Schedule:
-    """The conventions of a diffusers scheduler, from its own config."""
+def schedule_of(scheduler: Any, timestep_divisor: float = 1.0) -> Schedule:
+    """The conventions of a diffusers scheduler, for a denoiser that is given timestep / divisor."""
     config = scheduler.config
     prediction = config.get("prediction_type", "epsilon")
     if type(scheduler).__name__.startswith("FlowMatch") or prediction == "flow_prediction":
-        return Flow(scale=float(config.num_train_timesteps))
+        return Flow(scale=float(config.num_train_timesteps) / timestep_divisor)
     if not isinstance(getattr(scheduler, "alphas_cumprod", None), Tensor):
         raise UserError(f"scheduler {type(scheduler).__name__} has no table of cumulated alphas and is not a flow")
     return VariancePreserving(scheduler.alphas_cumprod, prediction)

@@ -10,7 +10,6 @@ from torch import Tensor
 from tide_lightning.diffusion.conditioning import Conditioning
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.diffusion.denoiser import Denoiser
-from tide_lightning.diffusion.hooks import splice
 from tide_lightning.diffusion.sites import Site
 from tide_lightning.reduction import all_reduce_sum
 
@@ -37,7 +36,7 @@ def sensitivity(denoiser: Denoiser, sites: Sequence[Site], forwards: Iterable[Fo
 
         for site in sites:
             leaves.clear()
-            with torch.enable_grad(), splice(denoiser.module, {site: cut}):
+            with torch.enable_grad(), denoiser.splice({site: cut}):
                 prediction = denoiser.predict(x_t, raw_t, conditioning)
             [g_NTD] = torch.autograd.grad(prediction, leaves, v)
             g_BD = g_NTD.flatten(0, -2).double()

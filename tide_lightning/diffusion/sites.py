@@ -21,9 +21,12 @@ PARTS = ("output", "update", "mlp", "attention")
 STREAMS = ("image", "text")
 
 # What diffusers and the well-known research code bases call these submodules of a block.
+_ATTENTION = ("attn1", "attn", "attention", "self_attn")
 _SUBMODULES = {
-    "mlp": ("ff", "mlp", "feed_forward"),
-    "attention": ("attn1", "attn", "attention", "self_attn"),
+    ("mlp", "image"): ("ff", "mlp", "feed_forward", "ffn", "img_mlp"),
+    ("mlp", "text"): ("ff_context", "mlp_context", "txt_mlp"),
+    ("attention", "image"): _ATTENTION,
+    ("attention", "text"): _ATTENTION,
 }
 
 
@@ -62,13 +65,14 @@ class Site:
     def module(self, root: nn.Module) -> nn.Module:
         """The submodule whose output (or output minus input) the site is."""
         found = root.get_submodule(self.path)
-        for name in _SUBMODULES.get(self.part, ()):
+        names = _SUBMODULES.get((self.part, self.stream))
+        if names is None:
+            return found
+        for name in names:
             if isinstance(getattr(found, name, None), nn.Module):
                 return root.get_submodule(f"{self.path}.{name}")
-        if self.part in _SUBMODULES:
-            names = ", ".join(name for name, _ in found.named_children())
-            raise UserError(f"site {self}: {self.path} has no {self.part} submodule (it has {names or 'none'})")
-        return found
+        children = ", ".join(name for name, _ in found.named_children())
+        raise UserError(f"site {self}: {self.path} has no {self.part} submodule (it has {children or 'none'})")
 
 
 def folder_name(site: str | Site) -> str:

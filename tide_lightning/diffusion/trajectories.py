@@ -1,4 +1,4 @@
-"""Real reverse trajectories with the pipeline's own scheduler and classifier-free guidance.
+"""Real reverse trajectories with the pipeline's own scheduler and guidance.
 
 `sample` runs one batch from noise to latents as the pipeline's own call does. `Trajectories` keeps many samples on
 their way at once, each group at its own step, so that every forward covers the whole range of timesteps.
@@ -24,11 +24,13 @@ from tide_lightning.errors import UserError
 def guided_prediction(
     denoiser: Denoiser, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning, guidance_scale: float
 ) -> Tensor:
-    """Prediction under classifier-free guidance: one forward of [unconditional; conditional] rows, 2 N of them.
+    """Prediction under guidance; where that is classifier-free, one forward of [unconditional; conditional] rows, 2 N.
 
     At a scale of 1 or less there is no guidance and no unconditional half, as in the pipelines.
     """
-    if guidance_scale <= 1:
+    if denoiser.guidance == "embedded":
+        return denoiser.predict(x_t, raw_t, conditioning.told_guidance(guidance_scale))
+    if denoiser.guidance == "none" or guidance_scale <= 1:
         return denoiser.predict(x_t, raw_t, conditioning)
     blank = denoiser.encode_prompts([""]).select(torch.zeros(len(x_t), dtype=torch.long, device=x_t.device))
     both = denoiser.predict(
@@ -58,7 +60,7 @@ def sample(
         prompts: one per image.
         seed: of the initial noise and of the scheduler's own, where these are not given.
         num_inference_steps: length of the schedule.
-        guidance_scale: of classifier-free guidance.
+        guidance_scale: of the denoiser's kind of guidance.
         initial_noise: standard normal [N, *latent_shape].
         generator: the scheduler's own randomness, where it has any.
         callback: called with step, raw timestep and latents after each step.
@@ -72,7 +74,7 @@ def sample(
     conditioning = denoiser.encode_prompts(prompts)
     x: Tensor = initial_noise.to(denoiser.device, torch.float32) * scheduler.init_noise_sigma
     for step, timestep in enumerate(scheduler.timesteps):
-        raw_t = timestep.to(x.device).float().expand(len(x))
+        raw_t = denoiser.raw_t(timestep.to(x.device)).expand(len(x))
         x_t = scheduler.scale_model_input(x, timestep)
         prediction = guided_prediction(denoiser, x_t, raw_t, conditioning, guidance_scale)
         x = _scheduler_step(scheduler, prediction, timestep, x, generator)
@@ -229,7 +231,7 @@ class Trajectories:
     def _step(self, groups: Sequence[_Group]) -> Step:
         device = self._denoiser.device
         counts = torch.tensor([len(group.slots) for group in groups])
-        raw_t = torch.stack([group.timestep().float().cpu() for group in groups])
+        raw_t = torch.stack([self._denoiser.raw_t(group.timestep().cpu()) for group in groups])
         trajectory = torch.tensor([group.trajectory for group in groups])
         return Step(
             x_t=torch.cat([group.scheduler.scale_model_input(group.x, group.timestep()) for group in groups]),

@@ -1,6 +1,6 @@
 """The protocol of `tide test`: figures, floors, fidelity, images, and the report."""
 
-from tide_lightning.callbacks.splicing import SplicedDenoiser
+from tide_lightning.callbacks.splicing import splice_denoiser
 from tide_lightning.evaluation.end_to_end import EndToEnd, run_trajectories
 from tide_lightning.evaluation.fidelity import Fidelity
 from tide_lightning.evaluation.floors import SiteFloors
@@ -18,8 +18,8 @@ __all__ = [
     "Section",
     "SiteFloors",
     "SiteReconstruction",
-    "SplicedDenoiser",
     "Table",
     "run_trajectories",
+    "splice_denoiser",
     "write_report",
 ]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tide_lightning.callbacks.splicing import SplicedDenoiser, known_alone, reconstruct_by, why_not
+from tide_lightning.callbacks.splicing import known_alone, reconstruct_by, splice_denoiser, why_not
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.evaluation.fidelity import ALL
@@ -64,7 +64,7 @@ def run_trajectories(
     if saes:
         splices[KNOWN] = {site: known_alone(sae) for site, sae in saes.items()}
     denoisers = {ORIGINAL: denoiser} | {
-        name: SplicedDenoiser(denoiser, predictors, shapes) for name, predictors in splices.items()
+        name: splice_denoiser(denoiser, predictors, shapes) for name, predictors in splices.items()
     }
     latents, images = {}, []
     for number, (name, spliced) in enumerate(denoisers.items()):

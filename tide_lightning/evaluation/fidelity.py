@@ -15,10 +15,10 @@ from torch import Tensor
 
 from tide_lightning.callbacks.splicing import (
     Predictor,
-    SplicedDenoiser,
     constant,
     known_alone,
     reconstruct_by,
+    splice_denoiser,
     why_not,
 )
 from tide_lightning.diffusion import Conditioning, Denoiser
@@ -58,7 +58,7 @@ class Fidelity:
         shapes = {site: sae.shape for site, sae in saes.items()}
         self.cases = [name for name, _ in cases]
         self.spliced = {
-            (name, kind): SplicedDenoiser(denoiser, {site: predictors[kind][site] for site in sites}, shapes)
+            (name, kind): splice_denoiser(denoiser, {site: predictors[kind][site] for site in sites}, shapes)
             for name, sites in cases
             for kind in KINDS
         }

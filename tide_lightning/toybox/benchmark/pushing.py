@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from tide_lightning.callbacks.splicing import Predictor, SplicedDenoiser
+from tide_lightning.callbacks.splicing import Predictor, splice_denoiser
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.saes import SparseCode, TideSAE
 from tide_lightning.tokens import TokenBatch
@@ -104,7 +104,7 @@ def pushed_images(
         runner = denoiser
         if push is not None:
             predictor = pushed_by(sae, push.select(some), window)
-            runner = SplicedDenoiser(denoiser, {site: predictor}, {site: sae.shape})
+            runner = splice_denoiser(denoiser, {site: predictor}, {site: sae.shape})
         latents = sample(
             runner,
             prompts[some],

@@ -93,11 +93,10 @@ def read(
         progress: called with the number of scenes after each forward.
     """
     denoiser = harvester.denoiser
-    everywhere = torch.arange(denoiser.num_tokens, device=denoiser.device)
     parts: dict[str, list[Reading]] = {site: [] for site in saes}
     for call in calls(denoiser, scenes, *bounds, seed, batch_size):
         weights = scenes.weights[call.sample]
-        for site, tokens in harvester.read(call, everywhere.expand(len(call), -1)).items():
+        for site, tokens in harvester.read(call, harvester.everywhere(len(call))).items():
             parts[site].append(_reading(saes[site], tokens, weights))
         if progress is not None:
             progress(len(call))
