@@ -1,7 +1,7 @@
 """Latents as image tokens: patches, their neighbourhoods, their places.
 
-Latents are [N, C, *space]: rows and columns, a video's frames before them. A grid divides space into T tokens, first axis
-first. Shapes: N samples, C channels, P numbers in a patch, W places in a window.
+Latents are [N, C, *space]: rows and columns, before them the frames of a video. A grid divides space into T tokens,
+first axis first. Shapes: N samples, C channels, P numbers in a patch, W places in a window.
 """
 
 from __future__ import annotations
