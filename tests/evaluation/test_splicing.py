@@ -21,7 +21,7 @@ from tide_lightning.training import TideModule
 class Identity(TideSAE):
     """Reconstructs everything exactly."""
 
-    def forward(self, batch: TokenBatch) -> SAEOutput:
+    def forward(self, batch: TokenBatch, *args: Any, **kwargs: Any) -> SAEOutput:
         return super().forward(batch)._replace(x_hat=batch.x)
 
 
@@ -148,7 +148,7 @@ def test_a_leaking_rung_is_not_spliced(data: ActivationDataModule, batch: HeldOu
 
 def test_a_loss_below_the_originals_is_called_a_fault(data: ActivationDataModule, batch: HeldOutBatch) -> None:
     class Cheat(TideSAE):
-        def forward(self, batch: TokenBatch) -> SAEOutput:
+        def forward(self, batch: TokenBatch, *args: Any, **kwargs: Any) -> SAEOutput:
             return super().forward(batch)._replace(x_hat=cheat.expand(len(batch), -1))
 
     # Of many constants in the last block, one comes out better than an untrained denoiser's own activation.

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tide_lightning.errors import UserError
 from tide_lightning.kernels import DecodeBackend, decode
 from tide_lightning.kernels.backends import torch_sparse as torch_sparse_backend
-from tide_lightning.kernels.decode import _log_choice
+from tide_lightning.kernels.choice import _log_choice
 
 
 @pytest.fixture(scope="module", params=["dense", "coo", "embedding_bag", "torch_sparse"])

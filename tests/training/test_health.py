@@ -39,13 +39,13 @@ def test_counters_do_not_stick_where_a_float_would() -> None:
 def test_looks_for_dead_latents_every_so_often_only() -> None:
     clock = FiringClock(2, dead_after_tokens=5, check_every=2)
     clock.tick(fired(1, 0), num_tokens=3, step=0)
-    assert clock.dead_or_none() is None
+    assert clock.dead_latents() is None
     clock.tick(fired(1, 0), num_tokens=3, step=1)
-    assert clock.dead_or_none() is None  # dead by now, but not looked at
+    assert clock.dead_latents() is None  # dead by now, but not looked at
     clock.tick(fired(1, 0), num_tokens=3, step=2)
-    dead = clock.dead_or_none()
+    dead = clock.dead_latents()
     assert dead is not None
-    assert dead.tolist() == [False, True]
+    assert dead.tolist() == [1]
 
 
 def test_a_copy_from_a_checkpoint_gives_the_same_answer() -> None:
@@ -53,9 +53,9 @@ def test_a_copy_from_a_checkpoint_gives_the_same_answer() -> None:
     clock.tick(fired(1, 0), num_tokens=6, step=0)
     copy = FiringClock(2, dead_after_tokens=5, check_every=10)
     copy.load_state_dict(clock.state_dict())
-    dead = copy.dead_or_none()
+    dead = copy.dead_latents()
     assert dead is not None
-    assert dead.tolist() == [False, True]
+    assert dead.tolist() == [1]
 
 
 def test_reviving_starts_the_clock_anew() -> None:
@@ -64,3 +64,6 @@ def test_reviving_starts_the_clock_anew() -> None:
     clock.revive(torch.tensor([0, 2]))
     assert clock.since_fired.tolist() == [0, 7, 0]
     assert clock.dead().tolist() == [False, True, False]
+    dead = clock.dead_latents()
+    assert dead is not None
+    assert dead.tolist() == [1]

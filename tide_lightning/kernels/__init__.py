@@ -1,6 +1,22 @@
-"""Sparse numerics: top-k selection, sparse decoding and their gradients. Tensors only."""
+"""Sparse numerics: encoding with selection, decoding, and their gradients. Tensors only."""
 
-from tide_lightning.kernels.decode import DecodeBackend, decode
+from tide_lightning.kernels.aux import AuxCode
+from tide_lightning.kernels.choice import DecodeBackend
+from tide_lightning.kernels.decode import decode, decode_with_aux
+from tide_lightning.kernels.encode import Encoded, encode
+from tide_lightning.kernels.selection import BatchTopK, Rule, Threshold, TopK
 from tide_lightning.kernels.topk import topk
 
-__all__ = ["DecodeBackend", "decode", "topk"]
+__all__ = [
+    "AuxCode",
+    "BatchTopK",
+    "DecodeBackend",
+    "Encoded",
+    "Rule",
+    "Threshold",
+    "TopK",
+    "decode",
+    "decode_with_aux",
+    "encode",
+    "topk",
+]

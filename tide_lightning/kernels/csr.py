@@ -1,43 +1,59 @@
-"""The one sparse layout that decode backends see.
+"""The one sparse layout that backends see.
 
 Shape suffixes here and in the backends: N tokens, M latents (d_sae), D channels, Z stored entries (nnz).
 """
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-class Csr(NamedTuple):
-    """A sparse [num_rows, num_columns] matrix by rows; columns may be unsorted, and repeated ones add up."""
+class Csr:
+    """A sparse [num_rows, num_columns] matrix by rows; columns may be unsorted, and repeated ones add up.
 
-    values: Tensor  # [Z]
-    columns: Tensor  # int64 [Z]
-    row_pointer: Tensor  # int64 [num_rows + 1]: row n holds entries row_pointer[n] to row_pointer[n + 1]
-    num_columns: int
+    Args:
+        values: [Z].
+        columns: int64 [Z].
+        row_pointer: int64 [num_rows + 1]: row n holds entries row_pointer[n] to row_pointer[n + 1].
+        num_columns: the matrix's width.
+    """
 
-    @property
-    def num_rows(self) -> int:
-        """The matrix's height."""
-        return self.row_pointer.numel() - 1
+    def __init__(self, values: Tensor, columns: Tensor, row_pointer: Tensor, num_columns: int) -> None:
+        self.values, self.columns, self.row_pointer = values, columns, row_pointer
+        self.num_rows, self.num_columns = row_pointer.numel() - 1, num_columns
+        self._transposed: Csr | None = None
+        self._written_out: Tensor | None = None
 
     def rows(self) -> Tensor:
         """The row of every entry, [Z]."""
         return expand_row_pointer(self.row_pointer, self.columns.numel())
 
-    def transpose(self) -> "Csr":
+    def transposed(self) -> "Csr":
         """The transposed matrix; a row's entries keep the order of the old rows: sums stay repeatable."""
-        sorted_columns_Z, order_Z = self.columns.sort(stable=True)
-        edges = torch.arange(self.num_columns + 1, device=self.columns.device)
-        pointer = torch.searchsorted(sorted_columns_Z, edges)
-        return Csr(self.values[order_Z], self.rows()[order_Z], pointer, self.num_rows)
+        if self._transposed is None:
+            sorted_columns_Z, order_Z = self.columns.sort(stable=True)
+            edges = torch.arange(self.num_columns + 1, device=self.columns.device)
+            pointer = torch.searchsorted(sorted_columns_Z, edges)
+            self._transposed = Csr(self.values[order_Z], self.rows()[order_Z], pointer, self.num_rows)
+        return self._transposed
+
+    def written_out(self) -> Tensor:
+        """The matrix with its zeros."""
+        if self._written_out is None:
+            dense = self.values.new_zeros(self.num_rows, self.num_columns)
+            self._written_out = dense.index_put_((self.rows(), self.columns), self.values, accumulate=True)
+        return self._written_out
 
 
 def expand_row_pointer(row_pointer: Tensor, num_entries: int) -> Tensor:
     """The row of every entry, [num_entries]; knowing their number saves a wait for the GPU."""
     rows = torch.arange(row_pointer.numel() - 1, device=row_pointer.device)
     return rows.repeat_interleave(row_pointer.diff(), output_size=num_entries)
+
+
+def even_row_pointer(indices_NK: Tensor) -> Tensor:
+    """The row pointer of a code with equally many entries in each row, [N + 1]."""
+    num_rows, length = indices_NK.shape
+    return torch.arange(num_rows + 1, device=indices_NK.device) * length
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tide_lightning.errors import UserError
-from tide_lightning.kernels import DecodeBackend, decode, topk
+from tide_lightning.kernels import AuxCode, DecodeBackend, Encoded, Rule, TopK, decode_with_aux, encode
 from tide_lightning.saes.code import SparseCode
 from tide_lightning.saes.known import KnownPart, Rung
 from tide_lightning.saes.metric import FidelityMetric
@@ -40,7 +40,7 @@ class SAEOutput(NamedTuple):
         u: the normalised target [B, D].
         u_hat: its reconstruction [B, D].
         code: the active latents.
-        pre: pre-activations after the ReLU [B, F], for AuxK.
+        aux_hat: what the dead latents alone decode to [B, D], for AuxK; None where none were named.
     """
 
     x_hat: Tensor
@@ -48,7 +48,7 @@ class SAEOutput(NamedTuple):
     u: Tensor
     u_hat: Tensor
     code: SparseCode
-    pre: Tensor
+    aux_hat: Tensor | None = None
 
 
 class _Frame(NamedTuple):
@@ -142,14 +142,20 @@ class TideSAE(nn.Module):
         """Whether codes depend on the timestep."""
         return self.modulation is not None or self.known.rung != "mean" or self.k_noisy is not None
 
-    def forward(self, batch: TokenBatch) -> SAEOutput:
-        """Encode and decode a batch of the site's tokens."""
+    def forward(self, batch: TokenBatch, dead: Tensor | None = None, k_aux: int | None = None) -> SAEOutput:
+        """Encode and decode a batch of the site's tokens.
+
+        Args:
+            batch: the tokens.
+            dead: int64, the latents that did not fire for long, in order; AuxK lets them explain the error alone.
+            k_aux: how many of them try to explain a token's error; half of d_in unless given.
+        """
         frame = self._frame(batch.context())
         u = self._normalise(batch.x, frame)
-        pre = self._pre_activations(u, frame)
-        code = self._select(pre, batch.t)
-        u_hat = self._decode_normalised(code, frame)
-        return SAEOutput(self._denormalise(u_hat, frame), frame.known, u, u_hat, code, pre)
+        encoded = self._encode_normalised(u, frame, batch.t, dead, k_aux or max(1, self.d_in // 2))
+        code = self._code(encoded)
+        u_hat, aux_hat = self._decode_normalised(code, frame, encoded.aux)
+        return SAEOutput(self._denormalise(u_hat, frame), frame.known, u, u_hat, code, aux_hat)
 
     def encode(
         self,
@@ -166,7 +172,7 @@ class TideSAE(nn.Module):
         A conditioned SAE cannot encode without the timestep: that is an error, never a silent default.
         """
         frame = self._frame(_context(timestep, position, input, window, noise))
-        return self._select(self._pre_activations(self._normalise(x, frame), frame), timestep)
+        return self._code(self._encode_normalised(self._normalise(x, frame), frame, timestep))
 
     def decode(
         self,
@@ -180,7 +186,7 @@ class TideSAE(nn.Module):
     ) -> Tensor:
         """The activations [B, D] that a code stands for, in the activation's own units."""
         frame = self._frame(_context(timestep, position, input, window, noise))
-        return self._denormalise(self._decode_normalised(code, frame), frame)
+        return self._denormalise(self._decode_normalised(code, frame)[0], frame)
 
     def _frame(self, context: dict[str, Tensor | None]) -> _Frame:
         timestep = context["timestep"]
@@ -205,29 +211,33 @@ class TideSAE(nn.Module):
                 u_hat = self.metric.back(u_hat)
         return frame.known + frame.s * u_hat
 
-    def _pre_activations(self, u: Tensor, frame: _Frame) -> Tensor:
+    def _encode_normalised(
+        self, u: Tensor, frame: _Frame, timestep: Tensor | None, dead: Tensor | None = None, k_aux: int = 0
+    ) -> Encoded:
         u_mod = u if frame.gain is None or frame.shift is None else u * frame.gain + frame.shift
-        return nn.functional.linear(u_mod - self.b_dec, self.W_enc, self.b_enc).relu()
+        rule = self._rule(timestep)
+        return encode(u_mod - self.b_dec, self.W_enc, self.b_enc, rule, dead, k_aux, self.decode_backend)
 
-    def _select(self, pre: Tensor, timestep: Tensor | None) -> SparseCode:
+    def _rule(self, timestep: Tensor | None) -> Rule:
         if self.k_noisy is None:
-            values, indices = topk(pre, self.k)
-        else:
-            assert timestep is not None
-            values, order = topk(pre, max(self.k, self.k_noisy))
-            values, by_size = values.sort(dim=1, descending=True)
-            indices = order.gather(1, by_size)
-            k_B = torch.lerp(torch.full_like(timestep, self.k), torch.full_like(timestep, self.k_noisy), timestep)
-            rank = torch.arange(values.shape[1], device=values.device)
-            values = values.where(rank < k_B.round().unsqueeze(1), 0)
-        return SparseCode(values.to(self.W_dec.dtype), indices, self.d_sae)
+            return TopK(self.k)
+        assert timestep is not None
+        k_B = torch.lerp(torch.full_like(timestep, self.k), torch.full_like(timestep, self.k_noisy), timestep)
+        return TopK(max(self.k, self.k_noisy), k_B.round().long())
 
-    def _decode_normalised(self, code: SparseCode, frame: _Frame) -> Tensor:
-        decoded = decode(code.values, code.indices, self.W_dec, code.row_pointer, backend=self.decode_backend)
+    def _code(self, encoded: Encoded) -> SparseCode:
+        return SparseCode(encoded.values.to(self.W_dec.dtype), encoded.indices, self.d_sae, encoded.row_pointer)
+
+    def _decode_normalised(
+        self, code: SparseCode, frame: _Frame, aux: AuxCode | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        decoded, aux_hat = decode_with_aux(
+            code.values, code.indices, self.W_dec, aux, code.row_pointer, backend=self.decode_backend
+        )
         u_hat = decoded.to(self.b_dec.dtype) + self.b_dec
         if self.unmodulate and frame.gain is not None and frame.shift is not None:
             u_hat = (u_hat - frame.shift) / frame.gain
-        return u_hat
+        return u_hat, aux_hat
 
     def save_pretrained(self, folder: str | Path, **provenance: object) -> Path:
         """Write cfg.json and sae.safetensors; `provenance` (site, model, …) goes into cfg.json."""

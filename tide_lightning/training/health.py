@@ -11,8 +11,8 @@ from tide_lightning.reduction import all_reduce_sum
 class FiringClock(nn.Module):
     """Counts, for each latent, the tokens of all ranks since it last fired (value > 0, not merely selected).
 
-    Counters are int64: a float32 would stop at 2^24, a bfloat16 at 256. Whether any latent is dead is looked at every
-    `check_every` steps only, since the answer must come to the host.
+    Counters are int64: a float32 would stop at 2^24, a bfloat16 at 256. Which latents AuxK shall help is looked at
+    every `check_every` steps only, since their number must come to the host.
 
     Args:
         d_sae: latents.
@@ -21,14 +21,14 @@ class FiringClock(nn.Module):
     """
 
     since_fired: Tensor
-    num_dead: Tensor
+    seen_dead: Tensor
 
     def __init__(self, d_sae: int, dead_after_tokens: int, check_every: int = 25) -> None:
         super().__init__()
         self.dead_after_tokens, self.check_every = dead_after_tokens, check_every
         self.register_buffer("since_fired", torch.zeros(d_sae, dtype=torch.int64))
-        self.register_buffer("num_dead", torch.zeros((), dtype=torch.int64))
-        self._any_dead: bool | None = None
+        self.register_buffer("seen_dead", torch.zeros(d_sae, dtype=torch.bool))
+        self._dead_latents: Tensor | None = None
 
     @torch.no_grad()
     def tick(self, fired: Tensor, num_tokens: int, step: int) -> Tensor:
@@ -37,20 +37,22 @@ class FiringClock(nn.Module):
         all_reduce_sum(counts)
         self.since_fired.copy_(torch.where(counts[:-1] > 0, 0, self.since_fired + counts[-1]))
         if step % self.check_every == 0:
-            self.num_dead.copy_(self.dead().sum())
-            self._any_dead = None
+            self.seen_dead.copy_(self.dead())
+            self._dead_latents = None
         return counts[-1]
 
     def dead(self) -> Tensor:
         """Boolean [d_sae]."""
         return self.since_fired >= self.dead_after_tokens
 
-    def dead_or_none(self) -> Tensor | None:
-        """The dead latents, or None if there were none at the last look."""
-        if self._any_dead is None:
-            self._any_dead = bool(self.num_dead > 0)
-        return self.dead() if self._any_dead else None
+    def dead_latents(self) -> Tensor | None:
+        """Which latents were dead at the last look and were not revived since, int64, in order; None if none."""
+        if self._dead_latents is None:
+            self._dead_latents = self.seen_dead.nonzero().squeeze(1)
+        return self._dead_latents if len(self._dead_latents) else None
 
     def revive(self, latents: Tensor) -> None:
         """Start the clock of `latents` (indices) anew."""
         self.since_fired[latents] = 0
+        self.seen_dead[latents] = False
+        self._dead_latents = None

@@ -152,8 +152,8 @@ class TideModule(LightningModule):
         losses, seen = [], torch.zeros_like(self.tokens_seen)
         for site, tokens in batch.items():
             sae, clock = self.sae(site), self.clock(site)
-            output: SAEOutput = sae(tokens)
-            loss = training_loss(sae, output, clock.dead_or_none(), self.k_aux, self.alpha)
+            output: SAEOutput = sae(tokens, clock.dead_latents(), self.k_aux)
+            loss = training_loss(output, self.alpha)
             losses.append(loss.total)
             seen = clock.tick(output.code.fired(), len(tokens), self.global_step)
             with torch.no_grad():

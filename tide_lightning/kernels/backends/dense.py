@@ -1,4 +1,4 @@
-"""Decoding with the code written out as a matrix: the fastest way for codes that are hardly sparse."""
+"""Sparse products with the code written out as a matrix: the fastest way for codes that are hardly sparse."""
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ class DenseBackend:
 
     def forward(self, code: Csr, weight_MD: Tensor) -> Tensor:
         """The decoded tokens, [N, D]."""
-        return _written_out(code) @ weight_MD
+        return code.written_out() @ weight_MD
 
     def grad_values(self, code: Csr, weight_MD: Tensor, grad_ND: Tensor) -> Tensor:
         """The gradient of the code's values, [Z]."""
@@ -18,9 +18,4 @@ class DenseBackend:
 
     def grad_weight(self, code: Csr, grad_ND: Tensor) -> Tensor:
         """The gradient of the weight, [M, D]."""
-        return _written_out(code).T @ grad_ND
-
-
-def _written_out(code: Csr) -> Tensor:
-    dense_NM = code.values.new_zeros(code.num_rows, code.num_columns)
-    return dense_NM.index_put_((code.rows(), code.columns), code.values, accumulate=True)
+        return code.written_out().T @ grad_ND

@@ -31,7 +31,7 @@ class GatheringBackend:
 
     def grad_weight(self, code: Csr, grad_ND: Tensor) -> Tensor:
         """The gradient of the weight, [M, D]; rows of latents that did not fire are zero."""
-        return self.matmul(code.transpose(), grad_ND)
+        return self.matmul(code.transposed(), grad_ND)
 
 
 def _dot_products(code: Csr, left_ND: Tensor, right_MD: Tensor) -> Tensor:

@@ -1,0 +1,222 @@
+"""Encoding against a dense float64 reference, values and all gradients, for every rule and many shapes of blocks."""
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.kernels.test_decode import LargestTensor
+from tide_lightning.kernels import BatchTopK, Encoded, Rule, Threshold, TopK, decode, encode
+from tide_lightning.kernels import blocks as blocks_module
+from tide_lightning.kernels.blocks import BlockShape
+
+# The package's `encode` is the function.
+encode_module = importlib.import_module("tide_lightning.kernels.encode")
+
+
+class Problem:
+    """Tokens, an encoder, some dead latents and a gradient of each entry of the code."""
+
+    def __init__(self, num_tokens: int, num_latents: int, channels: int, seed: int = 0, dead: int = 0) -> None:
+        draw = torch.Generator().manual_seed(seed)
+        self.x = torch.randn(num_tokens, channels, generator=draw, dtype=torch.float64)
+        self.weight = torch.randn(num_latents, channels, generator=draw, dtype=torch.float64)
+        self.bias = torch.randn(num_latents, generator=draw, dtype=torch.float64)
+        self.grad = torch.randn(num_tokens, num_latents, generator=draw, dtype=torch.float64)
+        self.aux_grad = torch.randn(num_tokens, num_latents, generator=draw, dtype=torch.float64)
+        self.dead = torch.randperm(num_latents, generator=draw)[:dead].sort().values if dead else None
+
+    def leaves(self) -> tuple[Tensor, Tensor, Tensor]:
+        return tuple(part.clone().requires_grad_() for part in (self.x, self.weight, self.bias))  # type: ignore[return-value]
+
+    def run(self, rule: Rule, k_aux: int = 0, **arguments: Any) -> tuple[list[Tensor], list[Tensor]]:
+        """The codes written out, and the gradients."""
+        leaves = self.leaves()
+        encoded = encode(*leaves, rule, self.dead, k_aux, **arguments)
+        codes = [written_out(encoded, self.grad.shape)]
+        if encoded.aux is not None:
+            code = torch.zeros_like(self.grad)
+            codes.append(code.scatter(1, encoded.aux.latents[encoded.aux.places], encoded.aux.values))
+        loss = sum((code * grad).sum() for code, grad in zip(codes, (self.grad, self.aux_grad), strict=False))
+        assert isinstance(loss, Tensor)
+        return [code.detach() for code in codes], list(torch.autograd.grad(loss, leaves))
+
+    def reference(self, kept: Tensor, kept_aux: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        leaves = x, weight, bias = self.leaves()
+        pre = (x @ weight.T + bias).relu()
+        codes = [pre * kept] + ([] if kept_aux is None else [pre * kept_aux])
+        loss = sum((code * grad).sum() for code, grad in zip(codes, (self.grad, self.aux_grad), strict=False))
+        assert isinstance(loss, Tensor)
+        return [code.detach() for code in codes], list(torch.autograd.grad(loss, leaves))
+
+    def pre(self) -> Tensor:
+        return (self.x @ self.weight.T + self.bias).relu()
+
+    def largest(self, k: int, among: Tensor | None = None) -> Tensor:
+        """Which entries are among the k largest of their token's, of some latents only."""
+        pre = self.pre()
+        mask = torch.zeros(pre.shape[1], dtype=pre.dtype)
+        mask = mask.index_fill(0, torch.arange(len(mask)) if among is None else among, 1)
+        return torch.zeros_like(pre).scatter(1, (pre * mask).topk(k).indices, 1) * mask
+
+
+def written_out(encoded: Encoded, shape: torch.Size) -> Tensor:
+    values, indices, row_pointer, _ = encoded
+    if row_pointer is None:
+        tokens = torch.arange(shape[0]).repeat_interleave(indices.shape[1])
+    else:
+        tokens = torch.arange(shape[0]).repeat_interleave(row_pointer.diff())
+    assert (values >= 0).all()
+    return values.new_zeros(shape).index_put((tokens, indices.flatten()), values.flatten(), accumulate=True)
+
+
+def assert_same(ours: tuple[list[Tensor], list[Tensor]], theirs: tuple[list[Tensor], list[Tensor]]) -> None:
+    for our_part, their_part in zip(ours, theirs, strict=True):
+        for ours_one, theirs_one in zip(our_part, their_part, strict=True):
+            torch.testing.assert_close(ours_one, theirs_one)
+
+
+@pytest.fixture(params=[(1024, 10**6), (7, 13), (64, 5)], ids=["one block", "many blocks", "narrow blocks"])
+def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes of blocks that do and do not divide the problem's."""
+    shape = BlockShape(*request.param)
+    monkeypatch.setattr(encode_module, "block_shape", lambda *_: shape)
+
+
+@pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize(
+    ("num_tokens", "k", "dead", "k_aux"), [(1, 1, 0, 0), (33, 5, 9, 4), (16, 40, 3, 8), (0, 2, 2, 1)]
+)
+def test_topk_and_the_dead_latents_code(num_tokens: int, k: int, dead: int, k_aux: int) -> None:
+    case = Problem(num_tokens, 50, 7, dead=dead)
+    kept_aux = None if case.dead is None else case.largest(min(k_aux, dead), among=case.dead)
+    assert_same(case.run(TopK(k), k_aux), case.reference(case.largest(k), kept_aux))
+
+
+@pytest.mark.usefixtures("_blocks")
+def test_k_of_each_token() -> None:
+    case = Problem(30, 50, 7)
+    k_N = torch.arange(30) % 6
+    kept = torch.stack([case.largest(max(1, k))[n] * (k > 0) for n, k in enumerate(k_N.tolist())])
+    assert_same(case.run(TopK(5, k_N)), case.reference(kept))
+
+
+@pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize(("num_tokens", "k"), [(1, 1), (33, 2), (33, 45), (0, 3)])
+def test_a_budget_shared_by_the_batch(num_tokens: int, k: int) -> None:
+    case = Problem(num_tokens, 50, 7, dead=5)
+    flat = case.pre().flatten()
+    kept = torch.zeros_like(flat).index_fill(0, flat.topk(num_tokens * k).indices, 1).view(num_tokens, 50)
+    assert case.dead is not None
+    assert_same(case.run(BatchTopK(k), 2), case.reference(kept, case.largest(2, among=case.dead)))
+
+
+@pytest.mark.usefixtures("_blocks")
+def test_a_shared_budget_with_a_bound_for_each_token() -> None:
+    case = Problem(40, 50, 7)
+    case.x[:3] *= 10  # would take nearly everything
+    flat = case.pre().flatten()
+    shared = torch.zeros_like(flat).index_fill(0, flat.topk(40 * 4).indices, 1).view(40, 50)
+    assert int(shared.sum(1).max()) > 6
+    assert_same(case.run(BatchTopK(4, at_most=6)), case.reference(shared * case.largest(6)))
+
+
+@pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize("threshold", [0.0, 2.5, torch.tensor(1.0, dtype=torch.float64), 1e9])
+def test_a_threshold(threshold: float | Tensor) -> None:
+    case = Problem(33, 50, 7)
+    assert_same(case.run(Threshold(threshold)), case.reference((case.pre() > threshold).double()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(num_tokens=st.integers(1, 40), num_latents=st.integers(4, 300), k=st.integers(1, 4), seed=st.integers(0, 99))
+def test_a_shared_budget_of_any_size(num_tokens: int, num_latents: int, k: int, seed: int) -> None:
+    """Large enough blocks are thinned out before selecting: by a sample at first, then by what was found before."""
+    case = Problem(num_tokens, num_latents, 3, seed)
+    flat = case.pre().flatten()
+    kept = torch.zeros_like(flat).index_fill(0, flat.topk(num_tokens * k).indices, 1).view(num_tokens, num_latents)
+    assert_same(case.run(BatchTopK(k)), case.reference(kept))
+
+
+@pytest.mark.parametrize("rule", [TopK(4), BatchTopK(4), Threshold(1.0)], ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("backend", ["dense", "coo", "embedding_bag"])
+def test_every_backend_gives_the_same_gradients(rule: Rule, backend: str) -> None:
+    case = Problem(33, 50, 7, dead=12)
+    assert_same(case.run(rule, 3, backend=backend), case.run(rule, 3))
+
+
+@pytest.mark.parametrize("rule", [TopK(4), BatchTopK(4), Threshold(1.0)], ids=lambda rule: type(rule).__name__)
+def test_autocast_computes_in_bf16_and_returns_gradients_in_float32(rule: Rule) -> None:
+    case = Problem(33, 50, 7)
+    leaves = [leaf.float().detach().requires_grad_() for leaf in case.leaves()]
+    with torch.autocast("cpu", torch.bfloat16):
+        encoded = encode(leaves[0], leaves[1], leaves[2], rule)
+    assert encoded.values.dtype == torch.bfloat16
+    grads = torch.autograd.grad(encoded.values.float().square().sum(), leaves)
+    assert all(grad.dtype == torch.float32 for grad in grads)
+    halves = [leaf.bfloat16().double() for leaf in leaves]
+    x, weight, bias = (half.detach().requires_grad_() for half in halves)
+    kept = written_out(encoded, case.grad.shape) > 0
+    exact = torch.autograd.grad((x @ weight.T + bias)[kept].square().sum(), (x, weight, bias))
+    for grad, wanted in zip(grads, exact, strict=True):
+        assert (grad - wanted).norm() <= 2**-7 * wanted.norm()
+
+
+def test_bitwise_repeatable() -> None:
+    case = Problem(257, 300, 33, dead=70)
+    for rule in (TopK(8), BatchTopK(8), Threshold(3.0)):
+        first, second = case.run(rule, 20), case.run(rule, 20)
+        for one, other in zip([*first[0], *first[1]], [*second[0], *second[1]], strict=True):
+            assert torch.equal(one, other)
+
+
+def test_only_what_needs_a_gradient_gets_one() -> None:
+    x, weight, bias = Problem(9, 20, 5).leaves()
+    encode(x.detach(), weight, bias.detach(), TopK(2)).values.sum().backward()
+    assert weight.grad is not None
+    assert (x.grad, bias.grad) == (None, None)
+    assert not encode(x.detach(), weight.detach(), bias.detach(), TopK(2)).values.requires_grad
+
+
+def test_nothing_of_the_size_tokens_by_latents_outlives_the_forward_or_arises_in_the_backward(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    num_tokens, num_latents, channels = 256, 512, 16
+    monkeypatch.setattr(encode_module, "block_shape", lambda *_: BlockShape(64, 128))
+    case = Problem(num_tokens, num_latents, channels, dead=30)
+    x, weight, bias = case.leaves()
+    with LargestTensor() as largest:
+        encoded = encode(x, weight, bias, TopK(4), case.dead, 3)
+        assert encoded.aux is not None
+        grads = torch.autograd.grad(encoded.values.sum() + encoded.aux.values.sum(), (x, weight, bias))
+    assert all(grad.isfinite().all() for grad in grads)
+    assert largest.num_elements <= max(64 * (128 + 4), num_latents * channels) < num_tokens * num_latents
+
+
+def test_blocks_stay_below_what_a_cpu_caches() -> None:
+    for num_tokens, num_latents in ((1, 2**17), (1024, 18432), (50_000, 2**17), (3, 5)):
+        tokens, latents = blocks_module.block_shape(torch.empty(num_tokens, 2), num_latents)
+        assert tokens * latents * 4 < 32 * 2**20
+        assert tokens <= num_tokens
+        assert latents <= num_latents
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch.compile's own making
+def test_can_be_compiled() -> None:
+    case = Problem(9, 40, 5)
+
+    def step(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        values, indices, row_pointer, _ = encode(x, weight, bias, TopK(3))
+        return decode(values, indices, weight, row_pointer)
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    ours, theirs = case.leaves(), case.leaves()
+    result, wanted = compiled(*ours), step(*theirs)
+    torch.testing.assert_close(result, wanted)
+    grads = torch.autograd.grad(result.square().sum(), ours)
+    for grad, expected in zip(grads, torch.autograd.grad(wanted.square().sum(), theirs), strict=True):
+        torch.testing.assert_close(grad, expected)

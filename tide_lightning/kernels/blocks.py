@@ -1,0 +1,46 @@
+"""Pre-activations in blocks of some tokens by some latents, so that all of them never stand in memory at once.
+
+A block fits a CPU's last cache, where selection finds it again, and stays below the 32 MiB from which the C library
+asks the system for fresh memory each time. Shape suffixes: N tokens, M latents, D channels; n, m of a block.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class BlockShape(NamedTuple):
+    """The size of a block; the last ones may be smaller."""
+
+    tokens: int
+    latents: int
+
+
+class Block(NamedTuple):
+    """Pre-activations, before the ReLU, and where they stand in the whole."""
+
+    pre_nm: Tensor
+    first_token: int
+    first_latent: int
+
+
+def block_shape(x_ND: Tensor, num_latents: int) -> BlockShape:
+    """As large as is good for the device: on a GPU, large products; on a CPU, blocks that stay in the cache."""
+    most_tokens, most_bytes = (1024, 24 * 2**20) if x_ND.device.type == "cpu" else (8192, 512 * 2**20)
+    tokens = max(1, min(len(x_ND), most_tokens))
+    num_blocks = -(-num_latents * tokens * x_ND.element_size() // most_bytes)
+    return BlockShape(tokens, -(-num_latents // num_blocks))
+
+
+def preactivation_blocks(x_ND: Tensor, weight_MD: Tensor, bias_M: Tensor, shape: BlockShape) -> Iterator[Block]:
+    """The blocks of x W^T + b: tokens first, then latents. A block's memory is used again for the next."""
+    memory = x_ND.new_empty(shape.tokens * shape.latents)
+    for token in range(0, max(1, len(x_ND)), shape.tokens):  # no tokens are one block without rows
+        x_nD = x_ND[token : token + shape.tokens]
+        for latent in range(0, len(weight_MD), shape.latents):
+            weight_mD = weight_MD[latent : latent + shape.latents]
+            pre_nm = memory[: len(x_nD) * len(weight_mD)].view(len(x_nD), len(weight_mD))
+            torch.addmm(bias_M[latent : latent + shape.latents], x_nD, weight_mD.T, out=pre_nm)
+            yield Block(pre_nm, token, latent)

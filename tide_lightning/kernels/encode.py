@@ -1,0 +1,162 @@
+"""Sparse encoding: product, bias, ReLU and selection as one operation that keeps nothing of the size [N, M].
+
+Pre-activations come and go as blocks; the backward is a sparse product with the gradient of the code, the same that
+decoding is made of.
+
+Shape suffixes: N tokens, M latents (d_sae), D channels, K active latents a token, Z stored entries (nnz), L dead
+latents.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from tide_lightning.kernels.aux import AuxCode, add_to_rows, aux_csr
+from tide_lightning.kernels.backends import BACKENDS
+from tide_lightning.kernels.blocks import block_shape, preactivation_blocks
+from tide_lightning.kernels.choice import DecodeBackend, choose_backend, product_dtype
+from tide_lightning.kernels.csr import Csr, even_row_pointer
+from tide_lightning.kernels.selection import Rule, Selected, TopK
+
+
+class Encoded(NamedTuple):
+    """The code of a batch of tokens.
+
+    Fields:
+        values: [N, K], or [Z] with a row pointer; never negative, and 0 where nothing positive was left to select.
+        indices: int64, of the same shape.
+        row_pointer: None, or int64 [N + 1] where tokens have different numbers of latents.
+        aux: the code of the dead latents alone, where any were named.
+    """
+
+    values: Tensor
+    indices: Tensor
+    row_pointer: Tensor | None
+    aux: AuxCode | None
+
+
+def encode(
+    x_ND: Tensor,
+    weight_MD: Tensor,
+    bias_M: Tensor,
+    rule: Rule,
+    dead_L: Tensor | None = None,
+    k_aux: int = 0,
+    backend: DecodeBackend = "auto",
+) -> Encoded:
+    """The code of every token: what `rule` selects of relu(x W^T + b).
+
+    Gradients reach x, weight and bias through what was selected. Under autocast the operands are cast like those of a
+    matrix product and sums are kept in float32.
+
+    Args:
+        x_ND: the tokens.
+        weight_MD: the encoder, one row a latent.
+        bias_M: of the latents.
+        rule: which pre-activations are kept.
+        dead_L: int64, latents of which each token also gets a code of their own, for AuxK; each once, in order.
+        k_aux: how many of them at most, a token.
+        backend: of the sparse products in the backward.
+    """
+    dtype = product_dtype(x_ND, weight_MD)
+    values, indices, row_pointer, aux_values, places = _Encode.apply(  # type: ignore[no-untyped-call]
+        x_ND.to(dtype), weight_MD.to(dtype), bias_M.to(dtype), rule, dead_L, k_aux, backend
+    )
+    aux = None if dead_L is None or aux_values is None else AuxCode(aux_values, places, dead_L)
+    return Encoded(values, indices, row_pointer, aux)
+
+
+class _Encode(torch.autograd.Function):
+    """Saves x, the weight and the codes. The type is settled before, so autocast is off inside."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_ND: Tensor,
+        weight_MD: Tensor,
+        bias_M: Tensor,
+        rule: Rule,
+        dead_L: Tensor | None,
+        k_aux: int,
+        backend: DecodeBackend,
+    ) -> tuple[Tensor | None, ...]:
+        with torch.autocast(weight_MD.device.type, enabled=False):
+            code, aux = _select(x_ND, weight_MD, bias_M, rule, dead_L, k_aux)
+        ctx.save_for_backward(x_ND, weight_MD, *code, *aux, dead_L)
+        ctx.backend = backend
+        ctx.set_materialize_grads(False)
+        integers = (code.indices, code.row_pointer, aux[1])
+        ctx.mark_non_differentiable(*(tensor for tensor in integers if tensor is not None))
+        return (*code, *aux)
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_values: Tensor | None, _: None, __: None, grad_aux_NK: Tensor | None, ___: None
+    ) -> tuple[Tensor | None, ...]:
+        x_ND, weight_MD, values, indices, row_pointer, aux_values_NK, places_NK, dead_L = ctx.saved_tensors
+        if grad_values is None:  # only the dead latents' code was used
+            grad_values = torch.zeros_like(values)
+        if row_pointer is None:
+            row_pointer = even_row_pointer(indices)
+        needed = ctx.needs_input_grad[:3]
+        with torch.autocast(weight_MD.device.type, enabled=False):
+            through_relu = grad_values.where(values > 0, 0).flatten()
+            code = Csr(through_relu, indices.flatten(), row_pointer, len(weight_MD))
+            grad_x, grad_weight, grad_bias = _gradients(code, x_ND, weight_MD, ctx.backend, needed)
+            if grad_aux_NK is not None:
+                aux = aux_csr(grad_aux_NK.where(aux_values_NK > 0, 0), places_NK, dead_L)
+                weight_LD = weight_MD.index_select(0, dead_L)
+                aux_x, aux_weight, aux_bias = _gradients(aux, x_ND, weight_LD, ctx.backend, needed)
+                if grad_x is not None:
+                    grad_x += aux_x
+                if grad_weight is not None:
+                    add_to_rows(grad_weight, dead_L, aux_weight)
+                if grad_bias is not None:
+                    add_to_rows(grad_bias, dead_L, aux_bias)
+        return grad_x, grad_weight, grad_bias, None, None, None, None
+
+
+def _select(
+    x_ND: Tensor, weight_MD: Tensor, bias_M: Tensor, rule: Rule, dead_L: Tensor | None, k_aux: int
+) -> tuple[Selected, tuple[Tensor | None, Tensor | None]]:
+    """The code, and values and places of the dead latents' code."""
+    num_latents = len(weight_MD)
+    selection = rule.start(len(x_ND), num_latents)
+    shape = block_shape(x_ND, num_latents)
+    blocks = preactivation_blocks(x_ND, weight_MD, bias_M, shape)
+    if dead_L is None or k_aux < 1 or len(dead_L) == 0:
+        for pre_nm, token, latent in blocks:
+            selection.see(pre_nm, token, latent)
+        return selection.finish(), (None, None)
+    aux_selection = TopK(min(k_aux, len(dead_L))).start(len(x_ND), len(dead_L))
+    dead_before = _dead_before(dead_L, list(range(0, num_latents, shape.latents)))
+    for pre_nm, token, latent in blocks:
+        selection.see(pre_nm, token, latent)
+        first, end = dead_before[latent // shape.latents], dead_before[latent // shape.latents + 1]
+        if end > first:
+            aux_selection.see(pre_nm.index_select(1, dead_L[first:end] - latent), token, first)
+    aux = aux_selection.finish()
+    return selection.finish(), (aux.values, aux.indices)
+
+
+def _dead_before(dead_L: Tensor, first_latents: list[int]) -> list[int]:
+    """How many dead latents come before each block, and in all; one block needs no answer from the device."""
+    inner = first_latents[1:]
+    before = torch.searchsorted(dead_L, torch.tensor(inner, device=dead_L.device)).tolist() if inner else []
+    return [0, *before, len(dead_L)]
+
+
+def _gradients(
+    code: Csr, x_ND: Tensor, weight_MD: Tensor, wanted: DecodeBackend, needed: tuple[bool, bool, bool]
+) -> tuple[Any, Any, Any]:
+    """Of x, weight and bias (None where not needed), given that of the pre-activations, as sparse as the code."""
+    backend = BACKENDS[choose_backend(wanted, code)]
+    grad_x_ND = backend.forward(code, weight_MD).to(x_ND.dtype) if needed[0] else None
+    grad_weight_MD = backend.grad_weight(code, x_ND).to(x_ND.dtype) if needed[1] else None
+    grad_bias_M = None
+    if needed[2]:  # sums over tokens, by the same repeatable product
+        grad_bias_M = backend.grad_weight(code, x_ND.new_ones(len(x_ND), 1)).squeeze(1).to(x_ND.dtype)
+    return grad_x_ND, grad_weight_MD, grad_bias_M

@@ -1,0 +1,226 @@
+"""Which pre-activations a code keeps: the rules that `encode` takes, and how each of them selects block by block.
+
+Pre-activations come as blocks, some tokens by some latents, so that all of them never stand in memory at once. What
+is not positive is kept at value 0, if at all: selecting and then clamping is the same as TopK(ReLU(.)).
+
+Shape suffixes: N tokens and M latents of all blocks, n and m of one block, K kept a token, Z kept in all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from tide_lightning.errors import UserError
+from tide_lightning.kernels.csr import expand_row_pointer
+from tide_lightning.kernels.topk import topk
+
+
+class Selected(NamedTuple):
+    """A sparse code as tensors; see `SparseCode`.
+
+    Fields:
+        values: [N, K], or [Z] with a row pointer.
+        indices: int64, of the same shape.
+        row_pointer: None, or int64 [N + 1].
+    """
+
+    values: Tensor
+    indices: Tensor
+    row_pointer: Tensor | None
+
+
+class Selection(Protocol):
+    """A selection under way. Blocks come by tokens first, then by latents, each once and in order."""
+
+    def see(self, pre_nm: Tensor, first_token: int, first_latent: int) -> None:
+        """Take in a block; its memory is used again for the next."""
+
+    def finish(self) -> Selected:
+        """What was selected of all blocks."""
+
+
+class Rule(Protocol):
+    """A way to select."""
+
+    def start(self, num_tokens: int, num_latents: int) -> Selection:
+        """Begin to select from so many tokens and latents."""
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The k largest of each token.
+
+    Args:
+        k: how many of each token; the code's width.
+        k_N: int64 [N], how many of them each token keeps, at most k, where tokens differ; the others are 0.
+    """
+
+    k: int
+    k_N: Tensor | None = None
+
+    def start(self, num_tokens: int, num_latents: int) -> Selection:
+        """Begin to select."""
+        _check(self.k, num_latents)
+        return _TokenwiseSelection(self.k, self.k_N)
+
+
+@dataclass(frozen=True)
+class BatchTopK:
+    """The N k largest of a whole batch of N tokens: k a token on average, more where more is to say.
+
+    Args:
+        k: how many a token on average.
+        at_most: how many one token may have; what it would have beyond is 0, and no other token gets it instead.
+    """
+
+    k: int
+    at_most: int | None = None
+
+    def start(self, num_tokens: int, num_latents: int) -> Selection:
+        """Begin to select."""
+        _check(self.k, num_latents)
+        return _BatchwiseSelection(num_tokens, num_latents, self.k * num_tokens, self.at_most)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Whatever exceeds a threshold, which is at least 0: each token's code is independent of the batch.
+
+    Args:
+        threshold: one for all latents.
+    """
+
+    threshold: float | Tensor
+
+    def start(self, num_tokens: int, num_latents: int) -> Selection:
+        """Begin to select."""
+        return _ThresholdSelection(num_tokens, num_latents, self.threshold)
+
+
+class _TokenwiseSelection:
+    """Carries each token's k largest so far from block to block."""
+
+    def __init__(self, k: int, k_N: Tensor | None) -> None:
+        self.k, self.k_N = k, k_N
+        self.parts: list[tuple[Tensor, Tensor]] = []
+        self.current_token = -1
+
+    def see(self, pre_nm: Tensor, first_token: int, first_latent: int) -> None:
+        if first_token != self.current_token:
+            values_nK, indices_nK = topk(pre_nm, min(self.k, pre_nm.shape[1]))
+            self.parts.append((values_nK, indices_nK + first_latent if first_latent else indices_nK))
+            self.current_token = first_token
+            return
+        best_nK, at_nK = self.parts[-1]
+        # The best so far go first: a partial sort then moves little of what follows.
+        joined = torch.cat([best_nK, pre_nm], dim=1)
+        num_best = best_nK.shape[1]
+        values_nK, place_nK = topk(joined, min(self.k, joined.shape[1]))
+        before = at_nK.gather(1, place_nK.clamp(max=num_best - 1))
+        self.parts[-1] = values_nK, torch.where(place_nK < num_best, before, place_nK + (first_latent - num_best))
+
+    def finish(self) -> Selected:
+        values, indices = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*self.parts, strict=True))
+        values = values.relu_()
+        if self.k_N is not None:
+            values, by_size = values.sort(dim=1, descending=True)
+            indices = indices.gather(1, by_size)
+            rank = torch.arange(values.shape[1], device=values.device)
+            values = values.where(rank < self.k_N.unsqueeze(1), 0)
+        return Selected(values, indices, None)
+
+
+class _BatchwiseSelection:
+    """Carries the batch's Z largest so far from block to block, by their places in the whole [N, M]."""
+
+    def __init__(self, num_tokens: int, num_latents: int, num_kept: int, at_most: int | None) -> None:
+        self.num_tokens, self.num_latents, self.num_kept, self.at_most = num_tokens, num_latents, num_kept, at_most
+        self.values_Z: Tensor | None = None
+        self.places_Z: Tensor | None = None
+
+    def see(self, pre_nm: Tensor, first_token: int, first_latent: int) -> None:
+        values, places = self._worth_a_look(pre_nm)
+        places = _global_places(places, pre_nm.shape[1], first_token, first_latent, self.num_latents)
+        if self.values_Z is not None and self.places_Z is not None:
+            values, places = torch.cat([self.values_Z, values]), torch.cat([self.places_Z, places])
+        if values.numel() > self.num_kept:
+            values, order = values.topk(self.num_kept, sorted=False)
+            places = places[order]
+        elif self.values_Z is None:
+            values = values.clone()  # the block's own memory would change
+        self.values_Z, self.places_Z = values, places
+
+    def _worth_a_look(self, pre_nm: Tensor) -> tuple[Tensor, Tensor]:
+        """The entries of a block that may be selected, and their places in it: on the CPU only those above a floor."""
+        flat = pre_nm.flatten()
+        if flat.device.type == "cpu" and flat.numel() > 4 * self.num_kept:  # elsewhere one would wait for the count
+            if self.values_Z is not None and self.values_Z.numel() == self.num_kept:
+                places = (flat > self.values_Z.min()).nonzero().squeeze(1)
+                return flat[places], places
+            sample = flat[::_SAMPLE_EVERY]
+            rank = min(len(sample), 2 * self.num_kept // _SAMPLE_EVERY + 16)
+            places = (flat > sample.topk(rank).values[-1]).nonzero().squeeze(1)
+            if places.numel() >= self.num_kept:  # so what is below cannot be among the largest
+                return flat[places], places
+        return flat, torch.arange(flat.numel(), device=flat.device)
+
+    def finish(self) -> Selected:
+        assert self.values_Z is not None
+        assert self.places_Z is not None
+        places_Z, order_Z = self.places_Z.sort()
+        values_Z = self.values_Z[order_Z].relu_()
+        selected = _by_token(values_Z, places_Z, self.num_tokens, self.num_latents)
+        return selected if self.at_most is None else _at_most(selected, self.at_most)
+
+
+class _ThresholdSelection:
+    """Gathers what exceeds the threshold."""
+
+    def __init__(self, num_tokens: int, num_latents: int, threshold: float | Tensor) -> None:
+        self.num_tokens, self.num_latents, self.threshold = num_tokens, num_latents, threshold
+        self.values: list[Tensor] = []
+        self.places: list[Tensor] = []
+
+    def see(self, pre_nm: Tensor, first_token: int, first_latent: int) -> None:
+        flat = pre_nm.flatten()
+        places = ((flat > self.threshold) & (flat > 0)).nonzero().squeeze(1)
+        self.values.append(flat[places])
+        self.places.append(_global_places(places, pre_nm.shape[1], first_token, first_latent, self.num_latents))
+
+    def finish(self) -> Selected:
+        places_Z, order_Z = torch.cat(self.places).sort()
+        return _by_token(torch.cat(self.values)[order_Z], places_Z, self.num_tokens, self.num_latents)
+
+
+_SAMPLE_EVERY = 61  # no divisor of a usual number of latents: all of them take part
+
+
+def _check(k: int, num_latents: int) -> None:
+    if not 1 <= k <= num_latents:
+        raise UserError(f"k = {k} must lie between 1 and the number of latents, {num_latents}")
+
+
+def _global_places(places: Tensor, width: int, first_token: int, first_latent: int, num_latents: int) -> Tensor:
+    tokens = places.div(width, rounding_mode="floor")
+    return (tokens + first_token) * num_latents + (places - tokens * width) + first_latent
+
+
+def _by_token(values_Z: Tensor, places_Z: Tensor, num_tokens: int, num_latents: int) -> Selected:
+    """The code of entries in order of their places."""
+    starts = torch.arange(num_tokens + 1, device=places_Z.device) * num_latents
+    return Selected(values_Z, places_Z % num_latents, torch.searchsorted(places_Z, starts))
+
+
+def _at_most(code: Selected, most: int) -> Selected:
+    """The code with 0 for whatever a token has beyond its `most` largest."""
+    assert code.row_pointer is not None
+    tokens_Z = expand_row_pointer(code.row_pointer, code.values.numel())
+    by_size_Z = code.values.argsort(descending=True, stable=True)
+    order_Z = by_size_Z[tokens_Z[by_size_Z].argsort(stable=True)]  # by token, then by size
+    rank_Z = torch.arange(len(order_Z), device=order_Z.device) - code.row_pointer[tokens_Z]
+    values_Z = code.values[order_Z].where(rank_Z < most, 0)
+    return Selected(values_Z, code.indices[order_Z], code.row_pointer)
