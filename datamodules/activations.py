@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from tide_lightning.datamodules.checks import check_arguments
 from tide_lightning.datamodules.corpus import Corpus
+from tide_lightning.datamodules.disk_cache import DiskCache
 from tide_lightning.datamodules.draws import Walk
 from tide_lightning.datamodules.feed import Feed, SourceName
 from tide_lightning.datamodules.harvest import Harvester
@@ -56,6 +57,7 @@ class ActivationDataModule(LightningDataModule):
         num_calibration_samples: samples for the statistics that normalise activations.
         num_generated: clean latents that are generated where there are no images.
         latent_cache: images whose latents are kept on the device.
+        cache: keeps training and calibration batches on disk, to train many SAEs from one harvest.
         seed: of everything drawn here.
         revision: branch, tag or commit on the hub.
         variant: file name variant on the hub, such as fp16.
@@ -88,6 +90,7 @@ class ActivationDataModule(LightningDataModule):
         num_calibration_samples: int = 2048,
         num_generated: int = 256,
         latent_cache: int = 16384,
+        cache: DiskCache | None = None,
         seed: int = 0,
         revision: str | None = None,
         variant: str | None = None,
@@ -115,6 +118,7 @@ class ActivationDataModule(LightningDataModule):
         self.num_calibration_samples = num_calibration_samples
         self.num_generated = num_generated
         self.latent_cache = latent_cache
+        self.cache = cache
         self.seed = seed
         self.revision = revision
         self.variant = variant
@@ -265,4 +269,5 @@ class ActivationDataModule(LightningDataModule):
             both_halves=self.halves == "both",
             prompt_dropout=self.prompt_dropout,
             seed=self.seed,
+            cache=self.cache,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -84,6 +85,18 @@ class Corpus:
     def images(self, part: Part) -> Images | None:
         """Images to train on, or held out; None where there are none."""
         return self._both_images[0 if part == "train" else 1]
+
+    def fingerprint(self) -> str:
+        """Tells this corpus from others: a hash of all prompts, and of some captions where there are images."""
+        digest = hashlib.sha256()
+        images, prompts = self.images("train"), self.prompts("train")
+        if images is not None:
+            digest.update(f"{type(images.dataset).__name__} {len(images)}".encode())
+        if isinstance(prompts, Captions):
+            prompts = [prompts[place] for place in range(0, len(prompts), max(1, len(prompts) // 16))]
+        for prompt in prompts:
+            digest.update(prompt.encode() + b"\n")
+        return digest.hexdigest()[:16]
 
     @cached_property
     def _both_prompts(self) -> tuple[Sequence[str], Sequence[str]]:

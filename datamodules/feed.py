@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from rich.progress import track
 
+from tide_lightning.datamodules.cached import CachedNode
 from tide_lightning.datamodules.corpus import Corpus, Part
+from tide_lightning.datamodules.disk_cache import DiskCache, ShardFiles
 from tide_lightning.datamodules.draws import Draw, Walk
 from tide_lightning.datamodules.harvest import Call, Harvester
 from tide_lightning.datamodules.heldout import HeldOutBatch, HeldOutNoise, HeldOutTrajectories, SizedIterable
@@ -43,14 +45,15 @@ class Feed:
     both_halves: bool
     prompt_dropout: float
     seed: int
+    cache: DiskCache | None = None
 
-    def training(self) -> ActivationNode:
+    def training(self) -> ActivationNode | CachedNode:
         """The endless training batches."""
-        return self._node("train")
+        return self._kept("train")
 
     def calibration(self, num_samples: int) -> Iterator[Tokens]:
         """About `num_samples` as in training, but drawn apart, one source at a time."""
-        node = self._node("calibration")
+        node = self._kept("calibration")
         node.reset()
         rounds = range(-(-num_samples // self.samples_per_batch))
         for _ in track(rounds, "Reading calibration tokens", disable=self.shard.rank != 0):
@@ -82,6 +85,37 @@ class Feed:
         everything = {layout: layout.num_tokens for layout in self.num_kept}
         heldout = self._heldout_noise("test", num_samples, everything)
         return SizedIterable(heldout.whole, len(heldout))
+
+    def _kept(self, purpose: str) -> ActivationNode | CachedNode:
+        """A purpose's batches, by way of the disk cache if there is one."""
+        node, cache = self._node(purpose), self.cache
+        if cache is None:
+            return node
+        folder = cache.open(self._contents()) / purpose
+        max_bytes = cache.max_gib * 2**30 / self.shard.world
+        files = ShardFiles(folder, self.shard, self.samples_per_batch, cache.batches_per_shard, max_bytes)
+        return CachedNode(node, files, self.harvester.denoiser.device)
+
+    def _contents(self) -> dict[str, Any]:
+        """All that a batch's bits depend on."""
+        denoiser = self.harvester.denoiser
+        contents: dict[str, Any] = {
+            "denoiser": denoiser.fingerprint(),
+            "dtype": str(denoiser.dtype).removeprefix("torch."),
+            "sites": [str(site) for site in self.harvester.sites],
+            "corpus": self.corpus.fingerprint(),
+            "source": self.source,
+            "samples_per_batch": self.samples_per_batch,
+            "latent_shape": list(denoiser.latent_shape),
+            "tokens_per_sample": list(self.num_kept.values()),
+            "window_radius": self.harvester.window_radius,
+            "seed": self.seed,
+        }
+        if self.source != "denoise":
+            contents["prompt_dropout"] = self.prompt_dropout
+        if self.source != "noise" or self.corpus.images("train") is None:
+            contents |= self.walk._asdict() | {"both_halves": self.both_halves}
+        return contents
 
     def _node(self, purpose: str) -> ActivationNode:
         num_samples = self.samples_per_batch

@@ -78,7 +78,7 @@ class Harvester:
     ) -> None:
         self.denoiser = denoiser
         self.sites = sites
-        self._window_radius = window_radius
+        self.window_radius = window_radius
         self._forward_batch_size = forward_batch_size
         self._layout = {str(site): denoiser.layout(site) for site in sites}
 
@@ -150,7 +150,7 @@ class Harvester:
 
     def _shared(self, call: Call, layout: Layout, places_NM: Tensor, half_N: Tensor, source: Source) -> dict[str, Any]:
         """What the sites of one layout have in common: everything but x."""
-        num_kept, device, radius = places_NM.shape[1], places_NM.device, self._window_radius
+        num_kept, device, radius = places_NM.shape[1], places_NM.device, self.window_radius
 
         def each_token(value_N: Tensor) -> Tensor:
             return value_N.repeat_interleave(num_kept)

@@ -37,7 +37,7 @@ class ActivationNode(BaseNode[Tokens]):  # type: ignore[misc]  # torchdata is un
         self._denoise = denoise
         self._shard = shard
         self._signature = signature
-        self._num_batches = 0
+        self.num_batches = 0
 
     def reset(self, initial_state: dict[str, Any] | None = None) -> None:
         """Go to the beginning, or to where a state was taken."""
@@ -49,9 +49,15 @@ class ActivationNode(BaseNode[Tokens]):  # type: ignore[misc]  # torchdata is un
                     f"the checkpoint's data was made with {name} {state['signature'].get(name)}, not {value}: "
                     "its samples cannot be continued"
                 )
-        self._num_batches = state["batches"]
-        if self._denoise is not None:
+        self.seek(state["batches"])
+        if self._denoise is not None and state["trajectories"]:
             self._denoise.trajectories.load_state_dict(state["trajectories"])
+
+    def seek(self, num_batches: int) -> None:
+        """Go to where making `num_batches` leads; the trajectories under way there are walked, nothing else is made."""
+        self.num_batches = num_batches
+        if self._denoise is not None:
+            self._denoise.trajectories.seek(num_batches)
 
     def get_state(self) -> dict[str, Any]:
         """Batches made and the trajectories under way on all ranks; every rank must call it."""
@@ -60,7 +66,7 @@ class ActivationNode(BaseNode[Tokens]):  # type: ignore[misc]  # torchdata is un
             for states in gather_objects(self._denoise.trajectories.state_dict(), self._shard):
                 trajectories.update(states)
         return {
-            "batches": self._num_batches,
+            "batches": self.num_batches,
             "trajectories": trajectories,
             "signature": dict(self._signature),
         }
@@ -68,16 +74,21 @@ class ActivationNode(BaseNode[Tokens]):  # type: ignore[misc]  # torchdata is un
     def parts(self) -> list[Tokens]:
         """The next batch, one dictionary per source."""
         sources = [source for source in (self._noise, self._denoise) if source is not None]
-        parts = [source.batch(self._num_batches) for source in sources]
-        self._num_batches += 1
+        parts = [source.batch(self.num_batches) for source in sources]
+        self.num_batches += 1
         return parts
 
     def next(self) -> Tokens:
-        """The next batch, its sources concatenated."""
-        first, *others = self.parts()
-        if not others:
-            return first
-        return {site: TokenBatch.concatenate([first[site], *(part[site] for part in others)]) for site in first}
+        """The next batch, its sources joined."""
+        return join_sources(self.parts())
+
+
+def join_sources(parts: list[Tokens]) -> Tokens:
+    """One batch of what several sources gave."""
+    first, *others = parts
+    if not others:
+        return first
+    return {site: TokenBatch.concatenate([first[site], *(part[site] for part in others)]) for site in first}
 
 
 class ActivationLoader:
@@ -87,7 +98,7 @@ class ActivationLoader:
     the next batch is the one that would have followed when the state was taken.
     """
 
-    def __init__(self, node: ActivationNode, num_batches: int) -> None:
+    def __init__(self, node: BaseNode[Tokens], num_batches: int) -> None:
         self._node = node
         self._num_batches = num_batches
 

@@ -159,6 +159,12 @@ class Trajectories:
         self.num_steps = len(denoiser.new_scheduler(num_inference_steps).timesteps)
         self._ahead = {slot: slot * self.num_steps // num_slots if stagger else 0 for slot in self._slots}
         self._groups: list[_Group] = []
+        self._from = 0
+
+    def seek(self, num_steps: int) -> None:
+        """Go to where so many steps from the start lead; the next `current()` walks what is under way there."""
+        self._groups = []
+        self._from = num_steps
 
     def current(self) -> Step:
         """The step that every slot is at; the first call brings them there."""
@@ -214,8 +220,12 @@ class Trajectories:
 
     @torch.no_grad()
     def _begin(self) -> None:
-        self._groups = [self._new_group(slots, 0) for slots in self._walking_together()]
-        while waiting := [group for group in self._groups if group.step < self._ahead[group.slots[0]]]:
+        targets = []
+        for slots in self._walking_together():
+            trajectory, steps = divmod(self._ahead[slots[0]] + self._from, self.num_steps)
+            self._groups.append(self._new_group(slots, trajectory))
+            targets.append(steps)
+        while waiting := [group for group, steps in zip(self._groups, targets, strict=True) if group.step < steps]:
             step = self._step(waiting)
             self._advance(
                 waiting,
