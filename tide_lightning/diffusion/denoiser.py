@@ -55,9 +55,6 @@ class Denoiser(ABC):
     text_first: bool = True
     """The order of streams that stand one after another in one tensor."""
 
-    timestep_divisor: float = 1.0
-    """The denoiser is given the scheduler's timestep divided by this."""
-
     def __init__(
         self, module: nn.Module, scheduler: Any, pipeline: Any = None, latent_size: Sequence[int] | None = None
     ) -> None:
@@ -75,6 +72,11 @@ class Denoiser(ABC):
     def config(self) -> Any:
         """The transformer's configuration."""
         return self.module.config
+
+    @property
+    def timestep_divisor(self) -> float:
+        """The denoiser is given the scheduler's timestep divided by this."""
+        return 1.0
 
     @property
     def guidance(self) -> Guidance:
@@ -106,9 +108,9 @@ class Denoiser(ABC):
     def encode_prompt(self, prompt: str) -> Conditioning:
         """One prompt's conditioning, without a cache; of "" the unconditional one."""
 
-    def blank_conditioning(self, num_samples: int, num_tokens: int) -> Conditioning:
-        """Conditioning of the right shapes and no meaning, to find out shapes."""
-        return Conditioning(self.zeros(num_samples, num_tokens, self.prompt_shape[1]))
+    def blank_conditioning(self, tokens: Tensor) -> Conditioning:
+        """Conditioning of no meaning around prompt embeddings [N, L, C], to find out shapes."""
+        return Conditioning(tokens)
 
     @abstractmethod
     def arguments(self, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
@@ -193,7 +195,14 @@ class Denoiser(ABC):
         unknown = [] if tokenizer is None else unknown_words(tokenizer, prompt)
         if unknown:
             _log.warning("the tokenizer does not know %s in the prompt %r", ", ".join(unknown), prompt)
-        return self.encode_prompt(prompt)
+        conditioning = self.encode_prompt(prompt)
+        num_tokens, width = conditioning.tokens.shape[1:]
+        if "text" in self.streams and (num_tokens, width) != self.prompt_shape:
+            raise UserError(
+                f"the text encoders give {num_tokens} tokens of width {width} where this family has"
+                f" {self.prompt_shape[0]} of {self.prompt_shape[1]}: is one of them missing from the pipeline?"
+            )
+        return conditioning
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -318,7 +327,7 @@ class Denoiser(ABC):
                 num_text += 1  # so that a number of tokens tells the stream
             x_t, raw_t = self.zeros(1, *self.latent_shape), torch.zeros(1, device=self.device)
             with hooks.record_outputs(self.module, new) as outputs:
-                self.forward(x_t, raw_t, self.blank_conditioning(1, num_text))
+                self.forward(x_t, raw_t, self.blank_conditioning(self.zeros(1, num_text, self.prompt_shape[1])))
             for site in new:
                 output = outputs[str(site)]
                 found = find_holding(output, site.stream, grids, num_text, self.text_first)

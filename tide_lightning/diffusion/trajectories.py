@@ -72,10 +72,10 @@ def sample(
         generator = [torch_generator(seed, "sampler", i) for i in range(len(prompts))]
     scheduler = denoiser.new_scheduler(num_inference_steps)
     conditioning = denoiser.encode_prompts(prompts)
-    x: Tensor = initial_noise.to(denoiser.device, torch.float32) * scheduler.init_noise_sigma
+    x = _start(scheduler, initial_noise.to(denoiser.device, torch.float32))
     for step, timestep in enumerate(scheduler.timesteps):
         raw_t = denoiser.raw_t(timestep.to(x.device)).expand(len(x))
-        x_t = scheduler.scale_model_input(x, timestep)
+        x_t = _scaled(scheduler, x, timestep)
         prediction = guided_prediction(denoiser, x_t, raw_t, conditioning, guidance_scale)
         x = _scheduler_step(scheduler, prediction, timestep, x, generator)
         if callback is not None:
@@ -235,7 +235,7 @@ class Trajectories:
     def _new_group(self, slots: list[int], trajectory: int) -> _Group:
         scheduler = self._denoiser.new_scheduler(self._num_inference_steps)
         prompts, noises = zip(*(self._start(slot, trajectory) for slot in slots), strict=True)
-        x = torch.stack(noises).to(self._denoiser.device) * scheduler.init_noise_sigma
+        x = _start(scheduler, torch.stack(noises).to(self._denoiser.device))
         return _Group(slots, scheduler, x, self._denoiser.encode_prompts(prompts), trajectory)
 
     def _step(self, groups: Sequence[_Group]) -> Step:
@@ -244,7 +244,7 @@ class Trajectories:
         raw_t = torch.stack([self._denoiser.raw_t(group.timestep().cpu()) for group in groups])
         trajectory = torch.tensor([group.trajectory for group in groups])
         return Step(
-            x_t=torch.cat([group.scheduler.scale_model_input(group.x, group.timestep()) for group in groups]),
+            x_t=torch.cat([_scaled(group.scheduler, group.x, group.timestep()) for group in groups]),
             raw_t=raw_t.repeat_interleave(counts).to(device),
             conditioning=Conditioning.concatenate([group.conditioning for group in groups]),
             slot=torch.tensor([slot for group in groups for slot in group.slots]),
@@ -259,6 +259,19 @@ class Trajectories:
             ]
             group.x = _scheduler_step(group.scheduler, predicted, group.timestep(), group.x, generators)
             group.step += 1
+
+
+def _start(scheduler: Any, noise: Tensor) -> Tensor:
+    """Where a trajectory starts; flows know no scale."""
+    return noise * getattr(scheduler, "init_noise_sigma", 1.0)
+
+
+def _scaled(scheduler: Any, x: Tensor, timestep: Tensor) -> Tensor:
+    """The denoiser's input; flows have none of their own."""
+    if not hasattr(scheduler, "scale_model_input"):
+        return x
+    scaled: Tensor = scheduler.scale_model_input(x, timestep)
+    return scaled
 
 
 def _scheduler_step(

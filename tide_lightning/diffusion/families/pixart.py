@@ -36,10 +36,11 @@ class PixArt(Denoiser):
         tokens, mask = tokens[:, :length].to(self.dtype).clone(), mask[:, :length].clone()
         return Conditioning(tokens, mask, self._micro_conditions(1))
 
-    def blank_conditioning(self, num_samples: int, num_tokens: int) -> Conditioning:
-        """Zeros, all of them masked."""
-        blank = super().blank_conditioning(num_samples, num_tokens)
-        return Conditioning(blank.tokens, blank.tokens[..., 0].long(), self._micro_conditions(num_samples))
+    def blank_conditioning(self, tokens: Tensor) -> Conditioning:
+        """All tokens are masked."""
+        return Conditioning(
+            tokens, tokens.new_zeros(tokens.shape[:2], dtype=torch.long), self._micro_conditions(len(tokens))
+        )
 
     def arguments(self, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """The 512-pixel models still want to be told that there are no micro-conditions."""
