@@ -134,18 +134,28 @@ class ActivationDataModule(LightningDataModule):
     @cached_property
     def site_shapes(self) -> dict[str, dict[str, int | list[int]]]:
         """For each site: d_in, the grid of its tokens, d_input (what the denoiser is given at a place), d_window."""
-        described = describe_denoiser(
+        described = self.describe()
+        if self.halves == "both" and described.guidance != "classifier_free" and self.source != "noise":
+            raise UserError("halves both: this denoiser is not guided by an unconditional half; use conditional")
+        sites = described.resolve_sites(self.site_patterns)
+        self.tokens_kept(described)
+        shapes = described.site_shapes(sites, self.window_radius)
+        return {site: {**vars(shape), "grid": list(shape.grid)} for site, shape in shapes.items()}
+
+    def describe(self) -> Denoiser:
+        """The denoiser without its weights, on the meta device."""
+        return describe_denoiser(
             self.pretrained,
             revision=self.revision,
             local_files_only=self.local_files_only,
             latent_size=self.latent_size,
         )
-        if self.halves == "both" and described.guidance != "classifier_free" and self.source != "noise":
-            raise UserError("halves both: this denoiser is not guided by an unconditional half; use conditional")
-        sites = described.resolve_sites(self.site_patterns)
-        self._num_kept([described.layout(site) for site in sites])
-        shapes = described.site_shapes(sites, self.window_radius)
-        return {site: {**vars(shape), "grid": list(shape.grid)} for site, shape in shapes.items()}
+
+    def tokens_kept(self, denoiser: Denoiser) -> dict[str, int]:
+        """How many tokens of a sample each site keeps."""
+        layouts = {str(site): denoiser.layout(site) for site in denoiser.resolve_sites(self.site_patterns)}
+        kept = self._num_kept(list(layouts.values()))
+        return {site: kept[layout] for site, layout in layouts.items()}
 
     # What Lightning calls.
 

@@ -1,4 +1,4 @@
-"""`tide`: fit, validate, test and predict, composed from YAML by LightningCLI."""
+"""`tide`: fit, validate, test, predict, sites and plan, composed from YAML by LightningCLI."""
 
 from __future__ import annotations
 
@@ -19,10 +19,20 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import tide_lightning
 from tide_lightning.callbacks import ExportSAEs, ShowProgress, WriteCodes
-from tide_lightning.command_line import follow_run, resolve_configs
+from tide_lightning.command_line import FOLLOWING, follow_run, raise_flags, resolve_configs
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation import EvaluateProtocol
+from tide_lightning.planning import (
+    GPUS,
+    Assumed,
+    gpu,
+    measure_sites,
+    plan_run,
+    print_plan,
+    print_sites,
+    this_machine,
+)
 from tide_lightning.runs import (
     check_checkpoint,
     forget_stamp,
@@ -31,6 +41,7 @@ from tide_lightning.runs import (
     newest_run,
     point_latest,
 )
+from tide_lightning.tokens import SiteShape
 from tide_lightning.training import TideModule
 
 
@@ -56,6 +67,56 @@ class SaveRunConfig(SaveConfigCallback):
         point_latest(Path(trainer.log_dir))
 
 
+class TideTrainer(Trainer):
+    """Lightning's trainer, and two looks at what a configuration means: they train nothing and write nothing."""
+
+    def sites(self, model: TideModule, datamodule: ActivationDataModule, measure: bool = False) -> None:
+        """Print the sites with their shapes.
+
+        Args:
+            model: takes no part.
+            datamodule: names the sites.
+            measure: also run the denoiser over the calibration samples, and print what the activations are like and
+                how much of their variance each rung of the known part explains.
+        """
+        datamodule.trainer = self
+        shapes = {site: SiteShape.of(sizes) for site, sizes in datamodule.site_shapes.items()}
+        print_sites(shapes, measure_sites(datamodule, shapes) if measure else None)
+
+    def plan(
+        self,
+        model: TideModule,
+        datamodule: ActivationDataModule,
+        steps: int,
+        precision: str,
+        ranks: int | None = None,
+        machines: list[str] | None = None,
+        here: bool = False,
+        assumed: Assumed = Assumed(),  # noqa: B008 - immutable
+    ) -> None:
+        """Print what a fit will cost: memory, operations, time on named GPUs, communication.
+
+        Args:
+            model: may be without weights.
+            datamodule: not set up.
+            steps: optimiser steps.
+            precision: of the trainer.
+            ranks: GPUs in all; the trainer's devices times num_nodes unless given.
+            machines: GPUs to reckon with; all those known unless given.
+            here: measure this machine (a second), and reckon with it too.
+            assumed: what part of their peaks machines reach.
+        """
+        chosen = list(GPUS.values()) if machines is None else [gpu(name) for name in machines]
+        if here:
+            chosen.append(this_machine(self.strategy.root_device))
+        plan = plan_run(datamodule, model, steps=steps, ranks=1 if ranks is None else ranks, precision=precision)
+        print_plan(plan, chosen, assumed)
+
+
+LOOKS = ("sites", "plan")
+"""Subcommands that only look at a configuration."""
+
+
 class TideCLI(LightningCLI):
     """LightningCLI with run folders, a default checkpoint, exporter and progress, and the evaluation protocol."""
 
@@ -69,10 +130,17 @@ class TideCLI(LightningCLI):
             parser_kwargs={"prog": "tide", "version": tide_lightning.__version__},
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"overwrite": True},
+            trainer_class=TideTrainer,
             seed_everything_default=0,
             trainer_defaults={"enable_model_summary": False},
             auto_configure_optimizers=False,
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, and the looks; with the arguments that users do not give."""
+        skipped = {"model", "datamodule", "steps", "precision"}
+        return LightningCLI.subcommands() | dict.fromkeys(LOOKS, skipped)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser that raises what users are meant to see."""
@@ -97,7 +165,7 @@ class TideCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand != "fit":
+        if subcommand in FOLLOWING:
             help_text = "Run folder to look at; the newest unless given."
             parser.add_argument("--run", type=str | None, default=None, help=help_text)
         if subcommand == "predict":
@@ -115,10 +183,18 @@ class TideCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """What the user writes wins over what a checkpoint remembers, so nothing is read from it."""
 
+    def _add_instantiators(self) -> None:
+        """A look needs no weights: they stay on the meta device."""
+        super()._add_instantiators()
+        if self.config.subcommand in LOOKS:
+            self.parser.add_instantiator(_without_weights, TideModule, subclasses=False, prepend=True)
+
     def before_instantiate_classes(self) -> None:
         """Find the run folder and the checkpoint."""
         config = self.config[self.config.subcommand]
         torch.set_float32_matmul_precision(config.matmul_precision)
+        if self.config.subcommand in LOOKS:
+            return
         root, name, checkpoint = Path(config.runs).absolute(), config.run_name, config.ckpt_path
         if self.config.subcommand == "fit":
             self.run_folder = new_run(root, name)
@@ -140,13 +216,41 @@ class TideCLI(LightningCLI):
             config.evaluation.run_folder = str(self.run_folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A trainer that logs into the run folder."""
+        """A trainer that logs into the run folder; for a look, one that fits this machine and not the configured."""
+        if self.subcommand in LOOKS:
+            return TideTrainer(devices=1, max_steps=0, logger=False, enable_checkpointing=False)
         if self._get(self.config_init, "trainer").get("logger") in (None, True):
             run = self.run_folder
             kwargs["logger"] = TensorBoardLogger(
                 run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False
             )
         return super().instantiate_trainer(**kwargs)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand == "plan":
+            trainer = self.config.plan.trainer
+            epochs = trainer.max_epochs or -1
+            steps = epochs * self.datamodule.batches_per_epoch if trainer.max_steps < 0 < epochs else trainer.max_steps
+            kwargs |= {"steps": steps, "precision": str(trainer.precision or "32-true")}
+            if kwargs["ranks"] is None:
+                kwargs["ranks"] = _num_devices(trainer.devices) * trainer.num_nodes
+        return kwargs
+
+
+def _num_devices(devices: int | str | list[int]) -> int:
+    """How many a trainer is told to use; 1 where it shall find out ("auto", -1)."""
+    if isinstance(devices, list):
+        return len(devices)
+    if "," in str(devices):
+        return len([name for name in str(devices).split(",") if name])
+    return max(1, int(devices)) if str(devices).lstrip("-").isdigit() else 1
+
+
+def _without_weights(class_type: type[TideModule], *args: Any, **kwargs: Any) -> TideModule:
+    kwargs.pop("applied_instantiation_links", None)
+    with torch.device("meta"):
+        return class_type(*args, **kwargs)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -158,7 +262,7 @@ def main(args: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")  # Lightning's, with torch >= 2.9
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # resuming in place
     try:
-        TideCLI(follow_run(resolve_configs(sys.argv[1:] if args is None else args)))
+        TideCLI(follow_run(resolve_configs(raise_flags(sys.argv[1:] if args is None else args))))
     except (UserError, MisconfigurationException) as error:
         if debug:
             raise

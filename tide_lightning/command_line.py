@@ -14,6 +14,19 @@ FOLLOWING = ("validate", "test", "predict")
 """Subcommands that look at a finished run."""
 
 
+FLAGS = ("--measure", "--here")
+"""Options that need no value."""
+
+
+def raise_flags(args: list[str]) -> list[str]:
+    """Give flags that stand alone their value."""
+    followed = [*args[1:], "--"]
+    return [
+        f"{arg}=true" if arg in FLAGS and following.startswith("-") else arg
+        for arg, following in zip(args, followed, strict=True)
+    ]
+
+
 def packaged_configs() -> dict[str, Path]:
     """The configs that come with the package, by name."""
     folder = Path(str(files("tide_lightning"))) / "configs"

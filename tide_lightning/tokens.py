@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 
@@ -39,6 +39,12 @@ class SiteShape:
     grid: tuple[int, ...]
     d_input: int
     d_window: int = 0
+
+    @staticmethod
+    def of(sizes: Mapping[str, int | Sequence[int]]) -> SiteShape:
+        """From the plain values that a datamodule gives."""
+        named = {name: tuple(size) if isinstance(size, Sequence) else size for name, size in sizes.items()}
+        return SiteShape(**named)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

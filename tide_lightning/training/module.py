@@ -80,7 +80,7 @@ class TideModule(LightningModule):
         self.lr, self.warmup_steps, self.decay_fraction, self.betas = lr, warmup_steps, decay_fraction, betas
         self.alpha, self.k_aux = alpha, k_aux
         self.sites = list(sites)
-        self.saes = nn.ModuleDict({_key(site): sae(_site_shape(shape)) for site, shape in sites.items()})
+        self.saes = nn.ModuleDict({_key(site): sae(SiteShape.of(shape)) for site, shape in sites.items()})
         self.clocks = nn.ModuleDict(
             {_key(site): FiringClock(self.sae(site).d_sae, dead_after_tokens) for site in sites}
         )
@@ -273,8 +273,3 @@ def _logged(figures: dict[str, float]) -> dict[str, float]:
 
 def _key(site: str) -> str:
     return site.replace(".", "-")  # a module's name holds no dots
-
-
-def _site_shape(sizes: dict[str, int | list[int]]) -> SiteShape:
-    named = {name: tuple(size) if isinstance(size, list | tuple) else int(size) for name, size in sizes.items()}
-    return SiteShape(**named)  # type: ignore[arg-type]

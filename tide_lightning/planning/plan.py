@@ -1,0 +1,135 @@
+"""A run's plan: how much there is to do, in which precision, on how many ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tide_lightning.datamodules import ActivationDataModule
+from tide_lightning.diffusion import Site
+from tide_lightning.errors import UserError
+from tide_lightning.planning.work import DenoiserWork, SAEWork, denoiser_work, sae_work
+from tide_lightning.training import TideModule
+
+SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a step of all ranks together does.
+
+    Args:
+        denoiser: one sample's forward.
+        saes: each SAE's step, by its key.
+        tokens: tokens of a step for each SAE, over all ranks.
+        widths: d_in of each site.
+        noised: noised samples in a step, one stopped forward each.
+        walked: samples on trajectories in a step.
+        halves: forwards that each of these takes.
+        forward_batch: samples in one forward of a rank, both halves counted.
+        image_tokens: of one sample.
+        dtype: precision of the denoiser.
+        sae_dtype: precision of the SAEs' products.
+        steps: optimiser steps of the run; -1 for no end.
+        ranks: processes.
+    """
+
+    denoiser: DenoiserWork
+    saes: dict[str, SAEWork]
+    tokens: dict[str, int]
+    widths: dict[str, int]
+    noised: int
+    walked: int
+    halves: int
+    forward_batch: int
+    image_tokens: int
+    dtype: str
+    sae_dtype: str
+    steps: int
+    ranks: int
+
+    @property
+    def kept(self) -> int:
+        """Tokens of a step for each site (of the most, where sites differ)."""
+        return max(self.tokens.values())
+
+    @property
+    def denoiser_operations(self) -> int:
+        """Of a step's forwards."""
+        return self.noised * self.denoiser.stopped + self.walked * self.halves * self.denoiser.forward
+
+    @property
+    def sae_operations(self) -> int:
+        """Of a step of all SAEs."""
+        return sum(work.operations * self.tokens[key] for key, work in self.saes.items())
+
+    @property
+    def parameters(self) -> int:
+        """Trained, of all SAEs."""
+        return sum(work.parameters for work in self.saes.values())
+
+    def memory(self) -> dict[str, int]:
+        """Bytes on each rank under DDP, by part."""
+        size, share = SIZES[self.dtype], -(-self.kept // self.ranks)
+        shared = 4 * 200  # patch, window and provenance of a token
+        return {
+            "denoiser's weights": size * self.denoiser.parameters,
+            "denoiser's forward (about)": 12 * size * self.forward_batch * self.image_tokens * self.denoiser.width,
+            "SAEs' weights": 4 * self.parameters,
+            "their gradients": 4 * self.parameters,
+            "Adam's moments": 8 * self.parameters,
+            "DDP's buckets": 4 * self.parameters if self.ranks > 1 else 0,
+            "known parts": sum(work.buffers for work in self.saes.values()),
+            "a step's tokens (about)": share * (sum((size + 6 * 4) * d for d in self.widths.values()) + shared),
+        }
+
+    @property
+    def calibration(self) -> int:
+        """Bytes on each rank before the first step, when gradients and moments are not there yet."""
+        return sum(work.calibration for work in self.saes.values())
+
+    @property
+    def gradient_bytes(self) -> int:
+        """That ranks add up in a step: gradients, and a counter for each latent."""
+        return sum(4 * work.parameters + 8 * work.latents for work in self.saes.values())
+
+
+def plan_run(data: ActivationDataModule, module: TideModule, *, steps: int, ranks: int, precision: str) -> Plan:
+    """The plan of a fit, from shapes alone.
+
+    Args:
+        data: the datamodule, not set up.
+        module: the LightningModule; may be on the meta device.
+        steps: optimiser steps.
+        ranks: processes.
+        precision: the trainer's.
+    """
+    if ranks < 1:
+        raise UserError(f"ranks must be at least 1, not {ranks}")
+    denoiser = data.describe()
+    sites: dict[str, Site] = {str(site): site for site in denoiser.resolve_sites(data.site_patterns)}
+    num_kept = data.tokens_kept(denoiser)
+    walked = {"noise": 0, "both": data.samples_per_batch // 2, "denoise": data.samples_per_batch}[data.source]
+    noised = data.samples_per_batch - walked
+    samples = noised + walked * (2 if data.halves == "both" else 1)
+    guided = denoiser.guidance == "classifier_free" and data.guidance_scale > 1
+    halves = 2 if guided else 1
+    batch = data.forward_batch_size or -(-data.samples_per_batch // ranks)
+    return Plan(
+        denoiser=denoiser_work(denoiser, list(sites.values())),
+        saes={key: sae_work(module.sae(key)) for key in module.sites},
+        tokens={key: samples * num_kept[_site(key)] for key in module.sites},
+        widths=denoiser.site_widths(list(sites.values())),
+        noised=noised,
+        walked=walked,
+        halves=halves,
+        forward_batch=batch * (halves if walked else 1),
+        image_tokens=denoiser.num_tokens,
+        dtype="bfloat16" if data.dtype == "auto" else data.dtype,
+        sae_dtype="bfloat16" if "bf16" in precision else "float16" if precision.startswith("16") else "float32",
+        steps=steps,
+        ranks=ranks,
+    )
+
+
+def _site(key: str) -> str:
+    return key.partition("@")[0]
