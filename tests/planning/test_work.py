@@ -16,7 +16,7 @@ from tide_lightning.training.optimisation import fused_adam
 
 def counted(denoiser: Denoiser, num_samples: int = 3) -> int:
     """Operations of a forward with weights; flash attention on a CPU is not counted by torch."""
-    conditioning = denoiser.blank_conditioning(num_samples, denoiser.prompt_shape[0])
+    conditioning = denoiser.blank_conditioning(denoiser.zeros(num_samples, *denoiser.prompt_shape))
     x_t, raw_t = denoiser.zeros(num_samples, *denoiser.latent_shape), torch.zeros(num_samples)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         denoiser.forward(x_t, raw_t, conditioning)

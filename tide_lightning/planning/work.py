@@ -74,7 +74,7 @@ class SAEWork:
 def denoiser_work(denoiser: Denoiser, sites: Sequence[Site]) -> DenoiserWork:
     """Counted on a described denoiser, with a prompt of the greatest length."""
     widths = denoiser.site_widths(sites)
-    conditioning = denoiser.blank_conditioning(1, denoiser.prompt_shape[0])
+    conditioning = denoiser.blank_conditioning(denoiser.zeros(1, *denoiser.prompt_shape))
     x_t, raw_t = denoiser.zeros(1, *denoiser.latent_shape), torch.zeros(1, device=denoiser.device)
     with FlopCounterMode(display=False) as whole:
         denoiser.forward(x_t, raw_t, conditioning)
