@@ -4,6 +4,7 @@ from tide_lightning.kernels.aux import AuxCode
 from tide_lightning.kernels.choice import DecodeBackend
 from tide_lightning.kernels.decode import decode, decode_with_aux
 from tide_lightning.kernels.encode import Encoded, encode
+from tide_lightning.kernels.rows import normalise_rows, project_off_rows
 from tide_lightning.kernels.selection import BatchTopK, Rule, Threshold, TopK
 from tide_lightning.kernels.topk import topk
 
@@ -18,5 +19,7 @@ __all__ = [
     "decode",
     "decode_with_aux",
     "encode",
+    "normalise_rows",
+    "project_off_rows",
     "topk",
 ]

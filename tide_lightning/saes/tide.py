@@ -19,7 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from tide_lightning.errors import UserError
-from tide_lightning.kernels import AuxCode, DecodeBackend, Encoded, Rule, TopK, decode_with_aux, encode
+from tide_lightning.kernels import (
+    AuxCode,
+    DecodeBackend,
+    Encoded,
+    Rule,
+    TopK,
+    decode_with_aux,
+    encode,
+    normalise_rows,
+    project_off_rows,
+)
 from tide_lightning.saes.code import SparseCode
 from tide_lightning.saes.known import KnownPart, Rung
 from tide_lightning.saes.metric import FidelityMetric
@@ -270,14 +280,18 @@ class TideSAE(nn.Module):
     @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Give every decoder row unit norm; belongs after each optimiser step."""
-        self.W_dec.copy_(nn.functional.normalize(self.W_dec, dim=1))
+        normalise_rows(self.W_dec)
 
     @torch.no_grad()
-    def project_decoder_gradient(self) -> None:
-        """Remove each row's gradient along the row, which normalisation would undo; belongs before the step."""
-        if self.W_dec.grad is not None:
-            along = (self.W_dec.grad * self.W_dec).sum(1, keepdim=True)
-            self.W_dec.grad.sub_(along * self.W_dec)
+    def project_decoder_gradient(self) -> Tensor:
+        """Remove each row's gradient along the row, which normalisation would undo; belongs before the step.
+
+        Returns:
+            The norm of what is left of the gradient.
+        """
+        if self.W_dec.grad is None:
+            return self.W_dec.new_zeros(())
+        return project_off_rows(self.W_dec.grad, self.W_dec)
 
 
 def _context(

@@ -10,6 +10,7 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.errors import UserError
@@ -18,7 +19,7 @@ from tide_lightning.saes import KnownStatistics, SAEOutput, SparseCode, TideSAE,
 from tide_lightning.tokens import SiteShape, TokenBatch
 from tide_lightning.training.health import FiringClock
 from tide_lightning.training.metrics import ReconstructionMetric
-from tide_lightning.training.optimisation import fused_adam, warmup_then_decay
+from tide_lightning.training.optimisation import clip_in_step, fused_adam, warmup_then_decay
 
 Batch = dict[str, TokenBatch]
 
@@ -94,6 +95,7 @@ class TideModule(LightningModule):
         self.register_buffer("tokens_seen", torch.zeros((), dtype=torch.int64))
         self.register_buffer("is_calibrated", torch.zeros((), dtype=torch.bool))
         self._loss_sums: dict[str, Tensor] = {}
+        self._decoder_norms: list[Tensor] = []  # of the gradients at this step
         self._logged_at: tuple[float, int] | None = None
 
     def sae(self, site: str) -> TideSAE:
@@ -164,9 +166,24 @@ class TideModule(LightningModule):
         return torch.stack(losses).sum()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Keep the decoder's gradient in the tangent of the unit sphere."""
-        for site in self.sites:
-            self.sae(site).project_decoder_gradient()
+        """Keep the decoders' gradients in the tangent of the unit sphere."""
+        self._decoder_norms = [self.sae(site).project_decoder_gradient() for site in self.sites]
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm inside the optimiser's own pass; other ways are Lightning's."""
+        has_scaler = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if not gradient_clip_val or gradient_clip_algorithm == "value" or has_scaler:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        decoders = {self.sae(site).W_dec for site in self.sites}
+        others = [p.grad for p in self.saes.parameters() if p.grad is not None and p not in decoders]
+        norms = torch.stack([*self._decoder_norms, get_total_norm(others)])
+        clip_in_step(optimizer, torch.linalg.vector_norm(norms), gradient_clip_val)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then give the decoder's rows unit norm: here, so that no callback list can leave it out."""

@@ -31,3 +31,12 @@ def reset_rows(optimizer: torch.optim.Optimizer, parameter: Tensor, rows: Tensor
     for value in optimizer.state.get(parameter, {}).values():
         if isinstance(value, Tensor) and value.shape == parameter.shape:
             value[rows] = 0
+
+
+@torch.no_grad()
+def clip_in_step(optimizer: torch.optim.Optimizer, total_norm: Tensor, max_norm: float) -> None:
+    """Let the next step of a fused optimiser divide gradients by what clipping asks for: no pass of its own.
+
+    `grad_scale` is how PyTorch's gradient scaler hands fused optimisers its divisor.
+    """
+    optimizer.grad_scale = (total_norm / max_norm).clamp(min=1)  # type: ignore[attr-defined]
