@@ -28,7 +28,7 @@ class Block(NamedTuple):
 
 def block_shape(x_ND: Tensor, num_latents: int) -> BlockShape:
     """As large as is good for the device: on a GPU, large products; on a CPU, blocks that stay in the cache."""
-    most_tokens, most_bytes = (1024, 24 * 2**20) if x_ND.device.type == "cpu" else (8192, 512 * 2**20)
+    most_tokens, most_bytes = (1024, 20 * 2**20) if x_ND.device.type == "cpu" else (8192, 512 * 2**20)
     tokens = max(1, min(len(x_ND), most_tokens))
     num_blocks = -(-num_latents * tokens * x_ND.element_size() // most_bytes)
     return BlockShape(tokens, -(-num_latents // num_blocks))
