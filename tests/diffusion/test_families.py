@@ -9,26 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.diffusion.pipelines import FAMILIES, Family, pipeline_latents
+from tests.diffusion.pipelines import Family, pipeline_latents
 from tide_lightning.diffusion import Conditioning, Denoiser, describe_denoiser, load_denoiser, sample
 from tide_lightning.diffusion.trajectories import guided_prediction
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def family(name: str) -> Family:
-    return FAMILIES[name]
-
-
-@pytest.fixture(scope="module")
-def folder(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return family.save(tmp_path_factory.mktemp("family"))
 
 
 @pytest.fixture(scope="module")
