@@ -62,6 +62,7 @@ class ActivationDataModule(LightningDataModule):
         revision: branch, tag or commit on the hub.
         variant: file name variant on the hub, such as fp16.
         local_files_only: never ask the hub.
+        family: class path of a Denoiser, for code of your own; null where the pipeline's class tells.
         latent_size: rows and columns of a latent (a video's frames before them); the model's own unless given.
         compile: compile the denoiser's blocks; sites inside a block cannot be read then.
     """
@@ -95,6 +96,7 @@ class ActivationDataModule(LightningDataModule):
         revision: str | None = None,
         variant: str | None = None,
         local_files_only: bool = False,
+        family: str | None = None,
         latent_size: list[int] | None = None,
         compile: bool = False,
     ) -> None:
@@ -123,6 +125,7 @@ class ActivationDataModule(LightningDataModule):
         self.revision = revision
         self.variant = variant
         self.local_files_only = local_files_only
+        self.family = family
         self.latent_size = latent_size
         self.compile = compile
         check_arguments(self, prompts is not None or images is not None)
@@ -146,6 +149,7 @@ class ActivationDataModule(LightningDataModule):
         """The denoiser without its weights, on the meta device."""
         return describe_denoiser(
             self.pretrained,
+            family=self.family,
             revision=self.revision,
             local_files_only=self.local_files_only,
             latent_size=self.latent_size,
@@ -165,6 +169,7 @@ class ActivationDataModule(LightningDataModule):
         if self._denoiser is None:
             self._denoiser = load_denoiser(
                 self.pretrained,
+                family=self.family,
                 dtype=native_dtype(device) if self.dtype == "auto" else self.dtype,
                 revision=self.revision,
                 variant=self.variant,

@@ -2,9 +2,11 @@
 
 from tide_lightning.diffusion.conditioning import Conditioning
 from tide_lightning.diffusion.denoiser import Denoiser
+from tide_lightning.diffusion.generic import GenericTransformer
 from tide_lightning.diffusion.hooks import record, splice
 from tide_lightning.diffusion.layouts import Layout
 from tide_lightning.diffusion.loading import describe_denoiser, load_denoiser
+from tide_lightning.diffusion.own import OwnDenoiser
 from tide_lightning.diffusion.schedule import Schedule
 from tide_lightning.diffusion.sensitivity import sensitivity
 from tide_lightning.diffusion.sites import Site, folder_name, resolve_sites
@@ -13,7 +15,9 @@ from tide_lightning.diffusion.trajectories import Trajectories, guided_predictio
 __all__ = [
     "Conditioning",
     "Denoiser",
+    "GenericTransformer",
     "Layout",
+    "OwnDenoiser",
     "Schedule",
     "Site",
     "Trajectories",

@@ -112,9 +112,11 @@ class Denoiser(ABC):
         """Conditioning of no meaning around prompt embeddings [N, L, C], to find out shapes."""
         return Conditioning(tokens)
 
-    @abstractmethod
     def arguments(self, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """What the transformer's forward is called with."""
+        """What the transformer's forward is called with; by the names that most have in diffusers."""
+        named = {"hidden_states": x_t, "timestep": raw_t, "encoder_hidden_states": conditioning.tokens}
+        masked = {} if conditioning.mask is None else {"encoder_attention_mask": conditioning.mask}
+        return {**named, **masked, **conditioning.extra}
 
     def forward(self, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Tensor:
         """Call the transformer; the prediction in latent shape, learned-sigma channels dropped."""
@@ -166,7 +168,7 @@ class Denoiser(ABC):
         if torch.device(device) != self.device:
             self._prompts.clear()
         self.module.to(device)
-        for part in (self.pipeline.components if self.pipeline is not None else {}).values():
+        for part in self.pipeline.components.values() if self.pipeline is not None else [self.vae]:
             if isinstance(part, nn.Module):
                 part.to(device)
         return self
@@ -187,7 +189,15 @@ class Denoiser(ABC):
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of the prompts, one row each, on the denoiser's device; "" is the unconditional one."""
-        return self._prompts(prompts)
+        conditioning = self._prompts(prompts)
+        length = conditioning.tokens.shape[1]
+        for site, (_, layout, _) in self._found.items():
+            if layout.stream == "text" and layout.grid != (length,):
+                raise UserError(
+                    f"site {site} is to have {layout.grid[0]} text tokens, but this pipeline's prompts have {length}:"
+                    " is a text encoder missing?"
+                )
+        return conditioning
 
     @torch.no_grad()
     def _encode_prompt(self, prompt: str) -> Conditioning:
@@ -195,30 +205,31 @@ class Denoiser(ABC):
         unknown = [] if tokenizer is None else unknown_words(tokenizer, prompt)
         if unknown:
             _log.warning("the tokenizer does not know %s in the prompt %r", ", ".join(unknown), prompt)
-        conditioning = self.encode_prompt(prompt)
-        num_tokens, width = conditioning.tokens.shape[1:]
-        if "text" in self.streams and (num_tokens, width) != self.prompt_shape:
-            raise UserError(
-                f"the text encoders give {num_tokens} tokens of width {width} where this family has"
-                f" {self.prompt_shape[0]} of {self.prompt_shape[1]}: is one of them missing from the pipeline?"
-            )
-        return conditioning
+        return self.encode_prompt(prompt)
+
+    @property
+    def vae(self) -> Any:
+        """What encodes images and decodes latents; None where latents are pixels."""
+        return self.pipeline.vae
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """What `encode_images` takes: channels, rows, columns (a video's frames after the channels)."""
-        factor = autoencoder.spatial_factor(self.pipeline.vae)
+        if self.vae is None:
+            return self.latent_shape
+        factor = autoencoder.spatial_factor(self.vae)
         return 3, *(side * factor for side in self.latent_shape[1:])
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Latents of images [N, *image_shape] in [-1, 1], each encoded by itself."""
         if tuple(images.shape[1:]) != self.image_shape:
             raise UserError(f"images must be {list(self.image_shape)} for this denoiser, not {list(images.shape[1:])}")
-        return autoencoder.encode(self.pipeline.vae, images)
+        return images.to(self.device).float() if self.vae is None else autoencoder.encode(self.vae, images)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Images [N, 3, H, W] in [-1, 1]."""
-        return autoencoder.decode(self.pipeline.vae, latents.to(self.device))
+        """Images [N, 3, H, W] in [-1, 1]; without a VAE a latent's first three channels."""
+        latents = latents.to(self.device)
+        return latents[:, :3].clamp(-1, 1) if self.vae is None else autoencoder.decode(self.vae, latents)
 
     def new_scheduler(self, num_inference_steps: int) -> Any:
         """A copy of the pipeline's scheduler, set to the start of a trajectory."""

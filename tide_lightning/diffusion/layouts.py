@@ -104,7 +104,11 @@ def find_holding(
     for item, value in items:
         for grid in image_grids:
             num_image = math.prod(grid)
-            if isinstance(value, Tensor) and value.ndim == 3 and value.shape[1] == num_image + num_text:
+            # Some models put registers to the text, which make it longer: then only the image can be told.
+            enough = num_image + num_text
+            if isinstance(value, Tensor) and value.ndim == 3 and value.shape[1] >= enough:
+                if stream == "text" and value.shape[1] > enough:
+                    continue
                 is_first = (stream == "text") == text_first
                 # Counted from the image's side, for prompts may have another length.
                 edge = -num_image if text_first else num_image

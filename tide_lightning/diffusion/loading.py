@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.resources
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 
 from tide_lightning.diffusion.denoiser import Denoiser
 from tide_lightning.diffusion.families import FAMILIES
+from tide_lightning.diffusion.own import OwnDenoiser
 from tide_lightning.errors import UserError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -22,6 +25,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 def load_denoiser(
     pretrained: str,
     *,
+    family: str | None = None,
     dtype: str = "float32",
     revision: str | None = None,
     variant: str | None = None,
@@ -29,10 +33,12 @@ def load_denoiser(
     latent_size: Sequence[int] | None = None,
     compile: bool = False,
 ) -> Denoiser:
-    """Load a diffusers pipeline as a frozen denoiser, on the CPU.
+    """Load a frozen denoiser, on the CPU.
 
     Args:
-        pretrained: a hub id, a folder, or `package:<dotted.package>/<folder>`.
+        pretrained: a diffusers pipeline: a hub id, a folder, or `package:<dotted.package>/<folder>`.
+        family: class path of a Denoiser; unless given, the pipeline's own class tells. A subclass of OwnDenoiser makes
+            of `pretrained` what it likes.
         dtype: precision of transformer and text encoders; the VAE stays in float32.
         revision: branch, tag or commit on the hub.
         variant: file name variant, such as fp16.
@@ -40,9 +46,14 @@ def load_denoiser(
         latent_size: rows and columns of a latent (a video's frames before them); the model's own unless given.
         compile: compile the transformer's blocks one by one; sites inside a block cannot be read then.
     """
+    chosen = None if family is None else named_family(family)
+    if chosen is not None and issubclass(chosen, OwnDenoiser):
+        with torch.random.fork_rng(devices=[]):
+            own = chosen(pretrained, dtype=_DTYPES[dtype], latent_size=latent_size)
+        return _compiled(own) if compile else own
     folder = _local_folder(pretrained)
     index = _model_index(pretrained, folder, revision, local_files_only)
-    family = _family(pretrained, index)
+    chosen = chosen or _family(pretrained, index)
     from diffusers import DiffusionPipeline
 
     if folder is None:
@@ -59,32 +70,35 @@ def load_denoiser(
         pipeline = DiffusionPipeline.from_pretrained(
             folder, variant=variant, local_files_only=True, **{_dtype_argument(): dtypes}
         )
-    denoiser = family(getattr(pipeline, family.component), pipeline.scheduler, pipeline, latent_size)
-    if compile:
-        _compile_blocks(denoiser)
-    return denoiser
+    denoiser = chosen(getattr(pipeline, chosen.component), pipeline.scheduler, pipeline, latent_size)
+    return _compiled(denoiser) if compile else denoiser
 
 
 def describe_denoiser(
     pretrained: str,
     *,
+    family: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
     latent_size: Sequence[int] | None = None,
 ) -> Denoiser:
     """The denoiser without weights, on the meta device: its modules, sites, widths and shapes."""
+    chosen = None if family is None else named_family(family)
+    if chosen is not None and issubclass(chosen, OwnDenoiser):
+        with torch.random.fork_rng(devices=[]):
+            return chosen(pretrained, with_weights=False, latent_size=latent_size)
     folder = _local_folder(pretrained)
     index = _model_index(pretrained, folder, revision, local_files_only)
-    family = _family(pretrained, index)
+    chosen = chosen or _family(pretrained, index)
     import diffusers
 
-    config = _read_json(pretrained, folder, f"{family.component}/config.json", revision, local_files_only)
+    config = _read_json(pretrained, folder, f"{chosen.component}/config.json", revision, local_files_only)
     scheduler_config = _read_json(pretrained, folder, "scheduler/scheduler_config.json", revision, local_files_only)
     with _explained(pretrained), _quiet(), torch.random.fork_rng(devices=[]):
         scheduler = getattr(diffusers, index["scheduler"][1]).from_config(scheduler_config)
         with torch.device("meta"):
-            module = getattr(diffusers, index[family.component][1]).from_config(config)
-    return family(module.to("meta"), scheduler, latent_size=latent_size)
+            module = getattr(diffusers, index[chosen.component][1]).from_config(config)
+    return chosen(module.to("meta"), scheduler, latent_size=latent_size)
 
 
 def _local_folder(pretrained: str) -> Path | None:
@@ -137,9 +151,29 @@ def _family(pretrained: str, index: dict[str, Any]) -> type[Denoiser]:
     name = index.get("_class_name")
     if name not in FAMILIES:
         raise UserError(
-            f"pretrained {pretrained!r} is a {name or 'nameless pipeline'}; supported are {', '.join(FAMILIES)}"
+            f"pretrained {pretrained!r} is a {name or 'nameless pipeline'}; supported are {', '.join(FAMILIES)};"
+            " for others set family (docs/bring_your_own.md)"
         )
     return FAMILIES[name]
+
+
+def named_family(path: str) -> type[Denoiser]:
+    """The Denoiser that a class path names, in an installed package or under the working directory."""
+    module_name, _, name = path.rpartition(".")
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"family {path!r} cannot be imported: {_first_line(error)}") from error
+    finally:
+        if added:
+            sys.path.remove(here)
+    if not (isinstance(found, type) and issubclass(found, Denoiser)):
+        raise UserError(f"family {path!r} is no subclass of tide_lightning.diffusion.Denoiser")
+    return found
 
 
 def _check_parts(folder: Path, index: dict[str, Any], variant: str | None) -> None:
@@ -171,11 +205,12 @@ def _dtype_argument() -> str:
     return "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"
 
 
-def _compile_blocks(denoiser: Denoiser) -> None:
+def _compiled(denoiser: Denoiser) -> Denoiser:
     # Each block's forward, not its __call__: hooks on blocks stay outside the compiled code and cost no recompilation.
     for name, block in denoiser.module.named_modules():
         if re.fullmatch(r"(.*\.)?(\w*transformer_blocks|blocks)\.\d+", name):
             block.forward = torch.compile(block.forward)
+    return denoiser
 
 
 @contextmanager

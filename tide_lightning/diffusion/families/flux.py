@@ -66,12 +66,9 @@ class Flux(Denoiser):
         """Packed latents with their places; the prompt's tokens have none."""
         places = grid.positions(self.grid).to(x_t)
         return {
-            "hidden_states": grid.patches(x_t, self.grid),
-            "timestep": raw_t,
-            "encoder_hidden_states": conditioning.tokens,
+            **super().arguments(grid.patches(x_t, self.grid), raw_t, conditioning),
             "img_ids": torch.cat([torch.zeros_like(places[:, :1]), places], dim=1),
             "txt_ids": x_t.new_zeros(conditioning.tokens.shape[1], 3),
-            **conditioning.extra,
         }
 
     def forward(self, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Tensor:

@@ -44,13 +44,9 @@ class PixArt(Denoiser):
 
     def arguments(self, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """The 512-pixel models still want to be told that there are no micro-conditions."""
-        return {
-            "hidden_states": x_t,
-            "timestep": raw_t,
-            "encoder_hidden_states": conditioning.tokens,
-            "encoder_attention_mask": conditioning.mask,
-            "added_cond_kwargs": conditioning.extra or _NO_MICRO_CONDITIONS,
-        }
+        told = Conditioning(conditioning.tokens, conditioning.mask)
+        added = conditioning.extra or _NO_MICRO_CONDITIONS
+        return {**super().arguments(x_t, raw_t, told), "added_cond_kwargs": added}
 
     @torch.no_grad()
     def adaln(self, site: Site | str, num_times: int = 64) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,12 +41,3 @@ class Sana(Denoiser):
     def blank_conditioning(self, tokens: Tensor) -> Conditioning:
         """All tokens are masked."""
         return Conditioning(tokens, tokens.new_zeros(tokens.shape[:2], dtype=torch.long))
-
-    def arguments(self, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """Latents, timesteps, prompts."""
-        return {
-            "hidden_states": x_t,
-            "timestep": raw_t,
-            "encoder_hidden_states": conditioning.tokens,
-            "encoder_attention_mask": conditioning.mask,
-        }

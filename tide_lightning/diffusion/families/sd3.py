@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from tide_lightning.diffusion.conditioning import Conditioning
@@ -33,12 +31,3 @@ class StableDiffusion3(Denoiser):
         """With pooled embeddings."""
         pooled = self.zeros(len(tokens), self.config.pooled_projection_dim)
         return Conditioning(tokens, extra={"pooled_projections": pooled})
-
-    def arguments(self, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """Latents, timesteps, prompts."""
-        return {
-            "hidden_states": x_t,
-            "timestep": raw_t,
-            "encoder_hidden_states": conditioning.tokens,
-            **conditioning.extra,
-        }

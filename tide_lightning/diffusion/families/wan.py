@@ -46,15 +46,11 @@ class Wan(Denoiser):
         )
         return Conditioning(tokens.to(self.dtype))
 
-    def arguments(self, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """Latents, timesteps, prompts."""
-        return {"hidden_states": x_t, "timestep": raw_t, "encoder_hidden_states": conditioning.tokens}
-
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Channels, frames, rows, columns: the first latent frame is one frame, each other several."""
         channels, frames, *sides = super().image_shape
-        vae = self.pipeline.vae.config
+        vae = self.vae.config
         latent_frames = frames // vae.scale_factor_spatial
         return channels, (latent_frames - 1) * vae.scale_factor_temporal + 1, *sides
 
