@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tide_lightning.callbacks import figures
 from tide_lightning.callbacks.splicing import reconstruct_by, splice_denoiser, why_not
-from tide_lightning.diffusion import Denoiser
+from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.errors import UserError
 from tide_lightning.reduction import all_reduce_sum
@@ -155,7 +155,7 @@ class MonitorFeatures(Callback):
         metric = ReconstructionMetric(sae.d_in, sae.d_sae, self.num_bins).to(pl_module.device)
         fired = torch.zeros(sae.d_sae, self.num_bins, device=pl_module.device)
         count = torch.zeros(self.num_bins, device=pl_module.device)
-        tokens = self._tokens[site]
+        tokens = self._tokens[unlabelled(site)]
         for start in range(0, len(tokens), 1024):
             part = tokens.select(slice(start, start + 1024)).to(pl_module.device)
             output = sae(part)

@@ -90,7 +90,7 @@ class ResampleDeadLatents(Callback):
         self._looked_at = step
         figures: dict[str, float] = {}
         seen = int(pl_module.tokens_seen)
-        for site, tokens in batch.items():
+        for site, tokens in pl_module.for_each_sae(batch).items():
             if site in self._reseeded:
                 latents, then = self._reseeded.pop(site)
                 has_fired = pl_module.clock(site).since_fired[latents] < seen - then
@@ -148,7 +148,7 @@ class ResampleDeadLatents(Callback):
         if not trainer.is_global_zero:
             return
         looks = self._last_step // self.every_n_steps
-        for site, tokens in batch.items():
+        for site, tokens in pl_module.for_each_sae(batch).items():
             seen = looks * self.every_n_steps * len(tokens) * trainer.world_size
             threshold = pl_module.clock(site).dead_after_tokens
             if threshold > seen:

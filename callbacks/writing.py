@@ -8,7 +8,7 @@ from typing import Any, get_args
 from lightning import Callback, LightningModule, Trainer
 
 from tide_lightning.callbacks.code_files import CodeWriter, Format, open_writer
-from tide_lightning.diffusion import folder_name
+from tide_lightning.diffusion import folder_name, unlabelled
 from tide_lightning.errors import UserError
 
 
@@ -53,7 +53,7 @@ class WriteCodes(Callback):  # not a BasePredictionWriter, which warns of loader
             if site not in self._writers:
                 name = f"rank-{trainer.global_rank}-of-{trainer.world_size}.{self.format}"
                 self._writers[site] = open_writer(self._folder / folder_name(site) / name, site, code.num_latents)
-            self._writers[site].write(tokens[site], code)
+            self._writers[site].write(tokens[unlabelled(site)], code)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the files."""

@@ -9,7 +9,7 @@ from tide_lightning.diffusion.loading import describe_denoiser, load_denoiser
 from tide_lightning.diffusion.own import OwnDenoiser
 from tide_lightning.diffusion.schedule import Schedule
 from tide_lightning.diffusion.sensitivity import sensitivity
-from tide_lightning.diffusion.sites import Site, folder_name, resolve_sites
+from tide_lightning.diffusion.sites import Site, folder_name, resolve_sites, unlabelled
 from tide_lightning.diffusion.trajectories import Trajectories, guided_prediction, sample
 
 __all__ = [
@@ -30,4 +30,5 @@ __all__ = [
     "sample",
     "sensitivity",
     "splice",
+    "unlabelled",
 ]

@@ -3,7 +3,8 @@
 A site is written `path[:part][:stream]`. The path is a module's name in the denoiser and may hold globs, whose `*`
 stays within one level (`transformer_blocks.*`; `**` crosses levels). Parts: `output` (the default), `update` (output
 minus input, what a block adds to the residual stream), `mlp` and `attention` (what these submodules of a block return,
-before any gate). Streams: `image` (the default) and `text`.
+before any gate). Streams: `image` (the default) and `text`. Several SAEs of one site are told apart by a label, as in
+`transformer_blocks.3@k16`, which says nothing about the place.
 """
 
 from __future__ import annotations
@@ -37,16 +38,18 @@ class Site:
     path: str
     part: str = "output"
     stream: str = "image"
+    label: str = ""
 
     def __str__(self) -> str:
         part = "" if self.part == "output" else f":{self.part}"
         stream = "" if self.stream == "image" else f":{self.stream}"
-        return self.path + part + stream
+        return self.path + part + stream + (f"@{self.label}" if self.label else "")
 
     @staticmethod
     def parse(text: str) -> Site:
-        """Read `path[:part][:stream]`; the path may still hold globs."""
-        path, *words = text.strip().split(":")
+        """Read `path[:part][:stream][@label]`; the path may still hold globs."""
+        place, _, label = text.strip().partition("@")
+        path, *words = place.split(":")
         part, stream = "output", "image"
         for word in words:
             if word in PARTS:
@@ -60,7 +63,7 @@ class Site:
                 )
         if not path:
             raise UserError(f"site {text!r} names no module")
-        return Site(path, part, stream)
+        return Site(path, part, stream, label)
 
     def module(self, root: nn.Module) -> nn.Module:
         """The submodule whose output (or output minus input) the site is."""
@@ -73,6 +76,11 @@ class Site:
                 return root.get_submodule(f"{self.path}.{name}")
         children = ", ".join(name for name, _ in found.named_children())
         raise UserError(f"site {self}: {self.path} has no {self.part} submodule (it has {children or 'none'})")
+
+
+def unlabelled(site: str) -> str:
+    """Where a site's tokens are read: its key without the label."""
+    return site.partition("@")[0]
 
 
 def folder_name(site: str | Site) -> str:
@@ -94,7 +102,7 @@ def resolve_sites(module: nn.Module, patterns: Sequence[str], streams: Iterable[
         if not matching:
             raise UserError(f"site {text!r} matches no module of {type(module).__name__}{_near(pattern.path, names)}")
         for name in matching:
-            site = Site(name, pattern.part, pattern.stream)
+            site = Site(name, pattern.part, pattern.stream, pattern.label)
             site.module(module)  # the part must exist
             found[site] = None
     order = {name: place for place, name in enumerate(names)}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tide_lightning.callbacks.splicing import known_alone, reconstruct_by, splice_denoiser, why_not
-from tide_lightning.diffusion import Denoiser
+from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.evaluation.fidelity import ALL
 from tide_lightning.evaluation.figures import measured
@@ -45,7 +45,9 @@ def run_trajectories(
     seed: int,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> EndToEnd:
-    """Sample every prompt once as it is, once with each site spliced and once with all; compare final latents.
+    """Sample every prompt once as it is, once with each SAE spliced and once with all; compare final latents.
+
+    Where sites have several SAEs there is no "all", and the known part alone is that of each site's first.
 
     Args:
         denoiser: the frozen denoiser.
@@ -59,10 +61,11 @@ def run_trajectories(
     saes = {site: sae for site, sae in saes.items() if why_not(sae) is None}
     shapes = {site: sae.shape for site, sae in saes.items()}
     splices = {site: {site: reconstruct_by(sae)} for site, sae in saes.items()}
-    if len(saes) > 1:
+    firsts = list({unlabelled(site): site for site in reversed(saes)}.values())[::-1]  # one SAE of each site
+    if len(saes) == len(firsts) > 1:
         splices[ALL] = {site: reconstruct_by(sae) for site, sae in saes.items()}
     if saes:
-        splices[KNOWN] = {site: known_alone(sae) for site, sae in saes.items()}
+        splices[KNOWN] = {site: known_alone(saes[site]) for site in firsts}
     denoisers = {ORIGINAL: denoiser} | {
         name: splice_denoiser(denoiser, predictors, shapes) for name, predictors in splices.items()
     }

@@ -1,8 +1,8 @@
 """Fidelity: the denoising loss with spliced activations, on the same noised samples as without.
 
-For each site alone and all together, the site's activations are replaced by the SAE's reconstruction (`spliced`), the
-known part alone (`known`) and the calibration tokens' mean (`ablated`). Sums over samples are kept by bin of t and
-reduced over ranks; every figure is a quotient of sums.
+For each SAE alone and, where every site has one SAE, all together, the site's activations are replaced by the SAE's
+reconstruction (`spliced`), the known part alone (`known`) and the calibration tokens' mean (`ablated`). Sums over
+samples are kept by bin of t and reduced over ranks; every figure is a quotient of sums.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tide_lightning.callbacks.splicing import (
     splice_denoiser,
     why_not,
 )
-from tide_lightning.diffusion import Conditioning, Denoiser
+from tide_lightning.diffusion import Conditioning, Denoiser, unlabelled
 from tide_lightning.evaluation.figures import bin_edges, measured, ratio
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import TideSAE
@@ -53,7 +53,8 @@ class Fidelity:
             "known": {site: known_alone(sae) for site, sae in saes.items()},
             "ablated": {site: constant(means[site].float()) for site in saes},
         }
-        together = [] if self.absent or len(saes) < 2 else [(ALL, list(saes))]
+        several = len(set(map(unlabelled, saes))) < len(saes)
+        together = [] if self.absent or several or len(saes) < 2 else [(ALL, list(saes))]
         cases = [*((site, [site]) for site in saes), *together]
         shapes = {site: sae.shape for site, sae in saes.items()}
         self.cases = [name for name, _ in cases]

@@ -12,6 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from tide_lightning.datamodules import ActivationDataModule, HeldOutBatch
+from tide_lightning.diffusion import unlabelled
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation.end_to_end import EndToEnd, run_trajectories
 from tide_lightning.evaluation.fidelity import Fidelity
@@ -80,7 +81,8 @@ class EvaluateProtocol(Callback):
         self._reconstruction = {site: SiteReconstruction(sae, self.num_bins) for site, sae in saes.items()}
         self._floors = {site: SiteFloors(sae, self.num_bins).to(pl_module.device) for site, sae in saes.items()}
         _say(trainer, "evaluate  fitting the floors on calibration tokens")
-        for batch in data.calibration_batches():
+        assert isinstance(pl_module, TideModule)
+        for batch in map(pl_module.for_each_sae, data.calibration_batches()):
             for site, tokens in batch.items():
                 self._floors[site].calibrate(tokens)
         for floors in self._floors.values():
@@ -102,8 +104,8 @@ class EvaluateProtocol(Callback):
         """Measure a batch."""
         produced: dict[str, SAEOutput] = outputs
         for site, output in produced.items():
-            self._reconstruction[site].update(batch.tokens[site], output)
-            self._floors[site].update(batch.tokens[site], output)
+            self._reconstruction[site].update(batch.tokens[unlabelled(site)], output)
+            self._floors[site].update(batch.tokens[unlabelled(site)], output)
         self._measure_fidelity(trainer, pl_module, batch)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tide_lightning.datamodules import ActivationDataModule
-from tide_lightning.diffusion import Site
+from tide_lightning.diffusion import Site, unlabelled
 from tide_lightning.errors import UserError
 from tide_lightning.planning.work import DenoiserWork, SAEWork, denoiser_work, sae_work
 from tide_lightning.training import TideModule
@@ -117,7 +117,7 @@ def plan_run(data: ActivationDataModule, module: TideModule, *, steps: int, rank
     return Plan(
         denoiser=denoiser_work(denoiser, list(sites.values())),
         saes={key: sae_work(module.sae(key)) for key in module.sites},
-        tokens={key: samples * num_kept[_site(key)] for key in module.sites},
+        tokens={key: samples * num_kept[unlabelled(key)] for key in module.sites},
         widths=denoiser.site_widths(list(sites.values())),
         noised=noised,
         walked=walked,
@@ -129,7 +129,3 @@ def plan_run(data: ActivationDataModule, module: TideModule, *, steps: int, rank
         steps=steps,
         ranks=ranks,
     )
-
-
-def _site(key: str) -> str:
-    return key.partition("@")[0]

@@ -1,7 +1,8 @@
-"""The LightningModule: one SAE a site, trained together on the batches of one harvest."""
+"""The LightningModule: an SAE or several a site, trained together on the batches of one harvest."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from tide_lightning.diffusion import Denoiser
+from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.errors import UserError
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import KnownStatistics, SAEOutput, SparseCode, TideSAE, training_loss
@@ -47,11 +48,12 @@ class HeldOut(Protocol):
 
 
 class TideModule(LightningModule):
-    """Trains one temporal SAE for each site.
+    """Trains temporal SAEs: one for each site, or several side by side on the same tokens.
 
     Args:
         sites: sizes by site, linked from the datamodule.
         sae: builds the SAE of a site.
+        saes: builds several SAEs of a site by name, in place of `sae`; their keys are `<site>@<name>`.
         lr: Adam's learning rate.
         warmup_steps: steps over which it rises linearly.
         decay_fraction: last part of the run over which it falls linearly to zero.
@@ -68,6 +70,7 @@ class TideModule(LightningModule):
         self,
         sites: dict[str, dict[str, int | list[int]]],
         sae: Callable[[SiteShape], TideSAE] = TideSAE,
+        saes: dict[str, Callable[[SiteShape], TideSAE]] | None = None,
         lr: float = 1e-3,
         warmup_steps: int = 100,
         decay_fraction: float = 0.3,
@@ -77,19 +80,25 @@ class TideModule(LightningModule):
         dead_after_tokens: int = 200_000,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["sae"])  # a class: checkpoints hold primitives only
+        self.save_hyperparameters(ignore=["sae", "saes"])  # classes: checkpoints hold primitives only
         self.lr, self.warmup_steps, self.decay_fraction, self.betas = lr, warmup_steps, decay_fraction, betas
         self.alpha, self.k_aux = alpha, k_aux
-        self.sites = list(sites)
-        self.saes = nn.ModuleDict({_key(site): sae(SiteShape.of(shape)) for site, shape in sites.items()})
+        builders = {"": sae} if saes is None else {f"@{name}": build for name, build in _checked(saes).items()}
+        built = {
+            f"{site}{label}": build(SiteShape.of(shape))
+            for site, shape in sites.items()
+            for label, build in builders.items()
+        }
+        self.sites = list(built)
+        self.saes = nn.ModuleDict({_key(site): module for site, module in built.items()})
         self.clocks = nn.ModuleDict(
-            {_key(site): FiringClock(self.sae(site).d_sae, dead_after_tokens) for site in sites}
+            {_key(site): FiringClock(self.sae(site).d_sae, dead_after_tokens) for site in self.sites}
         )
         self.metrics = nn.ModuleDict(
             {
                 f"{stage}-{_key(site)}": ReconstructionMetric(self.sae(site).d_in, self.sae(site).d_sae)
                 for stage in ("train", "val")
-                for site in sites
+                for site in self.sites
             }
         )
         self.register_buffer("tokens_seen", torch.zeros((), dtype=torch.int64))
@@ -127,16 +136,16 @@ class TideModule(LightningModule):
         """Fit every site's known part and scale on the source's first tokens; begin modulation at its adaLN."""
         statistics = {site: KnownStatistics(self.sae(site).known).to(self.device) for site in self.sites}
         first: Batch = {}
-        for batch in source.calibration_batches():
+        for batch in map(self.for_each_sae, source.calibration_batches()):
             first = first or batch
             for site, tokens in batch.items():
                 statistics[site].update(tokens)
         weighted = [site for site in self.sites if self.sae(site).metric is not None]
-        sensitivity = source.sensitivity(weighted) if weighted else {}
+        sensitivity = source.sensitivity(list(dict.fromkeys(map(unlabelled, weighted)))) if weighted else {}
         for site in self.sites:
             statistics[site].fit()
-            if site in sensitivity:
-                self.sae(site).fit_metric(sensitivity[site], first[site])
+            if site in weighted:
+                self.sae(site).fit_metric(sensitivity[unlabelled(site)], first[site])
             modulation = self.sae(site).modulation
             if modulation is None or self.sae(site).modulation_start != "adaln":
                 continue
@@ -145,14 +154,18 @@ class TideModule(LightningModule):
                 t, scale, shift = (curve.to(self.device) for curve in curves)
                 modulation.initialise(t, scale, shift)
 
+    def for_each_sae(self, batch: Batch) -> Batch:
+        """A harvested batch by the keys of the SAEs: those of one site share its tokens."""
+        return {site: batch[unlabelled(site)] for site in self.sites if unlabelled(site) in batch}
+
     def forward(self, batch: Batch) -> dict[str, SAEOutput]:
         """Encode and decode each site's tokens."""
-        return {site: self.sae(site)(tokens) for site, tokens in batch.items()}
+        return {site: self.sae(site)(tokens) for site, tokens in self.for_each_sae(batch).items()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the sites' losses."""
         losses, seen = [], torch.zeros_like(self.tokens_seen)
-        for site, tokens in batch.items():
+        for site, tokens in self.for_each_sae(batch).items():
             sae, clock = self.sae(site), self.clock(site)
             output: SAEOutput = sae(tokens, clock.dead_latents(), self.k_aux)
             loss = training_loss(output, self.alpha)
@@ -221,7 +234,7 @@ class TideModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Accumulate each site's reconstruction."""
         for site, output in self(batch).items():
-            self.metric("val", site).update(batch[site], output)
+            self.metric("val", site).update(batch[unlabelled(site)], output)
 
     def on_validation_epoch_end(self) -> None:
         """Log the held-out figures."""
@@ -241,7 +254,8 @@ class TideModule(LightningModule):
 
     def predict_step(self, batch: HeldOut, batch_idx: int) -> dict[str, SparseCode]:
         """Every site's codes."""
-        return {site: self.sae(site).encode(tokens.x, **tokens.context()) for site, tokens in batch.tokens.items()}
+        parts = self.for_each_sae(batch.tokens)
+        return {site: self.sae(site).encode(tokens.x, **tokens.context()) for site, tokens in parts.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember which denoiser the SAEs belong to: by its fingerprint, none of its weights."""
@@ -286,6 +300,15 @@ _LOGGED = ("mse", "explained_variance", "explained_variance_beyond_known", "cosi
 
 def _logged(figures: dict[str, float]) -> dict[str, float]:
     return {name: figures[name] for name in _LOGGED}
+
+
+def _checked(saes: dict[str, Callable[[SiteShape], TideSAE]]) -> dict[str, Callable[[SiteShape], TideSAE]]:
+    for name in saes:
+        if not re.fullmatch(r"[\w-]+", name):
+            raise UserError(f"model.saes: {name!r} cannot name an SAE; use letters, digits, - and _")
+    if not saes:
+        raise UserError("model.saes is empty: name some SAEs, or leave it out")
+    return saes
 
 
 def _key(site: str) -> str:
