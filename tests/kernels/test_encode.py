@@ -220,3 +220,42 @@ def test_can_be_compiled() -> None:
     grads = torch.autograd.grad(result.square().sum(), ours)
     for grad, expected in zip(grads, torch.autograd.grad(wanted.square().sum(), theirs), strict=True):
         torch.testing.assert_close(grad, expected)
+
+
+@pytest.mark.parametrize("rule", [TopK(3), TopK(40), BatchTopK(5), Threshold(0.4)], ids=str)
+@pytest.mark.parametrize(("tokens", "latents", "dead"), [(1, 40, 0), (37, 130, 9), (0, 40, 0)])
+@pytest.mark.parametrize("shape", [None, BlockShape(16, 33)], ids=str)
+def test_a_code_is_corrected(
+    monkeypatch: pytest.MonkeyPatch, rule: Rule, tokens: int, latents: int, dead: int, shape: BlockShape | None
+) -> None:
+    """relu(start + x W^T), values and gradients, the start's among them."""
+    if shape is not None:
+        monkeypatch.setattr(encode_module, "block_shape", lambda *_: shape)
+    problem = Problem(tokens, latents, 11, dead=dead)
+    draw = torch.Generator().manual_seed(1)
+    start_indices = torch.rand(tokens, latents, generator=draw).argsort(1)[:, :6]
+    start_values = torch.rand(tokens, 6, generator=draw, dtype=torch.float64)
+
+    def gradients(codes: list[Tensor], leaves: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        loss = sum((code * grad).sum() for code, grad in zip(codes, (problem.grad, problem.aux_grad), strict=False))
+        assert isinstance(loss, Tensor)
+        return [code.detach() for code in codes], list(torch.autograd.grad(loss, leaves))
+
+    x, weight, _ = problem.leaves()
+    start = start_values.clone().requires_grad_()
+    encoded = encode(x, weight, None, rule, problem.dead, 4, start=(start, start_indices))
+    codes = [written_out(encoded, problem.grad.shape)]
+    if encoded.aux is not None:
+        aux = torch.zeros_like(problem.grad)
+        codes.append(aux.scatter(1, encoded.aux.latents[encoded.aux.places], encoded.aux.values))
+    ours = gradients(codes, [x, weight, start])
+
+    x, weight, _ = problem.leaves()
+    start = start_values.clone().requires_grad_()
+    pre = (torch.zeros_like(problem.grad).scatter(1, start_indices, start) + x @ weight.T).relu()
+    assert_same(ours, gradients([pre * (code.detach() > 0) for code in codes], [x, weight, start]))
+    if isinstance(rule, TopK) and tokens:
+        assert ((codes[0] > 0).sum(1) == (pre > 0).sum(1).clamp(max=rule.k)).all()
+        dropped = pre * (codes[0] == 0)
+        kept = codes[0].detach()
+        assert (dropped.amax(1) <= kept.where(kept > 0, torch.inf).amin(1)).all()

@@ -41,11 +41,13 @@ def reference(sae: TideSAE, batch: TokenBatch, dead: Tensor, k_aux: int) -> tupl
     u = (batch.x - known) / s
     scale, shift = sae.modulation(batch.t) if sae.modulation is not None else (torch.ones(()), torch.zeros(()))
     pre = torch.relu(linear(u * scale + shift - sae.b_dec, sae.W_enc, sae.b_enc))
-    top = pre.topk(sae.k).indices
-    z = pre * one_hot(top, sae.d_sae).sum(1)
-    u_hat = z @ sae.W_dec + sae.b_dec
-    if sae.unmodulate:
-        u_hat = (u_hat - shift) / scale
+    for _ in range(sae.refinements + 1):
+        z = pre * one_hot(pre.topk(sae.k).indices, sae.d_sae).sum(1)
+        u_hat = z @ sae.W_dec + sae.b_dec
+        if sae.unmodulate:
+            u_hat = (u_hat - shift) / scale
+        last, pre = pre, torch.relu(z + linear((u - u_hat) * scale, sae.W_enc))
+    pre = last
     error = (u - u_hat).detach()
     pre_dead = pre * dead
     z_dead = pre_dead * one_hot(pre_dead.topk(k_aux).indices, sae.d_sae).sum(1)
@@ -55,11 +57,13 @@ def reference(sae: TideSAE, batch: TokenBatch, dead: Tensor, k_aux: int) -> tupl
 
 @pytest.mark.parametrize("modulation", ["none", "adaln"])
 @pytest.mark.parametrize("unmodulate", [False, True])
+@pytest.mark.parametrize("refinements", [0, 1, 3])
 @pytest.mark.parametrize(("k", "by_timestep"), [(1, False), (5, False), (5, True)])
 def test_values_and_gradients_equal_a_dense_float64_reference(
-    modulation: str, unmodulate: bool, k: int, by_timestep: bool
+    modulation: str, unmodulate: bool, refinements: int, k: int, by_timestep: bool
 ) -> None:
-    sae = small_sae(modulation=modulation, unmodulate=unmodulate, k=k, scale_by_timestep=by_timestep).double()
+    arguments = {"modulation": modulation, "unmodulate": unmodulate, "k": k, "scale_by_timestep": by_timestep}
+    sae = small_sae(refinements=refinements, **arguments).double()
     batch = tokens(37, seed=3, mean=1.0, time=1.0, input=0.5, rest=1.0)
     batch = replace(
         batch,

@@ -34,13 +34,40 @@ def block_shape(x_ND: Tensor, num_latents: int) -> BlockShape:
     return BlockShape(tokens, -(-num_latents // num_blocks))
 
 
-def preactivation_blocks(x_ND: Tensor, weight_MD: Tensor, bias_M: Tensor, shape: BlockShape) -> Iterator[Block]:
-    """The blocks of x W^T + b: tokens first, then latents. A block's memory is used again for the next."""
+def preactivation_blocks(
+    x_ND: Tensor,
+    weight_MD: Tensor,
+    bias_M: Tensor | None,
+    shape: BlockShape,
+    start: tuple[Tensor, Tensor] | None = None,
+) -> Iterator[Block]:
+    """The blocks of x W^T + b: tokens first, then latents. A block's memory is used again for the next.
+
+    Args:
+        x_ND: the tokens.
+        weight_MD: the encoder.
+        bias_M: of the latents, or None.
+        shape: of the blocks.
+        start: values and indices [N, K] of a sparse code to add.
+    """
     memory = x_ND.new_empty(shape.tokens * shape.latents)
     for token in range(0, max(1, len(x_ND)), shape.tokens):  # no tokens are one block without rows
         x_nD = x_ND[token : token + shape.tokens]
         for latent in range(0, len(weight_MD), shape.latents):
             weight_mD = weight_MD[latent : latent + shape.latents]
             pre_nm = memory[: len(x_nD) * len(weight_mD)].view(len(x_nD), len(weight_mD))
-            torch.addmm(bias_M[latent : latent + shape.latents], x_nD, weight_mD.T, out=pre_nm)
+            if bias_M is None:
+                torch.mm(x_nD, weight_mD.T, out=pre_nm)
+            else:
+                torch.addmm(bias_M[latent : latent + shape.latents], x_nD, weight_mD.T, out=pre_nm)
+            if start is not None:
+                values_nK, indices_nK = (part[token : token + shape.tokens] for part in start)
+                _add(pre_nm, values_nK, indices_nK - latent)
             yield Block(pre_nm, token, latent)
+
+
+def _add(pre_nm: Tensor, values_nK: Tensor, columns_nK: Tensor) -> None:
+    """Add the entries that lie in this block; the others add 0 to its edges."""
+    last = pre_nm.shape[1] - 1
+    is_inside_nK = (columns_nK >= 0) & (columns_nK <= last)
+    pre_nm.scatter_add_(1, columns_nK.clamp(0, last), values_nK.where(is_inside_nK, 0))

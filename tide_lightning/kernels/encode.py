@@ -7,6 +7,7 @@ Shape suffixes: N tokens, M latents (d_sae), D channels, K active latents a toke
 latents.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from tide_lightning.kernels.aux import AuxCode, add_to_rows, aux_csr
 from tide_lightning.kernels.backends import BACKENDS
-from tide_lightning.kernels.blocks import block_shape, preactivation_blocks
+from tide_lightning.kernels.blocks import Block, block_shape, preactivation_blocks
 from tide_lightning.kernels.choice import DecodeBackend, choose_backend, product_dtype
 from tide_lightning.kernels.csr import Csr, even_row_pointer
 from tide_lightning.kernels.selection import Rule, Selected, TopK
@@ -40,29 +41,40 @@ class Encoded(NamedTuple):
 def encode(
     x_ND: Tensor,
     weight_MD: Tensor,
-    bias_M: Tensor,
+    bias_M: Tensor | None,
     rule: Rule,
     dead_L: Tensor | None = None,
     k_aux: int = 0,
     backend: DecodeBackend = "auto",
+    start: tuple[Tensor, Tensor] | None = None,
 ) -> Encoded:
-    """The code of every token: what `rule` selects of relu(x W^T + b).
+    """The code of every token: what `rule` selects of relu(x W^T + b), or of relu(start + x W^T + b).
 
-    Gradients reach x, weight and bias through what was selected. Under autocast the operands are cast like those of a
-    matrix product and sums are kept in float32.
+    Gradients reach x, weight, bias and the start's values through what was selected. Under autocast the operands are
+    cast like those of a matrix product and sums are kept in float32.
 
     Args:
         x_ND: the tokens.
         weight_MD: the encoder, one row a latent.
-        bias_M: of the latents.
+        bias_M: of the latents, or None.
         rule: which pre-activations are kept.
         dead_L: int64, latents of which each token also gets a code of their own, for AuxK; each once, in order.
         k_aux: how many of them at most, a token.
         backend: of the sparse products in the backward.
+        start: values and indices [N, K] of a code that the pre-activations are added to, each latent once a token.
     """
     dtype = product_dtype(x_ND, weight_MD)
+    start_values, start_indices = (None, None) if start is None else (start[0].to(dtype), start[1])
     values, indices, row_pointer, aux_values, places = _Encode.apply(  # type: ignore[no-untyped-call]
-        x_ND.to(dtype), weight_MD.to(dtype), bias_M.to(dtype), rule, dead_L, k_aux, backend
+        x_ND.to(dtype),
+        weight_MD.to(dtype),
+        None if bias_M is None else bias_M.to(dtype),
+        start_values,
+        start_indices,
+        rule,
+        dead_L,
+        k_aux,
+        backend,
     )
     aux = None if dead_L is None or aux_values is None else AuxCode(aux_values, places, dead_L)
     return Encoded(values, indices, row_pointer, aux)
@@ -76,15 +88,19 @@ class _Encode(torch.autograd.Function):
         ctx: Any,
         x_ND: Tensor,
         weight_MD: Tensor,
-        bias_M: Tensor,
+        bias_M: Tensor | None,
+        start_values_NK: Tensor | None,
+        start_indices_NK: Tensor | None,
         rule: Rule,
         dead_L: Tensor | None,
         k_aux: int,
         backend: DecodeBackend,
     ) -> tuple[Tensor | None, ...]:
+        start = None if start_values_NK is None or start_indices_NK is None else (start_values_NK, start_indices_NK)
         with torch.autocast(weight_MD.device.type, enabled=False):
-            code, aux = _select(x_ND, weight_MD, bias_M, rule, dead_L, k_aux)
-        ctx.save_for_backward(x_ND, weight_MD, *code, *aux, dead_L)
+            blocks = preactivation_blocks(x_ND, weight_MD, bias_M, block_shape(x_ND, len(weight_MD)), start)
+            code, aux = _select(blocks, x_ND, weight_MD, rule, dead_L, k_aux)
+        ctx.save_for_backward(x_ND, weight_MD, *code, *aux, dead_L, start_indices_NK)
         ctx.backend = backend
         ctx.set_materialize_grads(False)
         integers = (code.indices, code.row_pointer, aux[1])
@@ -96,7 +112,7 @@ class _Encode(torch.autograd.Function):
     def backward(
         ctx: Any, grad_values: Tensor | None, _: None, __: None, grad_aux_NK: Tensor | None, ___: None
     ) -> tuple[Tensor | None, ...]:
-        x_ND, weight_MD, values, indices, row_pointer, aux_values_NK, places_NK, dead_L = ctx.saved_tensors
+        x_ND, weight_MD, values, indices, row_pointer, aux_values_NK, places_NK, dead_L, start_NK = ctx.saved_tensors
         if grad_values is None:  # only the dead latents' code was used
             grad_values = torch.zeros_like(values)
         if row_pointer is None:
@@ -106,6 +122,7 @@ class _Encode(torch.autograd.Function):
             through_relu = grad_values.where(values > 0, 0).flatten()
             code = Csr(through_relu, indices.flatten(), row_pointer, len(weight_MD))
             grad_x, grad_weight, grad_bias = _gradients(code, x_ND, weight_MD, ctx.backend, needed)
+            grad_start = _at(code, start_NK) if ctx.needs_input_grad[3] else None
             if grad_aux_NK is not None:
                 aux = aux_csr(grad_aux_NK.where(aux_values_NK > 0, 0), places_NK, dead_L)
                 weight_LD = weight_MD.index_select(0, dead_L)
@@ -116,26 +133,28 @@ class _Encode(torch.autograd.Function):
                     add_to_rows(grad_weight, dead_L, aux_weight)
                 if grad_bias is not None:
                     add_to_rows(grad_bias, dead_L, aux_bias)
-        return grad_x, grad_weight, grad_bias, None, None, None, None
+                if grad_start is not None:
+                    spread = Csr(aux.values, dead_L[aux.columns], aux.row_pointer, len(weight_MD))
+                    grad_start += _at(spread, start_NK)
+        return grad_x, grad_weight, grad_bias, grad_start, None, None, None, None, None
 
 
 def _select(
-    x_ND: Tensor, weight_MD: Tensor, bias_M: Tensor, rule: Rule, dead_L: Tensor | None, k_aux: int
+    blocks: Iterator[Block], x_ND: Tensor, weight_MD: Tensor, rule: Rule, dead_L: Tensor | None, k_aux: int
 ) -> tuple[Selected, tuple[Tensor | None, Tensor | None]]:
     """The code, and values and places of the dead latents' code."""
     num_latents = len(weight_MD)
     selection = rule.start(len(x_ND), num_latents)
-    shape = block_shape(x_ND, num_latents)
-    blocks = preactivation_blocks(x_ND, weight_MD, bias_M, shape)
     if dead_L is None or k_aux < 1 or len(dead_L) == 0:
         for pre_nm, token, latent in blocks:
             selection.see(pre_nm, token, latent)
         return selection.finish(), (None, None)
     aux_selection = TopK(min(k_aux, len(dead_L))).start(len(x_ND), len(dead_L))
-    dead_before = _dead_before(dead_L, list(range(0, num_latents, shape.latents)))
+    width = block_shape(x_ND, num_latents).latents
+    dead_before = _dead_before(dead_L, list(range(0, num_latents, width)))
     for pre_nm, token, latent in blocks:
         selection.see(pre_nm, token, latent)
-        first, end = dead_before[latent // shape.latents], dead_before[latent // shape.latents + 1]
+        first, end = dead_before[latent // width], dead_before[latent // width + 1]
         if end > first:
             aux_selection.see(pre_nm.index_select(1, dead_L[first:end] - latent), token, first)
     aux = aux_selection.finish()
@@ -160,3 +179,14 @@ def _gradients(
     if needed[2]:  # sums over tokens, by the same repeatable product
         grad_bias_M = backend.grad_weight(code, x_ND.new_ones(len(x_ND), 1)).squeeze(1).to(x_ND.dtype)
     return grad_x_ND, grad_weight_MD, grad_bias_M
+
+
+def _at(gradient: Csr, indices_NK: Tensor) -> Tensor:
+    """What a sparse gradient, each place once, holds at some latents of each token [N, K]; 0 where it holds nothing."""
+    if gradient.columns.numel() == 0:
+        return gradient.values.new_zeros(indices_NK.shape)
+    places_Z, order_Z = (gradient.rows() * gradient.num_columns + gradient.columns).sort()
+    tokens_N1 = torch.arange(len(indices_NK), device=indices_NK.device).unsqueeze(1)
+    wanted_NK = tokens_N1 * gradient.num_columns + indices_NK
+    found_NK = torch.searchsorted(places_Z, wanted_NK).clamp(max=len(places_Z) - 1)
+    return gradient.values[order_Z[found_NK]].where(places_Z[found_NK] == wanted_NK, 0)

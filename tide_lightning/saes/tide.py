@@ -2,7 +2,7 @@
 
     u     = (x - known) / s                        in the metric of the denoiser, if wanted: u P
     u_mod = u * (1 + scale(t)) + shift(t)
-    z     = TopK(ReLU(W_enc (u_mod - b_dec) + b_enc), k)
+    z     = TopK(ReLU(W_enc (u_mod - b_dec) + b_enc), k)           refined, if wanted: see `refinements`
     u_hat = W_dec^T z + b_dec                      optionally un-modulated
     x_hat = known + s * u_hat                      (u_hat P^-1)
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tide_lightning.errors import UserError
 from tide_lightning.kernels import (
     AuxCode,
+    BatchTopK,
     DecodeBackend,
     Encoded,
     Rule,
@@ -31,14 +32,20 @@ from tide_lightning.kernels import (
     project_off_rows,
 )
 from tide_lightning.saes.code import SparseCode
+from tide_lightning.saes.frame import Frame
 from tide_lightning.saes.known import KnownPart, Rung
 from tide_lightning.saes.metric import FidelityMetric
 from tide_lightning.saes.modulation import TemporalModulation
 from tide_lightning.saes.storage import find_folder, read_folder, write_folder
+from tide_lightning.saes.threshold import SharedThreshold
 from tide_lightning.tokens import SiteShape, TokenBatch
 
 Modulation = Literal["none", "zero", "adaln"]
 """No modulation; one that starts at zero; one that starts at the denoiser's own adaLN where it fits."""
+
+
+Budget = Literal["token", "batch"]
+"""Whether each token has k active latents, or a batch's tokens share k times their number."""
 
 
 class SAEOutput(NamedTuple):
@@ -61,15 +68,6 @@ class SAEOutput(NamedTuple):
     aux_hat: Tensor | None = None
 
 
-class _Frame(NamedTuple):
-    """In which tokens are seen: u = (x - known) / s, then u * gain + shift where there is a modulation."""
-
-    known: Tensor
-    s: Tensor
-    gain: Tensor | None
-    shift: Tensor | None
-
-
 class TideSAE(nn.Module):
     """A temporal-aware TopK sparse autoencoder for one site.
 
@@ -78,6 +76,11 @@ class TideSAE(nn.Module):
         expansion_factor: latents per channel, d_sae / d_in.
         k: active latents a token: a number, or below 1 a fraction of d_sae (the paper's 0.05).
         k_noisy: active latents at pure noise (t = 1) where they shall differ from those at t = 0; linear between.
+        budget: each token has k (token), or k is the mean and a batch's tokens get what they need (batch); after
+            training a threshold takes the batch's place.
+        refinements: how often a code is corrected by what it left over, z <- TopK(ReLU(z + W_enc (u_mod - u_mod_hat))),
+            with the same weights: an unrolled iterative hard thresholding.
+        encoder_norm: of the encoder's rows at the start, whose directions are the decoder's.
         known_part: what is subtracted before encoding: mean, mean_t, mean_t_position, noise_estimate, input_token,
             input_window; or noise_token, for reading features only.
         num_bins: bins of t in which the known part is estimated.
@@ -98,6 +101,9 @@ class TideSAE(nn.Module):
         expansion_factor: float = 16,
         k: int | float = 16,
         k_noisy: int | float | None = None,
+        budget: Budget = "token",
+        refinements: int = 0,
+        encoder_norm: float = 1.0,
         known_part: Rung = "input_token",
         num_bins: int = 20,
         scale_by_timestep: bool = False,
@@ -109,6 +115,12 @@ class TideSAE(nn.Module):
         super().__init__()
         if modulation not in get_args(Modulation):
             raise UserError(f"modulation: there is no {modulation!r}; choose one of {', '.join(get_args(Modulation))}")
+        if budget not in get_args(Budget):
+            raise UserError(f"budget: there is no {budget!r}; choose one of {', '.join(get_args(Budget))}")
+        if budget == "batch" and k_noisy is not None:
+            raise UserError("k_noisy needs budget: token; with budget: batch the data decide how k depends on t")
+        if refinements < 0 or encoder_norm <= 0:
+            raise UserError(f"refinements = {refinements}, encoder_norm = {encoder_norm}: they must be >= 0 and > 0")
         if not 0 <= fidelity_weight <= 1:
             raise UserError(f"fidelity_weight = {fidelity_weight}: give a number from 0 to 1")
         self.shape = shape
@@ -122,12 +134,16 @@ class TideSAE(nn.Module):
         self.k = _count(k, self.d_sae, "k")
         self.k_noisy = None if k_noisy is None else _count(k_noisy, self.d_sae, "k_noisy")
 
+        self.budget: Budget = budget
+        self.refinements, self.encoder_norm = refinements, encoder_norm
+
+        self.threshold = SharedThreshold() if budget == "batch" else None
         self.known = KnownPart(shape, known_part, num_bins, scale_by_timestep)
         self.metric = FidelityMetric(shape.d_in, fidelity_weight) if fidelity_weight else None
         self.modulation = None if modulation == "none" else TemporalModulation(shape.d_in)
         directions = nn.functional.normalize(torch.randn(self.d_sae, self.d_in), dim=1)
         self.W_dec = nn.Parameter(directions)
-        self.W_enc = nn.Parameter(directions.clone())  # tied at the start
+        self.W_enc = nn.Parameter(encoder_norm * directions)  # tied at the start
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
         self.b_dec = nn.Parameter(torch.zeros(self.d_in))
 
@@ -138,6 +154,9 @@ class TideSAE(nn.Module):
             "expansion_factor": self.expansion_factor,
             "k": self.k,
             "k_noisy": self.k_noisy,
+            "budget": self.budget,
+            "refinements": self.refinements,
+            "encoder_norm": self.encoder_norm,
             "known_part": self.known.rung,
             "num_bins": self.num_bins,
             "scale_by_timestep": self.scale_by_timestep,
@@ -198,37 +217,50 @@ class TideSAE(nn.Module):
         frame = self._frame(_context(timestep, position, input, window, noise))
         return self._denormalise(self._decode_normalised(code, frame)[0], frame)
 
-    def _frame(self, context: dict[str, Tensor | None]) -> _Frame:
+    def _frame(self, context: dict[str, Tensor | None]) -> Frame:
         timestep = context["timestep"]
         if timestep is None and self.is_conditioned:
             raise ValueError("this SAE depends on the timestep: pass `timestep`, normalised so that 1 is pure noise")
         with torch.autocast(self.W_dec.device.type, enabled=False):
             known, s = self.known(**context), self.known.scale_at(timestep)
         if self.modulation is None or timestep is None:
-            return _Frame(known, s, None, None)
-        return _Frame(known, s, *self.modulation(timestep))
+            return Frame(known, s, None, None)
+        return Frame(known, s, *self.modulation(timestep))
 
-    def _normalise(self, x: Tensor, frame: _Frame) -> Tensor:
-        u = (x.to(self.W_dec.dtype) - frame.known) / frame.s
+    def _normalise(self, x: Tensor, frame: Frame) -> Tensor:
+        u = frame.normalised(x.to(self.W_dec.dtype))
         if self.metric is None:
             return u
         with torch.autocast(x.device.type, enabled=False):
             return self.metric.into(u)
 
-    def _denormalise(self, u_hat: Tensor, frame: _Frame) -> Tensor:
+    def _denormalise(self, u_hat: Tensor, frame: Frame) -> Tensor:
         if self.metric is not None:
             with torch.autocast(u_hat.device.type, enabled=False):
                 u_hat = self.metric.back(u_hat)
         return frame.known + frame.s * u_hat
 
     def _encode_normalised(
-        self, u: Tensor, frame: _Frame, timestep: Tensor | None, dead: Tensor | None = None, k_aux: int = 0
+        self, u: Tensor, frame: Frame, timestep: Tensor | None, dead: Tensor | None = None, k_aux: int = 0
     ) -> Encoded:
-        u_mod = u if frame.gain is None or frame.shift is None else u * frame.gain + frame.shift
-        rule = self._rule(timestep)
-        return encode(u_mod - self.b_dec, self.W_enc, self.b_enc, rule, dead, k_aux, self.decode_backend)
+        rule, backend = self._rule(timestep), self.decode_backend
+        read = frame.modulated(u) - self.b_dec
+        if not self.refinements:
+            return encode(read, self.W_enc, self.b_enc, rule, dead, k_aux, backend)
+        first = TopK(max(self.k, self.k_noisy or 0))
+        code = encode(read, self.W_enc, self.b_enc, first, backend=backend)
+        for left in range(self.refinements, 0, -1):
+            error = frame.scaled(u - self._decode_normalised(self._code(code), frame)[0])
+            start = code.values, code.indices
+            if left > 1:
+                code = encode(error, self.W_enc, None, first, backend=backend, start=start)
+            else:
+                code = encode(error, self.W_enc, None, rule, dead, k_aux, backend, start)
+        return code
 
     def _rule(self, timestep: Tensor | None) -> Rule:
+        if self.threshold is not None:
+            return BatchTopK(self.k) if self.training or not self.threshold.is_known() else self.threshold.rule()
         if self.k_noisy is None:
             return TopK(self.k)
         assert timestep is not None
@@ -239,15 +271,13 @@ class TideSAE(nn.Module):
         return SparseCode(encoded.values.to(self.W_dec.dtype), encoded.indices, self.d_sae, encoded.row_pointer)
 
     def _decode_normalised(
-        self, code: SparseCode, frame: _Frame, aux: AuxCode | None = None
+        self, code: SparseCode, frame: Frame, aux: AuxCode | None = None
     ) -> tuple[Tensor, Tensor | None]:
         decoded, aux_hat = decode_with_aux(
             code.values, code.indices, self.W_dec, aux, code.row_pointer, backend=self.decode_backend
         )
         u_hat = decoded.to(self.b_dec.dtype) + self.b_dec
-        if self.unmodulate and frame.gain is not None and frame.shift is not None:
-            u_hat = (u_hat - frame.shift) / frame.gain
-        return u_hat, aux_hat
+        return frame.unmodulated(u_hat) if self.unmodulate else u_hat, aux_hat
 
     def save_pretrained(self, folder: str | Path, **provenance: object) -> Path:
         """Write cfg.json and sae.safetensors; `provenance` (site, model, …) goes into cfg.json."""
@@ -275,7 +305,12 @@ class TideSAE(nn.Module):
         """Measure errors by the denoiser's sensitivity [D, D]; belongs after the known part was fitted."""
         if self.metric is not None:
             frame = self._frame(batch.context())
-            self.metric.fit(sensitivity, (batch.x.to(self.W_dec.dtype) - frame.known) / frame.s)
+            self.metric.fit(sensitivity, frame.normalised(batch.x.to(self.W_dec.dtype)))
+
+    def follow_threshold(self, code: SparseCode) -> None:
+        """Learn from a training batch's code what a token keeps without a batch; belongs after each forward."""
+        if self.threshold is not None:
+            self.threshold.follow(code.values)
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:

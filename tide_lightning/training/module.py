@@ -170,6 +170,7 @@ class TideModule(LightningModule):
             output: SAEOutput = sae(tokens, clock.dead_latents(), self.k_aux)
             loss = training_loss(output, self.alpha)
             losses.append(loss.total)
+            sae.follow_threshold(output.code)
             seen = clock.tick(output.code.fired(), len(tokens), self.global_step)
             with torch.no_grad():
                 self.metric("train", site).update(tokens, output)

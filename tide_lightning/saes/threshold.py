@@ -1,0 +1,45 @@
+"""The threshold by which a budget shared over batches is kept without a batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tide_lightning.kernels import Threshold
+from tide_lightning.reduction import all_reduce_sum
+
+_SLOWEST = 0.01  # the weight of a new batch never falls below: the threshold follows the last hundred
+
+
+class SharedThreshold(nn.Module):
+    """The running mean of the smallest value that BatchTopK kept (Bussmann et al., arXiv 2412.06410).
+
+    In training a batch shares its budget; afterwards a token's code is whatever exceeds this threshold, whoever else is
+    in the batch.
+    """
+
+    value: Tensor
+    num_updates: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.zeros(()))
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+
+    def is_known(self) -> bool:
+        """Whether any batch was seen."""
+        return bool(self.num_updates > 0)
+
+    def rule(self) -> Threshold:
+        """What a token keeps."""
+        return Threshold(self.value)
+
+    @torch.no_grad()
+    def follow(self, values: Tensor) -> None:
+        """Take in what a batch of each rank kept; where nothing fired, there is nothing to learn."""
+        fires = values > 0
+        smallest = values.where(fires, torch.inf).amin() if values.numel() else values.new_tensor(torch.inf)
+        sums = all_reduce_sum(torch.stack([smallest.where(fires.any(), 0).double(), fires.any().double()]))
+        weight = (1 / (self.num_updates + 1)).clamp(min=_SLOWEST) * (sums[1] > 0)
+        self.value.lerp_((sums[0] / sums[1].clamp(min=1)).to(self.value.dtype), weight.to(self.value.dtype))
+        self.num_updates += sums[1] > 0
