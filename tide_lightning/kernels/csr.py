@@ -36,11 +36,19 @@ class Csr:
             self._transposed = Csr(self.values[order_Z], self.rows()[order_Z], pointer, self.num_rows)
         return self._transposed
 
+    def places(self) -> Tensor:
+        """The place of every entry in the matrix written out flat, [Z]."""
+        return self.rows() * self.num_columns + self.columns
+
     def written_out(self) -> Tensor:
         """The matrix with its zeros."""
         if self._written_out is None:
-            dense = self.values.new_zeros(self.num_rows, self.num_columns)
-            self._written_out = dense.index_put_((self.rows(), self.columns), self.values, accumulate=True)
+            flat = self.values.new_zeros(self.num_rows * self.num_columns)
+            if flat.device.type == "cpu":
+                flat.scatter_add_(0, self.places(), self.values)  # in order; on CUDA it would add by atomics
+            else:
+                flat.index_put_((self.places(),), self.values, accumulate=True)
+            self._written_out = flat.view(self.num_rows, self.num_columns)
         return self._written_out
 
 

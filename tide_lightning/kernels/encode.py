@@ -149,14 +149,18 @@ def _select(
         for pre_nm, token, latent in blocks:
             selection.see(pre_nm, token, latent)
         return selection.finish(), (None, None)
+    # The dead latents' pre-activations are collected over a row of blocks and selected from at once.
     aux_selection = TopK(min(k_aux, len(dead_L))).start(len(x_ND), len(dead_L))
-    width = block_shape(x_ND, num_latents).latents
+    tokens, width = block_shape(x_ND, num_latents)
+    memory_nL = x_ND.new_empty(tokens, len(dead_L))
     dead_before = _dead_before(dead_L, list(range(0, num_latents, width)))
     for pre_nm, token, latent in blocks:
         selection.see(pre_nm, token, latent)
         first, end = dead_before[latent // width], dead_before[latent // width + 1]
-        if end > first:
-            aux_selection.see(pre_nm.index_select(1, dead_L[first:end] - latent), token, first)
+        dead_pre_nL = memory_nL[: len(pre_nm)]
+        dead_pre_nL[:, first:end] = pre_nm.index_select(1, dead_L[first:end] - latent)
+        if latent + pre_nm.shape[1] == num_latents:
+            aux_selection.see(dead_pre_nL, token, 0)
     aux = aux_selection.finish()
     return selection.finish(), (aux.values, aux.indices)
 
@@ -185,7 +189,7 @@ def _at(gradient: Csr, indices_NK: Tensor) -> Tensor:
     """What a sparse gradient, each place once, holds at some latents of each token [N, K]; 0 where it holds nothing."""
     if gradient.columns.numel() == 0:
         return gradient.values.new_zeros(indices_NK.shape)
-    places_Z, order_Z = (gradient.rows() * gradient.num_columns + gradient.columns).sort()
+    places_Z, order_Z = gradient.places().sort()
     tokens_N1 = torch.arange(len(indices_NK), device=indices_NK.device).unsqueeze(1)
     wanted_NK = tokens_N1 * gradient.num_columns + indices_NK
     found_NK = torch.searchsorted(places_Z, wanted_NK).clamp(max=len(places_Z) - 1)

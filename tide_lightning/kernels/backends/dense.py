@@ -14,7 +14,7 @@ class DenseBackend:
 
     def grad_values(self, code: Csr, weight_MD: Tensor, grad_ND: Tensor) -> Tensor:
         """The gradient of the code's values, [Z]."""
-        return (grad_ND @ weight_MD.T)[code.rows(), code.columns]
+        return (grad_ND @ weight_MD.T).flatten().gather(0, code.places())
 
     def grad_weight(self, code: Csr, grad_ND: Tensor) -> Tensor:
         """The gradient of the weight, [M, D]."""
