@@ -143,8 +143,10 @@ def test_a_shared_budget_of_any_size(num_tokens: int, num_latents: int, k: int, 
 
 
 @pytest.mark.parametrize("rule", [TopK(4), BatchTopK(4), Threshold(1.0)], ids=lambda rule: type(rule).__name__)
-@pytest.mark.parametrize("backend", ["dense", "coo", "embedding_bag"])
+@pytest.mark.parametrize("backend", ["dense", "coo", "embedding_bag", "triton"])
 def test_every_backend_gives_the_same_gradients(rule: Rule, backend: str) -> None:
+    if backend == "triton":
+        pytest.importorskip("triton")
     case = Problem(33, 50, 7, dead=12)
     assert_same(case.run(rule, 3, backend=backend), case.run(rule, 3))
 

@@ -11,7 +11,7 @@ from tide_lightning.errors import UserError
 from tide_lightning.kernels.backends import BACKENDS
 from tide_lightning.kernels.csr import Csr
 
-DecodeBackend = Literal["auto", "dense", "coo", "embedding_bag", "torch_sparse"]
+DecodeBackend = Literal["auto", "dense", "coo", "embedding_bag", "torch_sparse", "triton"]
 
 # Above this share of active latents the dense product is faster: measured on the CPU and reckoned for CUDA in
 # docs/numerics.md.

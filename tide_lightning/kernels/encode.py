@@ -60,7 +60,7 @@ def encode(
         rule: which pre-activations are kept.
         dead_L: int64, latents of which each token also gets a code of their own, for AuxK; each once, in order.
         k_aux: how many of them at most, a token.
-        backend: of the sparse products in the backward.
+        backend: of the sparse products in the backward; `triton` selects by a kernel of its own, too.
         start: values and indices [N, K] of a code that the pre-activations are added to, each latent once a token.
     """
     dtype = product_dtype(x_ND, weight_MD)
@@ -99,7 +99,7 @@ class _Encode(torch.autograd.Function):
         start = None if start_values_NK is None or start_indices_NK is None else (start_values_NK, start_indices_NK)
         with torch.autocast(weight_MD.device.type, enabled=False):
             blocks = preactivation_blocks(x_ND, weight_MD, bias_M, block_shape(x_ND, len(weight_MD)), start)
-            code, aux = _select(blocks, x_ND, weight_MD, rule, dead_L, k_aux)
+            code, aux = _select(blocks, x_ND, weight_MD, rule, dead_L, k_aux, backend)
         ctx.save_for_backward(x_ND, weight_MD, *code, *aux, dead_L, start_indices_NK)
         ctx.backend = backend
         ctx.set_materialize_grads(False)
@@ -140,17 +140,23 @@ class _Encode(torch.autograd.Function):
 
 
 def _select(
-    blocks: Iterator[Block], x_ND: Tensor, weight_MD: Tensor, rule: Rule, dead_L: Tensor | None, k_aux: int
+    blocks: Iterator[Block],
+    x_ND: Tensor,
+    weight_MD: Tensor,
+    rule: Rule,
+    dead_L: Tensor | None,
+    k_aux: int,
+    backend: DecodeBackend,
 ) -> tuple[Selected, tuple[Tensor | None, Tensor | None]]:
     """The code, and values and places of the dead latents' code."""
     num_latents = len(weight_MD)
-    selection = rule.start(len(x_ND), num_latents)
+    selection = rule.start(len(x_ND), num_latents, backend)
     if dead_L is None or k_aux < 1 or len(dead_L) == 0:
         for pre_nm, token, latent in blocks:
             selection.see(pre_nm, token, latent)
         return selection.finish(), (None, None)
     # The dead latents' pre-activations are collected over a row of blocks and selected from at once.
-    aux_selection = TopK(min(k_aux, len(dead_L))).start(len(x_ND), len(dead_L))
+    aux_selection = TopK(min(k_aux, len(dead_L))).start(len(x_ND), len(dead_L), backend)
     tokens, width = block_shape(x_ND, num_latents)
     memory_nL = x_ND.new_empty(tokens, len(dead_L))
     dead_before = _dead_before(dead_L, list(range(0, num_latents, width)))

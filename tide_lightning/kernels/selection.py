@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tide_lightning.errors import UserError
+from tide_lightning.kernels.choice import DecodeBackend
 from tide_lightning.kernels.csr import expand_row_pointer
 from tide_lightning.kernels.topk import topk
 
@@ -46,7 +47,7 @@ class Selection(Protocol):
 class Rule(Protocol):
     """A way to select."""
 
-    def start(self, num_tokens: int, num_latents: int) -> Selection:
+    def start(self, num_tokens: int, num_latents: int, backend: DecodeBackend = "auto") -> Selection:
         """Begin to select from so many tokens and latents."""
 
 
@@ -62,10 +63,10 @@ class TopK:
     k: int
     k_N: Tensor | None = None
 
-    def start(self, num_tokens: int, num_latents: int) -> Selection:
+    def start(self, num_tokens: int, num_latents: int, backend: DecodeBackend = "auto") -> Selection:
         """Begin to select."""
         _check(self.k, num_latents)
-        return _TokenwiseSelection(self.k, self.k_N)
+        return _TokenwiseSelection(self.k, self.k_N, backend)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class BatchTopK:
     k: int
     at_most: int | None = None
 
-    def start(self, num_tokens: int, num_latents: int) -> Selection:
+    def start(self, num_tokens: int, num_latents: int, backend: DecodeBackend = "auto") -> Selection:
         """Begin to select."""
         _check(self.k, num_latents)
         return _BatchwiseSelection(num_tokens, num_latents, self.k * num_tokens, self.at_most)
@@ -96,7 +97,7 @@ class Threshold:
 
     threshold: float | Tensor
 
-    def start(self, num_tokens: int, num_latents: int) -> Selection:
+    def start(self, num_tokens: int, num_latents: int, backend: DecodeBackend = "auto") -> Selection:
         """Begin to select."""
         return _ThresholdSelection(num_tokens, num_latents, self.threshold)
 
@@ -104,14 +105,14 @@ class Threshold:
 class _TokenwiseSelection:
     """Carries each token's k largest so far from block to block."""
 
-    def __init__(self, k: int, k_N: Tensor | None) -> None:
-        self.k, self.k_N = k, k_N
+    def __init__(self, k: int, k_N: Tensor | None, backend: DecodeBackend) -> None:
+        self.k, self.k_N, self.backend = k, k_N, backend
         self.parts: list[tuple[Tensor, Tensor]] = []
         self.current_token = -1
 
     def see(self, pre_nm: Tensor, first_token: int, first_latent: int) -> None:
         if first_token != self.current_token:
-            values_nK, indices_nK = topk(pre_nm, min(self.k, pre_nm.shape[1]))
+            values_nK, indices_nK = topk(pre_nm, min(self.k, pre_nm.shape[1]), self.backend)
             self.parts.append((values_nK, indices_nK + first_latent if first_latent else indices_nK))
             self.current_token = first_token
             return
@@ -119,7 +120,7 @@ class _TokenwiseSelection:
         # The best so far go first: a partial sort then moves little of what follows.
         joined = torch.cat([best_nK, pre_nm], dim=1)
         num_best = best_nK.shape[1]
-        values_nK, place_nK = topk(joined, min(self.k, joined.shape[1]))
+        values_nK, place_nK = topk(joined, min(self.k, joined.shape[1]), self.backend)
         before = at_nK.gather(1, place_nK.clamp(max=num_best - 1))
         self.parts[-1] = values_nK, torch.where(place_nK < num_best, before, place_nK + (first_latent - num_best))
 

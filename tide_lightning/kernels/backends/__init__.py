@@ -4,7 +4,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from tide_lightning.kernels.backends import coo, embedding_bag, torch_sparse
+from tide_lightning.kernels.backends import coo, embedding_bag, torch_sparse, triton
 from tide_lightning.kernels.backends.dense import DenseBackend
 from tide_lightning.kernels.backends.gathering import GatheringBackend
 from tide_lightning.kernels.csr import Csr
@@ -32,4 +32,5 @@ BACKENDS: dict[str, Backend] = {
     "coo": GatheringBackend(coo.matmul),
     "embedding_bag": GatheringBackend(embedding_bag.matmul),
     "torch_sparse": GatheringBackend(torch_sparse.matmul),
+    "triton": GatheringBackend(triton.matmul, triton.dot_products),
 }

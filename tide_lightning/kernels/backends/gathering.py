@@ -11,30 +11,7 @@ from torch import Tensor
 from tide_lightning.kernels.csr import Csr
 
 
-@dataclass(frozen=True)
-class GatheringBackend:
-    """All three results from one sparse-by-dense product and one gathered dot product.
-
-    Args:
-        matmul: a sparse matrix times a dense one.
-    """
-
-    matmul: Callable[[Csr, Tensor], Tensor]
-
-    def forward(self, code: Csr, weight_MD: Tensor) -> Tensor:
-        """The decoded tokens, [N, D]."""
-        return self.matmul(code, weight_MD)
-
-    def grad_values(self, code: Csr, weight_MD: Tensor, grad_ND: Tensor) -> Tensor:
-        """The gradient of the code's values, [Z]."""
-        return _dot_products(code, grad_ND, weight_MD)
-
-    def grad_weight(self, code: Csr, grad_ND: Tensor) -> Tensor:
-        """The gradient of the weight, [M, D]; rows of latents that did not fire are zero."""
-        return self.matmul(code.transposed(), grad_ND)
-
-
-def _dot_products(code: Csr, left_ND: Tensor, right_MD: Tensor) -> Tensor:
+def dot_products(code: Csr, left_ND: Tensor, right_MD: Tensor) -> Tensor:
     """left[n] . right[m] for every entry (n, m) of the code, [Z]."""
     if (
         left_ND.device.type == "cpu"
@@ -49,6 +26,31 @@ def _dot_products(code: Csr, left_ND: Tensor, right_MD: Tensor) -> Tensor:
         left_ND, right_MD, code.columns, code.row_pointer[:-1], code.rows(), mode_sum
     )
     return products_Z
+
+
+@dataclass(frozen=True)
+class GatheringBackend:
+    """All three results from one sparse-by-dense product and one gathered dot product.
+
+    Args:
+        matmul: a sparse matrix times a dense one.
+        dot_products: left[n] . right[m] for every entry (n, m) of a code.
+    """
+
+    matmul: Callable[[Csr, Tensor], Tensor]
+    dot_products: Callable[[Csr, Tensor, Tensor], Tensor] = dot_products
+
+    def forward(self, code: Csr, weight_MD: Tensor) -> Tensor:
+        """The decoded tokens, [N, D]."""
+        return self.matmul(code, weight_MD)
+
+    def grad_values(self, code: Csr, weight_MD: Tensor, grad_ND: Tensor) -> Tensor:
+        """The gradient of the code's values, [Z]."""
+        return self.dot_products(code, grad_ND, weight_MD)
+
+    def grad_weight(self, code: Csr, grad_ND: Tensor) -> Tensor:
+        """The gradient of the weight, [M, D]; rows of latents that did not fire are zero."""
+        return self.matmul(code.transposed(), grad_ND)
 
 
 def _sampled_product(code: Csr, left_ND: Tensor, right_MD: Tensor) -> Tensor:
