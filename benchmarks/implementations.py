@@ -36,9 +36,9 @@ class Implementation(ABC):
 
     lacks_encoder_gradient_of_auxk = False
 
-    def __init__(self, module: nn.Module, tensors: dict[str, tuple[nn.Parameter, bool]]) -> None:
+    def __init__(self, module: nn.Module, tensors: dict[str, tuple[Tensor, bool]]) -> None:
         self.module, self.tensors = module, tensors
-        self.optimiser = fused_adam((tensor for tensor, _ in tensors.values()), 1e-4, (0.9, 0.999))
+        self.optimiser = fused_adam(module.parameters(), 1e-4, (0.9, 0.999))
 
     @abstractmethod
     def loss(self, x: Tensor, dead: Tensor | None) -> Tensor:
@@ -132,7 +132,7 @@ class Dense(Implementation):
                 "b_dec": torch.zeros(d_in),
             }
         )
-        super().__init__(module, {name: (module.get_parameter(name), False) for name in module})
+        super().__init__(module, {name: (tensor, False) for name, tensor in module.items()})
         self.weights = module
 
     def loss(self, x: Tensor, dead: Tensor | None) -> Tensor:
@@ -280,7 +280,7 @@ class Overcomplete(Implementation):
             {
                 "W_enc": (encoder.linear.weight, False),
                 "b_enc": (encoder.linear.bias, False),
-                "W_dec": (dict(self.sae.named_parameters())["dictionary._weights"], False),
+                "W_dec": (self.sae.dictionary._weights, False),
             },
         )
 

@@ -101,8 +101,8 @@ def test_matches_the_dense_float64_product(backend: str, case: Problem) -> None:
 
 def test_bf16_is_rounded_once(backend: str) -> None:
     """Adding up in bf16 would be wrong by several per cent at this k; rounding once is off by 2^-9 at most."""
-    case = problem(4, 900, 1000, 33, torch.bfloat16)
-    indices = torch.arange(900).expand(4, 900)  # no repeats: a dense code would round their sum
+    case = problem(2, 900, 1000, 33, torch.bfloat16)
+    indices = torch.arange(900).expand(2, 900)  # no repeats: a dense code would round their sum
     case = case._replace(indices=indices)
     for result, reference, magnitude in zip(
         case.run(backend), case.reference(), case.reference(magnitudes=True), strict=True
@@ -131,7 +131,7 @@ def test_only_what_needs_a_gradient_gets_one(backend: DecodeBackend) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bitwise_repeatable(backend: str, dtype: torch.dtype) -> None:
-    case = problem(257, 16, 300, 65, dtype)
+    case = problem(33 if backend == "triton" else 257, 16, 300, 65, dtype)  # the interpreter is slow
     for first, second in zip(case.run(backend), case.run(backend), strict=True):
         assert torch.equal(first, second)
 
