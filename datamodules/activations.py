@@ -64,6 +64,7 @@ class ActivationDataModule(LightningDataModule):
         local_files_only: never ask the hub.
         family: class path of a Denoiser, for code of your own; null where the pipeline's class tells.
         latent_size: rows and columns of a latent (a video's frames before them); the model's own unless given.
+        prompt_cache: a folder that keeps prompt embeddings, so that text encoders need not be loaded again.
         compile: compile the denoiser's blocks; sites inside a block cannot be read then.
     """
 
@@ -98,6 +99,7 @@ class ActivationDataModule(LightningDataModule):
         local_files_only: bool = False,
         family: str | None = None,
         latent_size: list[int] | None = None,
+        prompt_cache: str | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -127,6 +129,7 @@ class ActivationDataModule(LightningDataModule):
         self.local_files_only = local_files_only
         self.family = family
         self.latent_size = latent_size
+        self.prompt_cache = prompt_cache
         self.compile = compile
         check_arguments(self, prompts is not None or images is not None)
         self.corpus.prompts("train")  # read now: a mistake in a file is told before anything is written
@@ -175,6 +178,7 @@ class ActivationDataModule(LightningDataModule):
                 variant=self.variant,
                 local_files_only=self.local_files_only,
                 latent_size=self.latent_size,
+                prompt_cache=self.prompt_cache,
                 compile=self.compile,
             )
         self._denoiser.to(device)

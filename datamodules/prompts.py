@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tide_lightning.datamodules.hub_datasets import stream_column
 from tide_lightning.datamodules.tables import TABLES, read_columns
-from tide_lightning.diffusion.loading import package_path
+from tide_lightning.diffusion.pretrained import package_path
 from tide_lightning.errors import UserError
 
 

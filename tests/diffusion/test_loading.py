@@ -4,10 +4,12 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from tests.diffusion.pipelines import FAMILIES
 from tide_lightning.diffusion import Denoiser, describe_denoiser, load_denoiser
 from tide_lightning.errors import UserError
 
@@ -104,3 +106,53 @@ def test_not_a_pipeline(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(UserError, match=r"model_index.json is not valid JSON"):
         describe_denoiser(str(tmp_path))
+
+
+def num_encoders(denoiser: Denoiser) -> int:
+    parts: dict[str, Any] = denoiser.pipeline.components
+    return sum(part is not None for name, part in parts.items() if name.startswith("text_encoder"))
+
+
+@pytest.mark.parametrize("name", ["pixart-alpha", "sd3", "flux-dev", "sana", "wan", "sdxl"])
+def test_cached_prompts_need_no_text_encoders(name: str, tmp_path: Path) -> None:
+    family = FAMILIES[name]
+    folder, cache = family.save(tmp_path / "pipeline"), str(tmp_path / "prompts")
+    prompts = [*family.prompts, ""]
+    plain = load_denoiser(str(folder), latent_size=family.latent_size).encode_prompts(prompts)
+    first = load_denoiser(str(folder), latent_size=family.latent_size, prompt_cache=cache)
+    assert num_encoders(first) == 0
+    found = first.encode_prompts(prompts)
+    assert num_encoders(first) == len(list(folder.glob("text_encoder*")))
+    for part in folder.glob("text_encoder*"):
+        shutil.rmtree(part)
+    second = load_denoiser(str(folder), latent_size=family.latent_size, prompt_cache=cache)
+    again = second.encode_prompts(prompts)
+    assert num_encoders(second) == 0
+    for conditioning in (found, again):
+        assert torch.equal(conditioning.tokens, plain.tokens)
+        assert (conditioning.mask is None) == (plain.mask is None)
+        if conditioning.mask is not None and plain.mask is not None:
+            assert torch.equal(conditioning.mask, plain.mask)
+        assert conditioning.extra.keys() == plain.extra.keys()
+        assert all(torch.equal(conditioning.extra[key], plain.extra[key]) for key in plain.extra)
+    with pytest.raises(UserError, match=r"text_encoder is missing: model_index.json names a"):
+        second.encode_prompts(["a green cone"])
+
+
+def test_a_damaged_prompt_embedding_is_named(pretrained: Path, tmp_path: Path) -> None:
+    load_denoiser(str(pretrained), prompt_cache=str(tmp_path)).encode_prompts(["a red ball"])
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(UserError, match=rf"prompt embedding .*{path.name} is damaged .*delete it"):
+        load_denoiser(str(pretrained), prompt_cache=str(tmp_path)).encode_prompts(["a red ball"])
+
+
+def test_pipelines_share_a_folder_of_prompts(pretrained: Path, tmp_path: Path) -> None:
+    cache = str(tmp_path / "prompts")
+    whole = load_denoiser(str(pretrained), prompt_cache=cache).encode_prompts(["a red ball"]).tokens
+    half = load_denoiser(str(pretrained), prompt_cache=cache, dtype="bfloat16").encode_prompts(["a red ball"]).tokens
+    assert (whole.dtype, half.dtype) == (torch.float32, torch.bfloat16)
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(UserError, match="cannot write prompt embedding"):
+        load_denoiser(str(pretrained), prompt_cache=str(file)).encode_prompts(["a red ball"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tide_lightning.cli import main
-from tide_lightning.diffusion.loading import package_path
+from tide_lightning.diffusion.pretrained import package_path
 
 TOYBOX = "package:tide_lightning.toybox/pipeline"
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tide_lightning.diffusion import autoencoder, grid, hooks
 from tide_lightning.diffusion.conditioning import Conditioning, PromptCache, unknown_words
 from tide_lightning.diffusion.grid import Grid
-from tide_lightning.diffusion.layouts import Holding, Layout, find_holding
+from tide_lightning.diffusion.layouts import Found, Layout, find_sites
 from tide_lightning.diffusion.schedule import Schedule, schedule_of
 from tide_lightning.diffusion.sites import Site, resolve_sites
 from tide_lightning.errors import UserError
@@ -63,8 +63,8 @@ class Denoiser(ABC):
         self.schedule: Schedule = schedule_of(scheduler, self.timestep_divisor)
         self.pipeline = pipeline
         self._latent_size = None if latent_size is None else tuple(latent_size)
-        self._prompts = PromptCache(self._encode_prompt)
-        self._found: dict[Site, tuple[Holding, Layout, int]] = {}
+        self.encode_prompts_by(self.encode_prompt)
+        self._found: dict[Site, Found] = {}
         self._around: Around = lambda x_t, raw_t, conditioning: nullcontext()
         _check_size(self)
 
@@ -199,13 +199,17 @@ class Denoiser(ABC):
                 )
         return conditioning
 
-    @torch.no_grad()
-    def _encode_prompt(self, prompt: str) -> Conditioning:
-        tokenizer = getattr(self.pipeline, "tokenizer", None)
-        unknown = [] if tokenizer is None else unknown_words(tokenizer, prompt)
-        if unknown:
-            _log.warning("the tokenizer does not know %s in the prompt %r", ", ".join(unknown), prompt)
-        return self.encode_prompt(prompt)
+    def encode_prompts_by(self, encode: Callable[[str], Conditioning]) -> None:
+        """Have prompts encoded in another way than by the pipeline at once."""
+
+        def encode_here(prompt: str) -> Conditioning:
+            tokenizer = getattr(self.pipeline, "tokenizer", None)
+            unknown = [] if tokenizer is None else unknown_words(tokenizer, prompt)
+            if unknown:
+                _log.warning("the tokenizer does not know %s in the prompt %r", ", ".join(unknown), prompt)
+            return encode(prompt).to(self.device)
+
+        self._prompts = PromptCache(encode_here)
 
     @property
     def vae(self) -> Any:
@@ -293,11 +297,11 @@ class Denoiser(ABC):
 
     def layout(self, site: Site) -> Layout:
         """Where a site's tokens lie."""
-        return self._find([site])[site][1]
+        return self._find([site])[site].layout
 
     def site_widths(self, sites: Sequence[Site]) -> dict[str, int]:
         """The width d of each site, found by one forward; where it does not carry its stream's tokens, an error."""
-        return {str(site): width for site, (_, _, width) in self._find(sites).items()}
+        return {str(site): found.width for site, found in self._find(sites).items()}
 
     def site_shapes(self, sites: Sequence[Site], window_radius: int) -> dict[str, SiteShape]:
         """Each site's sizes."""
@@ -319,56 +323,29 @@ class Denoiser(ABC):
         select: Callable[[Site, Tensor], Tensor] | None = None,
     ) -> AbstractContextManager[dict[str, Tensor]]:
         """Fill a dictionary {site: [N, T, d]} during the prediction made inside; see `hooks.record`."""
-        holdings = {site: holding for site, (holding, _, _) in self._find(sites).items()}
+        holdings = {site: found.holding for site, found in self._find(sites).items()}
         return hooks.record(self.module, sites, stop_early=stop_early, select=select, holdings=holdings)
 
     def splice(self, replacements: Mapping[Site, Callable[[Tensor], Tensor]]) -> AbstractContextManager[None]:
         """Replace each site's tokens [N, T, d] by `fn(tokens)` in the predictions made inside."""
-        holdings = {site: holding for site, (holding, _, _) in self._find(list(replacements)).items()}
+        holdings = {site: found.holding for site, found in self._find(list(replacements)).items()}
         return hooks.splice(self.module, replacements, holdings)
 
-    @torch.no_grad()
-    def _find(self, sites: Sequence[Site]) -> dict[Site, tuple[Holding, Layout, int]]:
-        """Each site's holding, layout and width; those asked for first are found by one forward of a blank sample."""
+    def _find(self, sites: Sequence[Site]) -> dict[Site, Found]:
+        """Where each site's tokens are; those asked for first are looked for in one forward of a blank sample."""
         new = [site for site in sites if site not in self._found]
         if new:
-            grids = _image_grids(self.grid)
-            num_text = self.prompt_shape[0]
-            while any(num_text == math.prod(image) for image in grids):
-                num_text += 1  # so that a number of tokens tells the stream
-            x_t, raw_t = self.zeros(1, *self.latent_shape), torch.zeros(1, device=self.device)
-            with hooks.record_outputs(self.module, new) as outputs:
-                self.forward(x_t, raw_t, self.blank_conditioning(self.zeros(1, num_text, self.prompt_shape[1])))
-            for site in new:
-                output = outputs[str(site)]
-                found = find_holding(output, site.stream, grids, num_text, self.text_first)
-                if found is None:
-                    expected = "tokens of the prompt" if site.stream == "text" else f"{self.num_tokens} image tokens"
-                    raise UserError(f"site {site} {_described(output)}, not the {expected} of one sample")
-                holding, places = found
-                if site.stream == "text":
-                    places = self.prompt_shape[:1]
-                width = holding.tokens(holding.tensor(output)).shape[-1]
-                self._found[site] = holding, Layout(site.stream, places), width
+            self._found |= find_sites(
+                self.module, new, self.grid, self.prompt_shape[0], self.text_first, self._run_blank
+            )
         return {site: self._found[site] for site in sites}
 
-
-def _image_grids(whole: Grid) -> list[Grid]:
-    """The grid of patches, and those that a U-Net's halvings of rows and columns leave."""
-    grids = [whole]
-    while all(size % 2 == 0 for size in grids[-1][-2:]):
-        *frames, rows, cols = grids[-1]
-        grids.append((*frames, rows // 2, cols // 2))
-    return grids
-
-
-def _described(output: Any) -> str:
-    if isinstance(output, Tensor):
-        return f"gives {list(output.shape)}"
-    if isinstance(output, tuple | list):
-        shapes = [str(list(item.shape)) if isinstance(item, Tensor) else type(item).__name__ for item in output]
-        return f"returns a {type(output).__name__} of {', '.join(shapes)}"
-    return f"returns a {type(output).__name__}"
+    @torch.no_grad()
+    def _run_blank(self, num_text: int) -> None:
+        """One forward of a sample without meaning, whose prompt has so many tokens."""
+        tokens = self.zeros(1, num_text, self.prompt_shape[1])
+        raw_t = torch.zeros(1, device=self.device)
+        self.forward(self.zeros(1, *self.latent_shape), raw_t, self.blank_conditioning(tokens))
 
 
 def _dynamic_shift(config: Any, num_tokens: int) -> float:

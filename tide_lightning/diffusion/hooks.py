@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tide_lightning.diffusion.layouts import Holding
+from tide_lightning.diffusion.holding import Holding
 from tide_lightning.diffusion.sites import Site
 from tide_lightning.errors import UserError
 

@@ -7,14 +7,17 @@ channels before places. None of it is declared. A forward with a prompt of telli
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tide_lightning.diffusion.grid import Grid
+from tide_lightning.diffusion.holding import Holding
+from tide_lightning.diffusion.hooks import record_outputs
+from tide_lightning.diffusion.sites import Site
+from tide_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -35,44 +38,73 @@ class Layout:
         return math.prod(self.grid)
 
 
-@dataclass(frozen=True)
-class Holding:
-    """How a module's output holds one stream's tokens [N, T, d].
+class Found(NamedTuple):
+    """What is known of a site.
 
-    Args:
-        item: which one of a tuple; None where the output is a tensor.
-        first: the first of the tensor's tokens that belongs to the stream.
-        last: the one behind the last.
-        channels_first: the tensor is [N, d, *grid].
+    Fields:
+        holding: how its module's output holds its tokens.
+        layout: their places.
+        width: of a token.
     """
 
-    item: int | None = None
-    first: int | None = None
-    last: int | None = None
-    channels_first: bool = False
+    holding: Holding
+    layout: Layout
+    width: int
 
-    def tensor(self, output: Any) -> Any:
-        """The tensor that holds the tokens, perhaps among others."""
-        return output if self.item is None else output[self.item]
 
-    def tokens(self, tensor: Tensor) -> Tensor:
-        """The stream's tokens of that tensor."""
-        return tensor.flatten(2).mT if self.channels_first else tensor[:, self.first : self.last]
+def find_sites(
+    module: nn.Module,
+    sites: Sequence[Site],
+    grid: Grid,
+    num_text: int,
+    text_first: bool,
+    run_blank: Callable[[int], None],
+) -> dict[Site, Found]:
+    """Look for sites' tokens in one forward; where a site does not carry its stream's tokens, an error.
 
-    def put(self, output: Any, tokens: Tensor) -> Any:
-        """The output with other tokens in their place."""
-        tensor = self.tensor(output)
-        if self.channels_first:
-            new = tokens.mT.reshape(tensor.shape)
-        elif self.first is None and self.last is None:
-            new = tokens
-        else:
-            before = tensor[:, : self.first] if self.first is not None else tensor[:, :0]
-            behind = tensor[:, self.last :] if self.last is not None else tensor[:, :0]
-            new = torch.cat([before, tokens, behind], dim=1)
-        if self.item is None:
-            return new
-        return tuple(new if place == self.item else value for place, value in enumerate(output))
+    Args:
+        module: the denoiser's module.
+        sites: what is looked for.
+        grid: of the image's patches.
+        num_text: most tokens of a prompt.
+        text_first: the order of streams that stand one after another in one tensor.
+        run_blank: runs a forward of one sample with a prompt of so many tokens.
+    """
+    grids = _image_grids(grid)
+    telling = num_text
+    while any(telling == math.prod(image) for image in grids):
+        telling += 1  # so that a number of tokens tells the stream
+    with record_outputs(module, sites) as outputs:
+        run_blank(telling)
+    found = {}
+    for site in sites:
+        output = outputs[str(site)]
+        held = find_holding(output, site.stream, grids, telling, text_first)
+        if held is None:
+            expected = "tokens of the prompt" if site.stream == "text" else f"{math.prod(grid)} image tokens"
+            raise UserError(f"site {site} {_described(output)}, not the {expected} of one sample")
+        holding, places = held
+        width = holding.tokens(holding.tensor(output)).shape[-1]
+        found[site] = Found(holding, Layout(site.stream, (num_text,) if site.stream == "text" else places), width)
+    return found
+
+
+def _image_grids(whole: Grid) -> list[Grid]:
+    """The grid of patches, and those that a U-Net's halvings of rows and columns leave."""
+    grids = [whole]
+    while all(size % 2 == 0 for size in grids[-1][-2:]):
+        *frames, rows, cols = grids[-1]
+        grids.append((*frames, rows // 2, cols // 2))
+    return grids
+
+
+def _described(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"gives {list(output.shape)}"
+    if isinstance(output, tuple | list):
+        shapes = [str(list(item.shape)) if isinstance(item, Tensor) else type(item).__name__ for item in output]
+        return f"returns a {type(output).__name__} of {', '.join(shapes)}"
+    return f"returns a {type(output).__name__}"
 
 
 def find_holding(
