@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from importlib.util import find_spec
-from typing import Any
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -306,9 +305,17 @@ IMPLEMENTATIONS: dict[str, Callable[[int, int, int], Implementation]] = {
 
 
 def available() -> dict[str, Callable[[int, int, int], Implementation]]:
-    """Those that are installed; the others come with the `bench` extra."""
-    ours: Any = ("tide-lightning", "dense")
-    return {name: make for name, make in IMPLEMENTATIONS.items() if name in ours or find_spec(name)}
+    """Those that can be imported; the others come with the `bench` extra."""
+    found = {}
+    for name, make in IMPLEMENTATIONS.items():
+        if name not in ("tide-lightning", "dense"):
+            try:
+                import_module(name)
+            except Exception as error:  # whatever a library meets with while it is imported
+                print(f"without {name}: {type(error).__name__}: {error}")
+                continue
+        found[name] = make
+    return found
 
 
 def _largest(pre: Tensor, k: int) -> Tensor:

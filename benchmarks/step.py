@@ -27,6 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.implementations import Implementation, available
 
 Row = dict[str, Any]
+Makers = dict[str, Callable[[int, int, int], Implementation]]
 
 
 class Shape(NamedTuple):
@@ -46,7 +47,7 @@ QUICK = [
     Shape(1152, 18432, 922, 1024, 0.0),  # the paper's 5 %
 ]
 PRESETS: dict[str, tuple[list[Shape], list[str], int]] = {
-    "quick": (QUICK, ["float32"], 5),
+    "quick": (QUICK, ["float32"], 3),
     "full": (
         [*QUICK, *(Shape(1152, 18432, k, 1024, 0.1) for k in (16, 256, 922)), Shape(3072, 24576, 64, 1024, 0.0)],
         ["float32", "bfloat16"],
@@ -69,14 +70,15 @@ def main() -> None:
     args = parser.parse_args()
     shapes, dtypes, rounds = PRESETS[args.preset]
     device = torch.device(args.device)
-    check_agreement(device)
+    makers = available()
+    check_agreement(makers, device)
     print(f"{_machine(device)}; {rounds} rounds\n")
     columns = ["impl", "dtype", *Shape._fields, "ms", "tokens_per_second", "step_over_encoder", "peak_bytes"]
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     rows: list[Row] = []
     for dtype in dtypes:
         for shape in shapes:
-            for row in measure(shape, dtype, device, rounds):
+            for row in measure(makers, shape, dtype, device, rounds):
                 print(f"| {' | '.join(_cell(row[column]) for column in columns)} |", flush=True)
                 rows.append(row)
     if args.json:
@@ -85,10 +87,9 @@ def main() -> None:
         plot(rows, args.plot)
 
 
-def check_agreement(device: torch.device) -> None:
+def check_agreement(makers: Makers, device: torch.device) -> None:
     """Hold every implementation to the dense one's loss and gradients, with and without dead latents."""
     shape = Shape(64, 512, 8, 96, 0.2)
-    makers = available()
     weights, batches, dead = _problem(shape, device)
     for named in (None, dead):
         found: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
@@ -109,11 +110,10 @@ def check_agreement(device: torch.device) -> None:
     print(f"the same loss and gradients: {', '.join(makers)}")
 
 
-def measure(shape: Shape, dtype: str, device: torch.device, rounds: int) -> list[Row]:
+def measure(makers: Makers, shape: Shape, dtype: str, device: torch.device, rounds: int) -> list[Row]:
     """A row for each implementation."""
     weights, batches, dead = _problem(shape, device)
     autocast = None if dtype == "float32" else getattr(torch, dtype)
-    makers = available()
     implementations = {name: _made(make, shape, weights, device) for name, make in makers.items()}
     operand, weight = (tensor.to(autocast or torch.float32) for tensor in (batches[0], weights["W_enc"]))
     pre = operand.new_empty(shape.batch, shape.d_sae)
