@@ -40,8 +40,8 @@ format: setup ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## time the sparse kernels against dense ones
-	$(BIN)/python -m benchmarks.decode --preset quick
+bench: setup ## time whole training steps, ours and dense ones
+	$(BIN)/python -m benchmarks.step --preset quick
 
 torch-sparse: setup ## build (once) and install the torch-sparse backend
 	$(BIN)/python tools/build_torch_sparse.py
