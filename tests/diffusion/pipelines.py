@@ -295,6 +295,7 @@ FAMILIES = {
             "mid_block.attentions.0.transformer_blocks.0:mlp": (16, 32),
             "up_blocks.0.attentions.1.transformer_blocks.0:update": (16, 32),
             "down_blocks.0.resnets.0": (64, 16),
+            "down_blocks.1.attentions.0:update": (16, 32),
         },
         PIXELS,
     ),

@@ -123,6 +123,7 @@ def test_an_update_is_output_minus_input(family: Family, denoiser: Denoiser) -> 
         args, kwargs = given[str(site)]
         text = site.stream == "text"
         before = kwargs["encoder_hidden_states" if text else "hidden_states"] if not args else args[0]
+        before = before.flatten(2).mT if before.ndim == 4 else before
         (output,) = (out for out in outputs if (out.path, out.stream) == (site.path, site.stream))
         assert torch.equal(values[str(site)], values[str(output)] - before)
 

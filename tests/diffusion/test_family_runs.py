@@ -29,6 +29,10 @@ def denoiser(family: Family, folder: Path) -> Denoiser:
     return load_denoiser(str(folder), latent_size=family.latent_size)
 
 
+CONFIGS = {"pixart-alpha": "pixart", "flux-schnell": "flux", "flux-dev": "flux"}
+"""The packaged configs that are not called like their family."""
+
+
 def some_sites(family: Family) -> list[str]:
     """The first and the last image site, and a text site where there is one."""
     image = [site for site in family.sites if not site.endswith(":text")]
@@ -129,6 +133,9 @@ def test_two_steps_of_fit_and_a_test(
     sites = some_sites(family)
     data = {
         "pretrained": str(folder),
+        "variant": None,
+        "dtype": "float32",
+        "forward_batch_size": None,
         "sites": sites,
         "prompts": family.prompts * 5,
         "source": "both",
@@ -143,10 +150,12 @@ def test_two_steps_of_fit_and_a_test(
         "latent_size": None if family.latent_size is None else list(family.latent_size),
     }
     sae = {"class_path": "tide_lightning.saes.TideSAE", "init_args": {"expansion_factor": 2, "k": 4}}
-    trainer = {"max_steps": 2, "accelerator": "cpu", "devices": 1, "log_every_n_steps": 1}
-    config = {"run_name": name, "seed_everything": 0, "data": data, "model": {"sae": sae}, "trainer": trainer}
-    Path("config.yaml").write_text(yaml.safe_dump(config))
-    assert main(["fit", "--config", "config.yaml"]) == 0
+    here = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "precision": "32-true", "callbacks": []}
+    trainer = {"max_steps": 2, "log_every_n_steps": 1, **here}
+    config = {"run_name": name, "data": data, "model": {"sae": sae}, "trainer": trainer}
+    Path("small.yaml").write_text(yaml.safe_dump(config))
+    packaged = CONFIGS.get(name, name)
+    assert main(["fit", "--config", packaged, "--config", "small.yaml"]) == 0
     assert main(["test", "--evaluation.num_images=2"]) == 0
     metrics = json.loads((tmp_path / "runs" / name / "latest" / "metrics.json").read_text())
     assert set(metrics["sites"]) == set(sites)
