@@ -3,7 +3,7 @@
     python -m tests.diffusion.transformers_table
 
 Each is made at its default size with few blocks on the meta device, where that costs nothing, and called by the names
-of its forward's parameters. What cannot be called so wants inputs of its own kind, or values that the meta device lacks.
+of its forward's parameters. What cannot be called so wants inputs of its own kind, or looks at values.
 """
 
 from __future__ import annotations
