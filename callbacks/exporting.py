@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from tide_lightning.callbacks.annealing import AnnealSparsity
 from tide_lightning.diffusion import folder_name
+from tide_lightning.sharding import is_sharded, whole_weights
 from tide_lightning.training import TideModule
 
 
@@ -38,6 +39,8 @@ class ExportSAEs(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Interrupted by the user or an error: what was trained is worth keeping."""
+        if is_sharded(pl_module):
+            return  # the other ranks may not come to bring their shares
         if trainer.state.fn == TrainerFn.FITTING and trainer.global_step > 0:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, AnnealSparsity):  # it may come later in the list than this one
@@ -53,17 +56,19 @@ class ExportSAEs(Callback):
 
     def export(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write every site's SAE."""
-        if self._run is None or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self._run is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         assert isinstance(pl_module, TideModule)
         for site in pl_module.sites:
-            pl_module.sae(site).save_pretrained(
-                self._run / "saes" / folder_name(site),
-                site=site,
-                step=trainer.global_step,
-                tokens_seen=int(pl_module.tokens_seen),
-                **_denoiser(trainer),
-            )
+            with whole_weights(pl_module.sae(site)):
+                if trainer.is_global_zero:
+                    pl_module.sae(site).save_pretrained(
+                        self._run / "saes" / folder_name(site),
+                        site=site,
+                        step=trainer.global_step,
+                        tokens_seen=int(pl_module.tokens_seen),
+                        **_denoiser(trainer),
+                    )
 
 
 def _denoiser(trainer: Trainer) -> dict[str, Any]:

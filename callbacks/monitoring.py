@@ -18,6 +18,7 @@ from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.errors import UserError
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import TideSAE
+from tide_lightning.sharding import is_sharded
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.training import ReconstructionMetric, TideModule
 
@@ -98,6 +99,8 @@ class MonitorFeatures(Callback):
     def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure on all ranks, draw on the first."""
         assert isinstance(pl_module, TideModule)
+        if is_sharded(pl_module):
+            raise UserError("MonitorFeatures cannot look at SAEs whose latents are spread over ranks: leave it out")
         logger = _tensorboard(trainer)
         if logger is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from tide_lightning.diffusion.counters import stream
 from tide_lightning.errors import UserError
 from tide_lightning.reduction import broadcast, is_distributed
-from tide_lightning.saes import TideSAE
+from tide_lightning.saes import SAEOutput, TideSAE
+from tide_lightning.sharding import whole_weights
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.training import TideModule, reset_rows
 
@@ -111,7 +112,21 @@ class ResampleDeadLatents(Callback):
         rows = dead.nonzero().squeeze(1)
         if len(rows) == 0:
             return rows
-        found = self._candidates(sae, tokens, site, step)
+        output = sae(tokens)
+        with whole_weights(sae):
+            rows = self._write_rows(sae, output, tokens, dead, site, step)
+        optimizer = pl_module.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        for parameter in (sae.W_enc, sae.W_dec, sae.b_enc):
+            reset_rows(optimizer, parameter, rows)
+        clock.revive(rows)
+        return rows
+
+    def _write_rows(
+        self, sae: TideSAE, output: SAEOutput, tokens: TokenBatch, dead: Tensor, site: str, step: int
+    ) -> Tensor:
+        rows = dead.nonzero().squeeze(1)
+        found = self._candidates(sae, output, tokens, site, step)
         order = found.key.argsort(descending=True, stable=True)
         chosen = order[found.key[order] > -torch.inf][: len(rows)]
         rows = rows[: len(chosen)]
@@ -121,15 +136,9 @@ class ResampleDeadLatents(Callback):
         sae.W_enc[rows] = broadcast(W_enc.to(sae.W_enc.dtype))
         sae.W_dec[rows] = broadcast(W_dec.to(sae.W_dec.dtype))
         sae.b_enc[rows] = 0
-        optimizer = pl_module.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        for parameter in (sae.W_enc, sae.W_dec, sae.b_enc):
-            reset_rows(optimizer, parameter, rows)
-        clock.revive(rows)
         return rows
 
-    def _candidates(self, sae: TideSAE, tokens: TokenBatch, site: str, step: int) -> Candidates:
-        output = sae(tokens)
+    def _candidates(self, sae: TideSAE, output: SAEOutput, tokens: TokenBatch, site: str, step: int) -> Candidates:
         error = (output.u - output.u_hat).float().square().sum(1)
         read = output.u
         if sae.modulation is not None:

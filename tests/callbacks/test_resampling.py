@@ -129,7 +129,7 @@ def test_badly_reconstructed_tokens_are_drawn_in_proportion_to_their_error() -> 
         error = (output.u - output.u_hat).square().sum(1)
         callback, drawn = ResampleDeadLatents(), torch.zeros(12)
         for step in range(2000):
-            found = callback._candidates(sae, batch, "site", step)
+            found = callback._candidates(sae, output, batch, "site", step)
             best = found.target[found.key.argmax()]
             drawn[(output.u - sae.b_dec - best).abs().sum(1).argmin()] += 1
     torch.testing.assert_close(drawn / 2000, error / error.sum(), atol=0.03, rtol=0)

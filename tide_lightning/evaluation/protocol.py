@@ -26,6 +26,7 @@ from tide_lightning.evaluation.sections import Section, measure_sections
 from tide_lightning.evaluation.summary import print_summary, time_left
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAEOutput, TideSAE
+from tide_lightning.sharding import is_sharded
 from tide_lightning.training import TideModule
 
 SCHEMA = 1
@@ -77,6 +78,8 @@ class EvaluateProtocol(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fit the floors."""
         data = _datamodule(trainer)
+        if is_sharded(pl_module):
+            raise UserError("tide test works on whole SAEs: use --trainer.strategy auto --trainer.devices 1")
         saes = _saes(pl_module)
         self._reconstruction = {site: SiteReconstruction(sae, self.num_bins) for site, sae in saes.items()}
         self._floors = {site: SiteFloors(sae, self.num_bins).to(pl_module.device) for site, sae in saes.items()}

@@ -38,6 +38,7 @@ from tide_lightning.saes.metric import FidelityMetric
 from tide_lightning.saes.modulation import TemporalModulation
 from tide_lightning.saes.storage import find_folder, read_folder, write_folder
 from tide_lightning.saes.threshold import SharedThreshold
+from tide_lightning.sharding import local_rows, norm_over_ranks
 from tide_lightning.tokens import SiteShape, TokenBatch
 
 Modulation = Literal["none", "zero", "adaln"]
@@ -315,7 +316,7 @@ class TideSAE(nn.Module):
     @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Give every decoder row unit norm; belongs after each optimiser step."""
-        normalise_rows(self.W_dec)
+        normalise_rows(local_rows(self.W_dec))
 
     @torch.no_grad()
     def project_decoder_gradient(self) -> Tensor:
@@ -326,7 +327,8 @@ class TideSAE(nn.Module):
         """
         if self.W_dec.grad is None:
             return self.W_dec.new_zeros(())
-        return project_off_rows(self.W_dec.grad, self.W_dec)
+        left = project_off_rows(local_rows(self.W_dec.grad), local_rows(self.W_dec))
+        return norm_over_ranks(left, self.W_dec)
 
 
 def _context(

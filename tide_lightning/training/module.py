@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -17,6 +18,7 @@ from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.errors import UserError
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import KnownStatistics, SAEOutput, SparseCode, TideSAE, training_loss
+from tide_lightning.sharding import is_sharded, local_rows, norm_over_ranks, shard_rows, whole_weights
 from tide_lightning.tokens import SiteShape, TokenBatch
 from tide_lightning.training.health import FiringClock
 from tide_lightning.training.metrics import ReconstructionMetric
@@ -125,6 +127,17 @@ class TideModule(LightningModule):
         assert isinstance(module, ReconstructionMetric)
         return module
 
+    def configure_model(self) -> None:
+        """Under a model-parallel strategy, let every rank hold a share of each SAE's latents."""
+        if isinstance(self._trainer and self._trainer.strategy, FSDPStrategy):
+            raise UserError(
+                "strategy fsdp flattens weights, whose rows must keep unit norm: take the one of configs/sharded.yaml"
+            )
+        if self.device_mesh is None or any(is_sharded(sae) for sae in self.saes.values()):
+            return
+        for sae in self.saes.values():
+            shard_rows(sae, self.device_mesh["data_parallel"], "encode", "decode")
+
     def on_fit_start(self) -> None:
         """Estimate the known part and start the modulation, unless a checkpoint brought them."""
         if not bool(self.is_calibrated):
@@ -144,15 +157,18 @@ class TideModule(LightningModule):
         sensitivity = source.sensitivity(list(dict.fromkeys(map(unlabelled, weighted)))) if weighted else {}
         for site in self.sites:
             statistics[site].fit()
-            if site in weighted:
-                self.sae(site).fit_metric(sensitivity[unlabelled(site)], first[site])
-            modulation = self.sae(site).modulation
-            if modulation is None or self.sae(site).modulation_start != "adaln":
-                continue
-            curves = source.denoiser.adaln(site)
-            if curves is not None:
-                t, scale, shift = (curve.to(self.device) for curve in curves)
-                modulation.initialise(t, scale, shift)
+            with whole_weights(self.sae(site)):
+                if site in weighted:
+                    self.sae(site).fit_metric(sensitivity[unlabelled(site)], first[site])
+                self._start_modulation(self.sae(site), source.denoiser, site)
+
+    def _start_modulation(self, sae: TideSAE, denoiser: Denoiser, site: str) -> None:
+        if sae.modulation is None or sae.modulation_start != "adaln":
+            return
+        curves = denoiser.adaln(site)
+        if curves is not None:
+            t, scale, shift = (curve.to(self.device) for curve in curves)
+            sae.modulation.initialise(t, scale, shift)
 
     def for_each_sae(self, batch: Batch) -> Batch:
         """A harvested batch by the keys of the SAEs: those of one site share its tokens."""
@@ -196,7 +212,8 @@ class TideModule(LightningModule):
             return
         decoders = {self.sae(site).W_dec for site in self.sites}
         others = [p.grad for p in self.saes.parameters() if p.grad is not None and p not in decoders]
-        norms = torch.stack([*self._decoder_norms, get_total_norm(others)])
+        rest = norm_over_ranks(get_total_norm([local_rows(grad) for grad in others]), others[0])
+        norms = torch.stack([*self._decoder_norms, rest])
         clip_in_step(optimizer, torch.linalg.vector_norm(norms), gradient_clip_val)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -271,14 +288,16 @@ class TideModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint of other sizes contradicts what the user wrote: say so before anything is loaded."""
-        theirs, ours = checkpoint["state_dict"], self.state_dict()
         denoiser = self._denoiser()
         if denoiser is not None and checkpoint.get("denoiser") not in (None, denoiser.fingerprint()):
             raise UserError(
                 "the checkpoint was trained on other denoiser weights than data.pretrained now holds: "
                 "name the ones it belongs to, or train anew"
             )
-        for name, tensor in ours.items():
+        theirs = checkpoint.get("state_dict")
+        if theirs is None:
+            return  # a model-parallel strategy has loaded them into the shares already
+        for name, tensor in self.state_dict().items():
             if name not in theirs:
                 raise UserError(f"the checkpoint has no {name}: its sites or its SAEs differ from the configured ones")
             if theirs[name].shape != tensor.shape:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from tide_lightning.sharding import local_rows, rows_here
+
 
 def fused_adam(parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float]) -> torch.optim.Adam:
     """Adam in one pass over the weights (a ninth of the unfused time on a CPU)."""
@@ -30,7 +32,7 @@ def reset_rows(optimizer: torch.optim.Optimizer, parameter: Tensor, rows: Tensor
     """Zero the moments of exactly these rows; the step count is shared by the tensor and stays."""
     for value in optimizer.state.get(parameter, {}).values():
         if isinstance(value, Tensor) and value.shape == parameter.shape:
-            value[rows] = 0
+            local_rows(value)[rows_here(rows, value)] = 0
 
 
 @torch.no_grad()
