@@ -59,12 +59,13 @@ class SaveRunConfig(SaveConfigCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save for a fit only: a test must not touch the run's config."""
         if stage == "fit":
+            self._run_folder = trainer.log_dir  # here, where all ranks are: the answer is a broadcast
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Rank 0 has written config.yaml."""
-        assert trainer.log_dir is not None
-        point_latest(Path(trainer.log_dir))
+        assert self._run_folder is not None
+        point_latest(Path(self._run_folder))
 
 
 class TideTrainer(Trainer):
@@ -261,6 +262,7 @@ def main(args: list[str] | None = None) -> int:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")  # Lightning's, with torch >= 2.9
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # resuming in place
+    warnings.filterwarnings("ignore", message="It is recommended to use `self.log")  # figures are sums of all ranks
     try:
         TideCLI(follow_run(resolve_configs(raise_flags(sys.argv[1:] if args is None else args))))
     except (UserError, MisconfigurationException) as error:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.multiprocessing.spawn import spawn
 
+from tests.torchrun import free_port, join_world
 from tests.training.fitting import SITES, make_data, make_module, make_trainer
 from tide_lightning.callbacks import ExportSAEs, MonitorFeatures, ResampleDeadLatents
 from tide_lightning.errors import UserError
@@ -41,9 +40,7 @@ def run(rank: int, pretrained: str, folder: str, port: int) -> None:
     """As torchrun would start it."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    world = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}  # type: ignore[dict-item]
-    os.environ |= {name: str(value) for name, value in world.items()}
+    join_world(rank, 2, port)
 
     def sharded(name: str, callbacks: list[Callback], max_steps: int = 6) -> None:
         strategy = ModelParallelStrategy(2, 1, save_distributed_checkpoint=False)
@@ -60,10 +57,7 @@ def run(rank: int, pretrained: str, folder: str, port: int) -> None:
 
 @pytest.fixture
 def trained(pretrained: Path, tmp_path: Path) -> Path:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(run, (str(pretrained), str(tmp_path), port), nprocs=2)
+    spawn(run, (str(pretrained), str(tmp_path), free_port()), nprocs=2)
     return tmp_path
 
 
