@@ -30,8 +30,8 @@ class Csr:
     def transposed(self) -> "Csr":
         """The transposed matrix; a row's entries keep the order of the old rows: sums stay repeatable."""
         if self._transposed is None:
-            sorted_columns_Z, order_Z = self.columns.sort(stable=True)
-            edges = torch.arange(self.num_columns + 1, device=self.columns.device)
+            sorted_columns_Z, order_Z = self.columns.int().sort(stable=True)  # half the digits of int64 to sort by
+            edges = torch.arange(self.num_columns + 1, device=self.columns.device, dtype=torch.int32)
             pointer = torch.searchsorted(sorted_columns_Z, edges)
             self._transposed = Csr(self.values[order_Z], self.rows()[order_Z], pointer, self.num_rows)
         return self._transposed
