@@ -217,7 +217,7 @@ class ActivationDataModule(LightningDataModule):
 
     def train_loader(self, shard: Shard) -> ActivationLoader:
         """A rank's training batches."""
-        return ActivationLoader(self._feed(shard).training(), self.batches_per_epoch)
+        return ActivationLoader(self._feed(shard).training(), self.batches_per_epoch, self.denoiser.device)
 
     def calibration_batches(self, shard: Shard | None = None) -> Iterator[Tokens]:
         """About `num_calibration_samples` as in training, but drawn apart, one source at a time."""

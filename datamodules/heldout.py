@@ -49,7 +49,11 @@ class SizedIterable(Generic[T_co]):
         return self._length
 
     def __iter__(self) -> Iterator[T_co]:
-        return self._make()
+        try:
+            yield from self._make()
+        finally:
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()  # training batches are made on another stream, with the same caches
 
 
 class HeldOutNoise:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torchdata.nodes import BaseNode
 
 from tide_lightning.datamodules.shards import Shard, gather_objects
@@ -96,18 +97,42 @@ class ActivationLoader:
 
     Iterating goes on where the last iteration left off; nothing is made before it is asked for. After `load_state_dict`
     the next batch is the one that would have followed when the state was taken.
+
+    On a GPU batches are made on a stream of their own. The host asks for the next batch as soon as it has asked for a
+    step, long before the step is done, so both run side by side; the training's stream waits for the batch that it
+    needs and the batch's stream for nothing. What is made between two batches on the training's stream (validation,
+    samples) comes after all that was asked for here, and must be done when the next batch is asked for, since both use
+    the denoiser's caches: `SizedIterable` sees to it.
+
+    Args:
+        node: makes batches.
+        num_batches: of an epoch.
+        device: where they are made.
     """
 
-    def __init__(self, node: BaseNode[Tokens], num_batches: int) -> None:
+    def __init__(self, node: BaseNode[Tokens], num_batches: int, device: torch.device) -> None:
         self._node = node
         self._num_batches = num_batches
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __len__(self) -> int:
         return self._num_batches
 
     def __iter__(self) -> Iterator[Tokens]:
+        if self._stream is not None:
+            torch.cuda.synchronize(self._stream.device)
         for _ in range(self._num_batches):
-            yield next(self._node)
+            yield next(self._node) if self._stream is None else self._beside_training(self._stream)
+
+    def _beside_training(self, stream: torch.cuda.Stream) -> Tokens:
+        with torch.cuda.stream(stream):
+            batch: Tokens = next(self._node)
+        training = torch.cuda.current_stream(stream.device)
+        training.wait_stream(stream)
+        for tokens in batch.values():
+            for tensor in tokens.tensors().values():
+                tensor.record_stream(training)  # lest its memory be used again before the step has read it
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream is."""
