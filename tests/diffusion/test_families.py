@@ -174,3 +174,17 @@ def test_prompts_and_classes_matter(family: Family, denoiser: Denoiser) -> None:
     predictions = denoiser.predict(same, raw_t[:1].repeat(3), conditioning)
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert float((predictions[first] - predictions[second]).abs().max()) > 1e-6
+
+
+@torch.no_grad()
+def test_half_precision_is_near(family: Family, folder: Path, denoiser: Denoiser) -> None:
+    half = load_denoiser(str(folder), dtype="bfloat16", latent_size=family.latent_size)
+    assert half.dtype == torch.bfloat16
+    x_t, raw_t, conditioning = call_of(denoiser, family)
+    expected = denoiser.predict(x_t, raw_t, conditioning)
+    found = half.predict(x_t, raw_t, half.encode_prompts([*family.prompts, ""]))
+    assert found.dtype == torch.float32
+    assert float((found - expected).norm() / expected.norm()) < 0.05
+    sites = half.resolve_sites(list(family.sites))
+    with half.splice({site: lambda x: x.float() for site in sites}):
+        assert torch.equal(half.predict(x_t, raw_t, half.encode_prompts([*family.prompts, ""])), found)

@@ -134,7 +134,7 @@ def test_two_steps_of_fit_and_a_test(
     data = {
         "pretrained": str(folder),
         "variant": None,
-        "dtype": "float32",
+        "dtype": "bfloat16" if name == "sd3" else "float32",
         "forward_batch_size": None,
         "sites": sites,
         "prompts": family.prompts * 5,

@@ -148,8 +148,9 @@ class Denoiser(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the transformer's forward."""
-        return next(self.module.parameters()).dtype
+        """The precision of the transformer's forward; diffusers' models tell it apart from parts kept in float32."""
+        told = getattr(self.module, "dtype", None)
+        return told if isinstance(told, torch.dtype) else next(self.module.parameters()).dtype
 
     def zeros(self, *shape: int) -> Tensor:
         """Zeros where and as the transformer computes."""
@@ -286,7 +287,7 @@ class Denoiser(ABC):
     def inputs(self, layout: Layout, x_t: Tensor, conditioning: Conditioning) -> Tensor:
         """What the denoiser is given at each place [N, T, p]: latent patches, or embeddings of the prompt."""
         if layout.stream == "text":
-            return conditioning.tokens
+            return conditioning.tokens.float()
         return grid.patches(x_t, layout.grid)
 
     # Sites.

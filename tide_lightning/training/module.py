@@ -187,12 +187,12 @@ class TideModule(LightningModule):
             loss = training_loss(output, self.alpha)
             losses.append(loss.total)
             sae.follow_threshold(output.code)
-            seen = clock.tick(output.code.fired(), len(tokens), self.global_step)
+            seen = torch.maximum(seen, clock.tick(output.code.fired(), len(tokens), self.global_step))
             with torch.no_grad():
                 self.metric("train", site).update(tokens, output)
                 parts = torch.stack([*loss, loss.total.new_ones(())]).double()
                 self._loss_sums[site] = self._loss_sums.get(site, 0) + parts
-        self.tokens_seen += seen  # every site has as many
+        self.tokens_seen += seen  # sites of one layout have as many; of several, the most are counted
         return torch.stack(losses).sum()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
