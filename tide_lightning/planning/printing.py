@@ -55,7 +55,7 @@ def print_plan(plan: Plan, machines: Sequence[Machine], assumed: Assumed) -> Non
         f"site. Denoiser in {plan.dtype}, SAEs' products in {plan.sae_dtype}.",
         soft_wrap=True,
     )
-    memory = _table("memory of a rank", "GB")
+    memory = _table("memory of a rank (DDP)", "GB")
     for name, num_bytes in plan.memory().items():
         memory.add_row(name, f"{num_bytes / 1e9:.3f}")
     memory.add_row("in all", f"{sum(plan.memory().values()) / 1e9:.3f}")
