@@ -9,8 +9,9 @@ import diffusers
 import pytest
 import torch
 
+from tests.diffusion.pipelines import FAMILIES
 from tests.diffusion.transformers_table import describe, sites_of, transformer_names
-from tide_lightning.diffusion import GenericTransformer
+from tide_lightning.diffusion import GenericTransformer, load_denoiser
 from tide_lightning.errors import UserError
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
@@ -40,3 +41,30 @@ def test_what_takes_latents_in_no_known_way() -> None:
         module = diffusers.PriorTransformer(num_layers=1)
     with pytest.raises(UserError, match="PriorTransformer takes latents in no way known here"):
         GenericTransformer(module.to("meta"), diffusers.DDPMScheduler())
+
+
+class FluxBySignature(GenericTransformer):
+    """What FLUX's signature does not tell."""
+
+    @property
+    def timestep_divisor(self) -> float:
+        return 1000.0
+
+
+@torch.no_grad()
+def test_a_signature_tells_what_the_family_knows(tmp_path: Path) -> None:
+    family = FAMILIES["flux-schnell"]
+    folder = str(family.save(tmp_path))
+    known = load_denoiser(folder, latent_size=(8, 8))
+    guessed = load_denoiser(folder, latent_size=(4, 4), family=f"{__name__}.FluxBySignature")
+    assert isinstance(guessed, GenericTransformer)
+    assert guessed.form == "packed image"
+    x_t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    raw_t = torch.tensor([0.2, 0.8])
+    expected = known.predict(x_t, raw_t, known.encode_prompts(family.prompts))
+    packed = torch.nn.functional.pixel_unshuffle(x_t, 2)
+    found = guessed.predict(packed, raw_t, guessed.encode_prompts(family.prompts))
+    torch.testing.assert_close(torch.nn.functional.pixel_shuffle(found, 2), expected)
+    sites = list(family.sites)
+    shapes = guessed.site_shapes(guessed.resolve_sites(sites), window_radius=1)
+    assert shapes == known.site_shapes(known.resolve_sites(sites), window_radius=1)

@@ -8,7 +8,7 @@ of the prediction) a subclass declares, in a few lines.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -70,22 +70,40 @@ class GenericTransformer(Denoiser):
 
     streams = ("image", "text")
     max_prompt_tokens: int = 256
+    _form: Form
 
-    def __init__(self, module: Any, scheduler: Any, pipeline: Any = None, latent_size: Any = None) -> None:
-        self.module = module
+    def __init__(
+        self, module: Any, scheduler: Any, pipeline: Any = None, latent_size: Sequence[int] | None = None
+    ) -> None:
         self._accepted = set(inspect.signature(module.forward).parameters)
-        self._form = FORMS[0]
+        if next(module.parameters()).device.type == "meta":
+            self._find_form(module, scheduler, latent_size)
+        else:  # looked for where a forward costs nothing
+            with torch.device("meta"):
+                twin = type(module).from_config(module.config)
+            self._form = type(self)(twin.to("meta"), scheduler, None, latent_size)._form
+            super().__init__(module, scheduler, pipeline, latent_size)
+
+    def _find_form(self, module: Any, scheduler: Any, latent_size: Sequence[int] | None) -> None:
         complaints = []
         for form in FORMS:
             self._form = form
             try:
-                super().__init__(module, scheduler, pipeline, None if latent_size is None else tuple(latent_size))
-                _try(self)
+                super().__init__(module, scheduler, None, latent_size)
+                self._try()
             except Exception as error:  # whatever a forward raises that was given the wrong shapes
                 complaints.append(f"{form.name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
             else:
                 return
         raise UserError(f"{type(module).__name__} takes latents in no way known here ({'; '.join(complaints)})")
+
+    @torch.no_grad()
+    def _try(self) -> None:
+        """One forward, whose answer must look like latents."""
+        x_t, blank = self.zeros(1, *self.latent_shape), self.blank_conditioning(self.zeros(1, *self.prompt_shape))
+        answer = self.forward(x_t, self.zeros(1), blank)
+        if answer.shape != x_t.shape:
+            raise ValueError(f"gives {list(answer.shape)} for {list(x_t.shape)}")
 
     @property
     def form(self) -> str:
@@ -137,8 +155,15 @@ class GenericTransformer(Denoiser):
 
     def encode_prompt(self, prompt: str) -> Conditioning:
         """The first tensors of their kinds that the pipeline gives: embeddings, a mask, a pooled embedding."""
-        with torch.no_grad():
-            given = self.pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, device=self.device)
+        wanted = inspect.signature(self.pipeline.encode_prompt).parameters
+        known: dict[str, Any] = {
+            "do_classifier_free_guidance": False,
+            "device": self.device,
+            "max_sequence_length": self.max_prompt_tokens,
+        }
+        further = [name for name in wanted if wanted[name].default is inspect.Parameter.empty][1:]  # prompt_2 and so on
+        arguments = {**dict.fromkeys(further), **known}
+        given = self.pipeline.encode_prompt(prompt, **{name: arguments[name] for name in wanted if name in arguments})
         tensors = [item for item in given if isinstance(item, Tensor)]
         tokens = next(item for item in tensors if item.ndim == 3)
         flat = [item for item in tensors if item.ndim == 2 and len(item) == len(tokens)]
@@ -185,18 +210,3 @@ class GenericTransformer(Denoiser):
         output = output[0] if isinstance(output, tuple | list) else output
         latents: Tensor = self._form.unpack(output, self.grid, self.latent_shape)
         return latents[:, : self.num_channels]
-
-
-@torch.no_grad()
-def _try(denoiser: GenericTransformer) -> None:
-    """One forward, whose answer must look like latents; on the meta device, where that costs nothing."""
-    module: Any = denoiser.module
-    if denoiser.device.type != "meta":
-        with torch.device("meta"):
-            module = type(module).from_config(denoiser.config)
-        type(denoiser)(module.to("meta"), denoiser.scheduler, None, denoiser.latent_shape[1:])
-        return
-    x_t, raw_t = denoiser.zeros(1, *denoiser.latent_shape), denoiser.zeros(1)
-    answer = denoiser.forward(x_t, raw_t, denoiser.blank_conditioning(denoiser.zeros(1, *denoiser.prompt_shape)))
-    if answer.shape != x_t.shape:
-        raise ValueError(f"gives {list(answer.shape)} for {list(x_t.shape)}")
