@@ -90,6 +90,7 @@ class TideTrainer(Trainer):
         datamodule: ActivationDataModule,
         steps: int,
         precision: str,
+        sharded: bool,
         ranks: int | None = None,
         machines: list[str] | None = None,
         here: bool = False,
@@ -102,6 +103,7 @@ class TideTrainer(Trainer):
             datamodule: not set up.
             steps: optimiser steps.
             precision: of the trainer.
+            sharded: whether its strategy lets each rank hold a share of the latents.
             ranks: GPUs in all; the trainer's devices times num_nodes unless given.
             machines: GPUs to reckon with; all those known unless given.
             here: measure this machine (a second), and reckon with it too.
@@ -110,7 +112,8 @@ class TideTrainer(Trainer):
         chosen = list(GPUS.values()) if machines is None else [gpu(name) for name in machines]
         if here:
             chosen.append(this_machine(self.strategy.root_device))
-        plan = plan_run(datamodule, model, steps=steps, ranks=1 if ranks is None else ranks, precision=precision)
+        ranks = 1 if ranks is None else ranks
+        plan = plan_run(datamodule, model, steps=steps, ranks=ranks, precision=precision, sharded=sharded)
         print_plan(plan, chosen, assumed)
 
 
@@ -140,7 +143,7 @@ class TideCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's, and the looks; with the arguments that users do not give."""
-        skipped = {"model", "datamodule", "steps", "precision"}
+        skipped = {"model", "datamodule", "steps", "precision", "sharded"}
         return LightningCLI.subcommands() | dict.fromkeys(LOOKS, skipped)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -234,6 +237,7 @@ class TideCLI(LightningCLI):
             epochs = trainer.max_epochs or -1
             steps = epochs * self.datamodule.batches_per_epoch if trainer.max_steps < 0 < epochs else trainer.max_steps
             kwargs |= {"steps": steps, "precision": str(trainer.precision or "32-true")}
+            kwargs["sharded"] = "ModelParallelStrategy" in str(trainer.strategy)
             if kwargs["ranks"] is None:
                 kwargs["ranks"] = _num_devices(trainer.devices) * trainer.num_nodes
         return kwargs

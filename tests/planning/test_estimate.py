@@ -43,6 +43,9 @@ def test_time_follows_the_rates(pretrained: Path) -> None:
     halved = estimate(twice, SLOW, Assumed(utilisation=0.5))
     assert halved.denoiser == pytest.approx(found.denoiser / 2)
     assert halved.communication == pytest.approx(plan.gradient_bytes / 0.06e9)
+    sharded = plan_run(data, make_module(data), steps=3600, ranks=2, precision="32-true", sharded=True)
+    assert estimate(sharded, SLOW).communication == pytest.approx(1.5 * plan.gradient_bytes / 0.06e9)
+    assert sharded.memory()["Adam's moments"] == twice.memory()["Adam's moments"] / 2
     assert math.isnan(estimate(plan_run(data, make_module(data), steps=-1, ranks=1, precision="32-true"), SLOW).hours)
     assert not estimate(plan, Machine("tiny", 1, 1, 1, memory=1e-5, link=1)).fits
 

@@ -38,6 +38,7 @@ def test_sites_and_plan_need_no_weights(work: Path, without_weights: Path, capsy
     for more in ([], ["--trainer.accelerator=gpu", "--trainer.devices=8", "--trainer.strategy=ddp"]):
         assert main(["plan", "--config", "debug", f"--data.pretrained={without_weights}", *more]) == 0
         said = capsys.readouterr().out
+        assert "memory of a rank (DDP)" in said
         assert f"A step: 16 samples on {'8 ranks' if more else '1 rank'}, 256 tokens kept a site" in said
         assert "H100 SXM" in said
         config = json.loads((without_weights / "transformer" / "config.json").read_text())
@@ -57,6 +58,13 @@ def test_sites_are_measured(work: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert noise < 1
     assert window < 1
     assert list(work.iterdir()) == []
+
+
+def test_a_sharded_plan(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--config", "debug", "--config", "sharded", "--machines=[L4]", "--ranks=8"]) == 0
+    said = capsys.readouterr().out
+    assert "memory of a rank (sharded)" in said
+    assert "one SAE, gathered" in said
 
 
 def test_this_machine_is_measured(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,11 +53,10 @@ def estimate(plan: Plan, machine: Machine, assumed: Assumed | None = None) -> Es
     denoiser = plan.denoiser_operations / ranks / (machine.peak(plan.dtype) * shares.utilisation)
     products = sum(work.products * plan.tokens[key] for key, work in plan.saes.items()) / ranks
     rows = sum(work.row_bytes * plan.tokens[key] for key, work in plan.saes.items()) / ranks
-    passes = sum(work.step_bytes for work in plan.saes.values())
+    passes = sum(work.step_bytes for work in plan.saes.values()) / (ranks if plan.sharded else 1)
     saes = products / (machine.peak(plan.sae_dtype) * shares.utilisation)
     saes += (rows + passes) / (1e9 * machine.bandwidth * shares.streaming)
-    # A ring passes each byte on 2 (N - 1) / N times.
-    communication = 2 * (ranks - 1) / ranks * plan.gradient_bytes / (1e9 * machine.link * shares.linking)
+    communication = plan.sent_bytes / (1e9 * machine.link * shares.linking)
     step = denoiser + saes + communication
     return Estimate(
         denoiser,

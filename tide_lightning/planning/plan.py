@@ -31,6 +31,7 @@ class Plan:
         sae_dtype: precision of the SAEs' products.
         steps: optimiser steps of the run; -1 for no end.
         ranks: processes.
+        sharded: whether each rank holds a share of the latents only.
     """
 
     denoiser: DenoiserWork
@@ -46,6 +47,7 @@ class Plan:
     sae_dtype: str
     steps: int
     ranks: int
+    sharded: bool = False
 
     @property
     def kept(self) -> int:
@@ -68,16 +70,19 @@ class Plan:
         return sum(work.parameters for work in self.saes.values())
 
     def memory(self) -> dict[str, int]:
-        """Bytes on each rank under DDP, by part."""
+        """Bytes on each rank, by part."""
         size, share = SIZES[self.dtype], -(-self.kept // self.ranks)
         shared = 4 * 200  # patch, window and provenance of a token
+        held = -(-self.parameters // self.ranks) if self.sharded else self.parameters
+        gathered = max(work.parameters for work in self.saes.values()) if self.sharded else 0
         return {
             "denoiser's weights": size * self.denoiser.parameters,
             "denoiser's forward (about)": 12 * size * self.forward_batch * self.image_tokens * self.denoiser.width,
-            "SAEs' weights": 4 * self.parameters,
-            "their gradients": 4 * self.parameters,
-            "Adam's moments": 8 * self.parameters,
-            "DDP's buckets": 4 * self.parameters if self.ranks > 1 else 0,
+            "SAEs' weights": 4 * held,
+            "their gradients": 4 * held,
+            "Adam's moments": 8 * held,
+            "one SAE, gathered, and its gradient": 8 * gathered,
+            "DDP's buckets": 4 * held if self.ranks > 1 and not self.sharded else 0,
             "known parts": sum(work.buffers for work in self.saes.values()),
             "a step's tokens (about)": share * (sum((size + 6 * 4) * d for d in self.widths.values()) + shared),
         }
@@ -92,8 +97,16 @@ class Plan:
         """That ranks add up in a step: gradients, and a counter for each latent."""
         return sum(4 * work.parameters + 8 * work.latents for work in self.saes.values())
 
+    @property
+    def sent_bytes(self) -> float:
+        """That each rank sends in a step, in rings: gradients added up and handed round; weights gathered twice."""
+        rings = 3 if self.sharded else 2
+        return rings * (self.ranks - 1) / self.ranks * self.gradient_bytes
 
-def plan_run(data: ActivationDataModule, module: TideModule, *, steps: int, ranks: int, precision: str) -> Plan:
+
+def plan_run(
+    data: ActivationDataModule, module: TideModule, *, steps: int, ranks: int, precision: str, sharded: bool = False
+) -> Plan:
     """The plan of a fit, from shapes alone.
 
     Args:
@@ -102,6 +115,7 @@ def plan_run(data: ActivationDataModule, module: TideModule, *, steps: int, rank
         steps: optimiser steps.
         ranks: processes.
         precision: the trainer's.
+        sharded: whether each rank holds a share of the latents only.
     """
     if ranks < 1:
         raise UserError(f"ranks must be at least 1, not {ranks}")
@@ -128,4 +142,5 @@ def plan_run(data: ActivationDataModule, module: TideModule, *, steps: int, rank
         sae_dtype="bfloat16" if "bf16" in precision else "float16" if precision.startswith("16") else "float32",
         steps=steps,
         ranks=ranks,
+        sharded=sharded,
     )

@@ -55,9 +55,10 @@ def print_plan(plan: Plan, machines: Sequence[Machine], assumed: Assumed) -> Non
         f"site. Denoiser in {plan.dtype}, SAEs' products in {plan.sae_dtype}.",
         soft_wrap=True,
     )
-    memory = _table("memory of a rank (DDP)", "GB")
+    memory = _table(f"memory of a rank ({'sharded' if plan.sharded else 'DDP'})", "GB")
     for name, num_bytes in plan.memory().items():
-        memory.add_row(name, f"{num_bytes / 1e9:.3f}")
+        if num_bytes:
+            memory.add_row(name, f"{num_bytes / 1e9:.3f}")
     memory.add_row("in all", f"{sum(plan.memory().values()) / 1e9:.3f}")
     memory.add_row("(calibration's sums, before the first step)", f"{plan.calibration / 1e9:.3f}")
     console.print(memory)
@@ -73,7 +74,7 @@ def print_plan(plan: Plan, machines: Sequence[Machine], assumed: Assumed) -> Non
         )
     console.print(times)
     if plan.ranks > 1:
-        console.print(f"Ranks add up {plan.gradient_bytes / 1e9:.3f} GB a step.")
+        console.print(f"Each rank sends {plan.sent_bytes / 1e9:.3f} GB a step.")
     console.print(
         f"Assumed: products reach {assumed.utilisation:.0%} of the peak, passes over memory {assumed.streaming:.0%} of "
         f"its bandwidth, links {assumed.linking:.0%}; nothing overlaps. Not counted: text encoders and VAE, which run "
