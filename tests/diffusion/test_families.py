@@ -188,3 +188,35 @@ def test_half_precision_is_near(family: Family, folder: Path, denoiser: Denoiser
     sites = half.resolve_sites(list(family.sites))
     with half.splice({site: lambda x: x.float() for site in sites}):
         assert torch.equal(half.predict(x_t, raw_t, half.encode_prompts([*family.prompts, ""])), found)
+
+
+@torch.no_grad()
+def test_adaln_is_what_follows_a_site(family: Family, denoiser: Denoiser, name: str) -> None:
+    """LayerNorm(site) * (1 + scale) + shift is what the next attention and the output projection are given."""
+    last = {"dit": "proj_out_2", "pixart-alpha": "proj_out", "sana": "proj_out", "wan": "proj_out"}
+    first = next(iter(family.sites))
+    if name not in last:
+        assert name == "pixart-sigma" or denoiser.adaln(first) is None
+        return
+    x_t, _, conditioning = call_of(denoiser, family)
+    raw_t = denoiser.schedule.raw_t(torch.ones(1))
+    given: dict[str, Tensor] = {}
+    blocks = list(denoiser.module.get_submodule(denoiser.blocks).children())
+    ends = [f"{denoiser.blocks}.0", f"{denoiser.blocks}.{len(blocks) - 1}"]
+    readers = [denoiser.module.get_submodule(f"{denoiser.blocks}.1.attn1"), denoiser.module.get_submodule(last[name])]
+    handles = [
+        reader.register_forward_pre_hook(lambda _, args, path=path: given.update({path: args[0]}))
+        for path, reader in zip(ends, readers, strict=True)
+    ]
+    with denoiser.record(denoiser.resolve_sites(ends)) as values:
+        denoiser.predict(x_t[2:], raw_t, conditioning.select(slice(2, 3)))  # no prompt, no class
+    for handle in handles:
+        handle.remove()
+    for path in ends:
+        curves = denoiser.adaln(path)
+        assert curves is not None
+        t, scale, shift = curves
+        assert t[-1] == 1
+        x = values[path]
+        applied = nn.functional.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale[-1]) + shift[-1]
+        torch.testing.assert_close(applied, given[path], atol=1e-5, rtol=1e-4)

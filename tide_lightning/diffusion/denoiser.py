@@ -6,6 +6,7 @@ import copy
 import hashlib
 import logging
 import math
+import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +52,9 @@ class Denoiser(ABC):
 
     streams: tuple[str, ...] = ("image",)
     """The token streams that its blocks carry."""
+
+    blocks: str = "transformer_blocks"
+    """The list of its blocks, or the last of several."""
 
     text_first: bool = True
     """The order of streams that stand one after another in one tensor."""
@@ -130,12 +134,12 @@ class Denoiser(ABC):
             arguments["mu"] = _dynamic_shift(self.scheduler.config, self.num_tokens)
         return arguments
 
-    def adaln(self, site: Site | str, num_times: int = 64) -> tuple[Tensor, Tensor, Tensor] | None:
-        """What the denoiser's own adaptive norm applies where the tokens of `site` are read next.
+    def entry_modulation(self, block: int | None, raw_t: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Shift and scale [G, d] that a block applies to its tokens' LayerNorm at timesteps [G]; None where unknown.
 
-        Returns:
-            Times t [G], scale [G, d] and shift [G, d], acting as LayerNorm(x) * (1 + scale) + shift; None where it does
-            not fit the site.
+        Args:
+            block: number of the block; None for the output layer.
+            raw_t: timesteps as the transformer is given them.
         """
         return None
 
@@ -184,6 +188,27 @@ class Denoiser(ABC):
         twin = copy.copy(self)
         twin._around = around
         return twin
+
+    @torch.no_grad()
+    def adaln(self, site: Site | str, num_times: int = 64) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What the denoiser's own adaptive norm applies where the tokens of `site` are read next.
+
+        Returns:
+            Times t [G], scale [G, d] and shift [G, d], acting as LayerNorm(x) * (1 + scale) + shift; None where it does
+            not fit the site.
+        """
+        site = Site.parse(site) if isinstance(site, str) else site
+        block = re.fullmatch(rf"{self.blocks}\.(\d+)", site.path)
+        if site.part != "output" or site.stream != "image" or not (block or site.path == "pos_embed"):
+            return None
+        following = int(block[1]) + 1 if block else 0
+        is_block = following < len(list(self.module.get_submodule(self.blocks).children()))
+        t = torch.linspace(0, 1, num_times, device=self.device)
+        applied = self.entry_modulation(following if is_block else None, self.schedule.raw_t(t))
+        if applied is None:
+            return None
+        shift, scale = applied
+        return t.cpu(), scale.float().cpu(), shift.float().cpu()
 
     # Prompts, images, time.
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from tide_lightning.diffusion.class_labels import ClassConditional
 
@@ -20,3 +24,15 @@ class DiT(ClassConditional):
         """As the pipeline has them."""
         names: dict[str, int] = self.pipeline.labels
         return names
+
+    def entry_modulation(self, block: int | None, raw_t: Tensor) -> tuple[Tensor, Tensor]:
+        """For no class: adaptive norms read the class too."""
+        module: Any = self.module
+        none = torch.full((len(raw_t),), self.num_classes, device=raw_t.device)
+        norm = module.transformer_blocks[block or 0].norm1
+        embedded = torch.nn.functional.silu(norm.emb(raw_t, none, hidden_dtype=self.dtype))
+        if block is None:
+            shift, scale = module.proj_out_1(embedded).chunk(2, dim=1)
+        else:
+            shift, scale = norm.linear(embedded).chunk(6, dim=1)[:2]
+        return shift, scale

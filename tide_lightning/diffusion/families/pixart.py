@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from tide_lightning.diffusion.conditioning import Conditioning
 from tide_lightning.diffusion.denoiser import Denoiser
-from tide_lightning.diffusion.sites import Site
+from tide_lightning.diffusion.families.tables import table_modulation
 
 _PROMPT_STEP = 32  # prompts are cut to a multiple of this: few shapes, hence few compilations
 _NO_MICRO_CONDITIONS = {"resolution": None, "aspect_ratio": None}
@@ -48,26 +47,12 @@ class PixArt(Denoiser):
         added = conditioning.extra or _NO_MICRO_CONDITIONS
         return {**super().arguments(x_t, raw_t, told), "added_cond_kwargs": added}
 
-    @torch.no_grad()
-    def adaln(self, site: Site | str, num_times: int = 64) -> tuple[Tensor, Tensor, Tensor] | None:
-        """The next block's (shift, scale) before attention; the output layer's for the last block."""
-        site = Site.parse(site) if isinstance(site, str) else site
-        block = re.fullmatch(r"transformer_blocks\.(\d+)", site.path)
-        if site.part != "output" or not (block or site.path == "pos_embed"):
-            return None
+    def entry_modulation(self, block: int | None, raw_t: Tensor) -> tuple[Tensor, Tensor]:
+        """From each block's table; the first two of six rows are those before attention."""
         module: Any = self.module
-        following = int(block[1]) + 1 if block else 0
-        t = torch.linspace(0, 1, num_times, device=self.device)
-        extra = self._micro_conditions(num_times) or _NO_MICRO_CONDITIONS
-        projected, embedded = module.adaln_single(
-            self.schedule.raw_t(t), extra, batch_size=num_times, hidden_dtype=self.dtype
-        )
-        if following < len(module.transformer_blocks):
-            table = module.transformer_blocks[following].scale_shift_table  # six rows, the first two for attention
-            shift, scale = (table[None] + projected.reshape(num_times, 6, -1))[:, :2].unbind(1)
-        else:
-            shift, scale = (module.scale_shift_table[None] + embedded[:, None]).unbind(1)
-        return t.cpu(), scale.float().cpu(), shift.float().cpu()
+        extra = self._micro_conditions(len(raw_t)) or _NO_MICRO_CONDITIONS
+        rows, embedded = module.adaln_single(raw_t, extra, batch_size=len(raw_t), hidden_dtype=self.dtype)
+        return table_modulation(module, module.transformer_blocks, block, rows, embedded)
 
     def _micro_conditions(self, num_samples: int) -> dict[str, Tensor]:
         """Image size and aspect ratio, which only the 1024-pixel models of PixArt-alpha are told."""

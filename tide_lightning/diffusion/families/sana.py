@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tide_lightning.diffusion.conditioning import Conditioning
 from tide_lightning.diffusion.denoiser import Denoiser
+from tide_lightning.diffusion.families.tables import table_modulation
 
 _PROMPT_TOKENS = 300  # the pipeline's default
 
@@ -41,3 +43,9 @@ class Sana(Denoiser):
     def blank_conditioning(self, tokens: Tensor) -> Conditioning:
         """All tokens are masked."""
         return Conditioning(tokens, tokens.new_zeros(tokens.shape[:2], dtype=torch.long))
+
+    def entry_modulation(self, block: int | None, raw_t: Tensor) -> tuple[Tensor, Tensor]:
+        """From each block's table."""
+        module: Any = self.module
+        rows, embedded = module.time_embed(raw_t, batch_size=len(raw_t), hidden_dtype=self.dtype)
+        return table_modulation(module, module.transformer_blocks, block, rows, embedded)

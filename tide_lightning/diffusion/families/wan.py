@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tide_lightning.diffusion.conditioning import Conditioning
 from tide_lightning.diffusion.denoiser import Denoiser
+from tide_lightning.diffusion.families.tables import table_modulation
 from tide_lightning.diffusion.grid import Grid
 from tide_lightning.errors import UserError
 
@@ -17,6 +18,8 @@ _PROMPT_TOKENS = 512  # the pipeline's default
 
 class Wan(Denoiser):
     """diffusers' WanTransformer3DModel in a WanPipeline with one transformer."""
+
+    blocks = "blocks"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -45,6 +48,13 @@ class Wan(Denoiser):
             prompt, do_classifier_free_guidance=False, device=self.device, max_sequence_length=_PROMPT_TOKENS
         )
         return Conditioning(tokens.to(self.dtype))
+
+    def entry_modulation(self, block: int | None, raw_t: Tensor) -> tuple[Tensor, Tensor]:
+        """From each block's table."""
+        module: Any = self.module
+        embedder, no_prompt = module.condition_embedder, self.zeros(len(raw_t), 1, self.prompt_shape[1])
+        embedded, rows, _, _ = embedder(raw_t, no_prompt)
+        return table_modulation(module, module.blocks, block, rows, embedded)
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -1,0 +1,28 @@
+"""Adaptive norms with one timestep embedding for all blocks, each of which adds a table of its own (adaLN-single)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+def table_modulation(
+    module: Any, blocks: Any, block: int | None, rows: Tensor, embedded_GD: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Shift and scale [G, d] at a block's entry, or the output layer's.
+
+    Args:
+        module: the transformer.
+        blocks: its blocks.
+        block: number of the block; None for the output layer.
+        rows: the timestep's six rows for every block, shift and scale before attention first [G, 6 d] or [G, 6, d].
+        embedded_GD: the timestep's embedding, for the output layer.
+    """
+    if block is None:
+        table_2D = module.scale_shift_table.reshape(2, -1)
+        shift, scale = (table_2D + embedded_GD[:, None]).unbind(1)
+    else:
+        table_6D = blocks[block].scale_shift_table.reshape(6, -1)
+        shift, scale = (table_6D + rows.reshape(len(rows), 6, -1))[:, :2].unbind(1)
+    return shift, scale
