@@ -34,6 +34,8 @@ def check_arguments(data: Any, has_prompts_or_images: bool) -> None:
         raise UserError(f"tokens_per_sample must be a number of at least 1 or a fraction in (0, 1], not {tokens}")
     if not 0 <= data.prompt_dropout <= 1:
         raise UserError(f"prompt_dropout must be in [0, 1], not {data.prompt_dropout}")
+    if data.cache is not None and (data.cache.max_gib <= 0 or data.cache.batches_per_shard < 1):
+        raise UserError("cache: max_gib must be above 0 and batches_per_shard at least 1")
     for name, choices in (("source", ("noise", "denoise", "both")), ("halves", ("conditional", "both"))):
         if getattr(data, name) not in choices:
             raise UserError(f"{name} must be one of {', '.join(choices)}, not {getattr(data, name)!r}")

@@ -42,10 +42,6 @@ class DiskCache:
     max_gib: float = 100.0
     batches_per_shard: int = 16
 
-    def __post_init__(self) -> None:
-        if self.max_gib <= 0 or self.batches_per_shard < 1:
-            raise UserError("cache: max_gib must be above 0 and batches_per_shard at least 1")
-
     def open(self, contents: dict[str, Any]) -> Path:
         """The folder, for activations that `contents` describes; an error if it holds others."""
         folder = Path(self.folder).expanduser()

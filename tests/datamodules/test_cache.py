@@ -219,4 +219,4 @@ def test_folders_that_cannot_be_used(make_data: MakeData, cache: DiskCache, tmp_
     with pytest.raises(UserError, match=r"cache\.json is damaged"):
         make_data(cache=cache).train_loader(Shard())
     with pytest.raises(UserError, match="max_gib must be above 0"):
-        DiskCache(cache.folder, max_gib=0)
+        make_data(cache=DiskCache(cache.folder, max_gib=0))
