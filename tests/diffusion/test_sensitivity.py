@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from tide_lightning.diffusion import Denoiser, sensitivity, splice
+from tests.diffusion.pipelines import FAMILIES
+from tide_lightning.diffusion import Denoiser, load_denoiser, sensitivity, splice
 
 
 def test_it_foretells_what_a_small_error_does_to_the_prediction(denoiser: Denoiser) -> None:
@@ -32,3 +35,16 @@ def test_it_foretells_what_a_small_error_does_to_the_prediction(denoiser: Denois
                 moved = denoiser.predict(x_t, raw_t, conditioning) - clean
             expected = 1e-4 * num_samples * denoiser.num_tokens * float(values[number])
             assert abs(float(moved.double().square().sum()) / expected - 1) < 0.3
+
+
+def test_what_nothing_reads_is_of_no_consequence(tmp_path: Path) -> None:
+    family = FAMILIES["flux-schnell"]
+    denoiser = load_denoiser(str(family.save(tmp_path)), latent_size=family.latent_size)
+    patterns = ["single_transformer_blocks.0:text", "single_transformer_blocks.1:text", "single_transformer_blocks.1"]
+    sites = denoiser.resolve_sites(patterns)
+    x_t = torch.randn(2, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
+    forward = x_t, torch.tensor([0.3, 0.8]), denoiser.encode_prompts(family.prompts)
+    found = sensitivity(denoiser, sites, [forward], seed=0)
+    assert found["single_transformer_blocks.1:text"].count_nonzero() == 0
+    assert float(found["single_transformer_blocks.0:text"].trace()) > 0
+    assert float(found["single_transformer_blocks.1"].trace()) > 0

@@ -38,7 +38,10 @@ def sensitivity(denoiser: Denoiser, sites: Sequence[Site], forwards: Iterable[Fo
             leaves.clear()
             with torch.enable_grad(), denoiser.splice({site: cut}):
                 prediction = denoiser.predict(x_t, raw_t, conditioning)
-            [g_NTD] = torch.autograd.grad(prediction, leaves, v)
+            if prediction.requires_grad:
+                [g_NTD] = torch.autograd.grad(prediction, leaves, v)
+            else:  # nothing reads the site, such as the text behind the last block
+                g_NTD = torch.zeros_like(leaves[0])
             g_BD = g_NTD.flatten(0, -2).double()
             total = sums[str(site)]
             sums[str(site)] = g_BD.mT @ g_BD + (total if total.numel() else 0)
