@@ -17,6 +17,7 @@ from tide_lightning.errors import UserError
 from tide_lightning.kernels import DecodeBackend, decode
 from tide_lightning.kernels.backends import torch_sparse as torch_sparse_backend
 from tide_lightning.kernels.choice import _log_choice
+from tide_lightning.kernels.csr import Csr
 
 
 @pytest.fixture(scope="module", params=["dense", "coo", "embedding_bag", "torch_sparse", "triton"])
@@ -134,6 +135,17 @@ def test_bitwise_repeatable(backend: str, dtype: torch.dtype) -> None:
     case = problem(33 if backend == "triton" else 257, 16, 300, 65, dtype)  # the interpreter is slow
     for first, second in zip(case.run(backend), case.run(backend), strict=True):
         assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("num_entries", [4096, 4097, 32_767, 32_768])
+def test_transposing_is_stable_whichever_way_columns_are_sorted(num_entries: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    columns = torch.randint(300, (num_entries,), generator=draw)
+    pointer = torch.tensor([0, num_entries // 3, num_entries])
+    transposed = Csr(torch.arange(num_entries), columns, pointer, 300).transposed()
+    assert torch.equal(transposed.values, columns.argsort(stable=True))
+    assert torch.equal(transposed.row_pointer.diff(), columns.bincount(minlength=300))
+    assert torch.equal(transposed.columns, (transposed.values >= num_entries // 3).long())
 
 
 def test_threads_do_not_change_the_result() -> None:
