@@ -29,12 +29,17 @@ from tide_lightning.toybox import Scenes
 from tide_lightning.training import TideModule
 
 SITE = "transformer_blocks.3"
-COMMON = {"k": 16, "fidelity_weight": 0.5}
+COMMON = {"k": 16, "budget": "batch", "refinements": 1, "encoder_norm": 0.3, "fidelity_weight": 0.5}
 NO_SAMPLING = "no token sampling"
 DEFAULT = "TideSAE (the default)"
 
 VARIANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
+    "no refinement": {"refinements": 0},
+    "two refinements": {"refinements": 2},
+    "16 latents for every token": {"budget": "token"},
+    "encoder rows of norm 1 at the start": {"encoder_norm": 1.0},
+    "none of these three": {"refinements": 0, "budget": "token", "encoder_norm": 1.0},
     "plain squared error": {"fidelity_weight": 0.0},
     "modulation from zero": {"modulation": "zero"},
     "no modulation": {"modulation": "none"},
@@ -45,13 +50,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "known_part": "mean_t",
         "scale_by_timestep": True,
         "fidelity_weight": 0.0,
+        "refinements": 0,
+        "budget": "token",
+        "encoder_norm": 1.0,
         "expansion_factor": 16.5,  # as many parameters as with the modulation's MLP
     },
     "known: mean": {"known_part": "mean"},
     "known: mean_t": {"known_part": "mean_t"},
     "known: mean_t_position": {"known_part": "mean_t_position"},
     "known: noise_estimate": {"known_part": "noise_estimate"},
-    "known: input_token": {"known_part": "input_token"},
     "known: input_window": {"known_part": "input_window"},
     "known: noise_token (leaks)": {"known_part": "noise_token"},
     NO_SAMPLING: {},
@@ -104,13 +111,13 @@ class OneHarvest(LightningDataModule):
 
 
 def harvest(seed: int, whole_images: bool, options: argparse.Namespace) -> ActivationDataModule:
-    """The data of a seed: 1024 tokens a batch."""
+    """The data of a seed: 512 tokens a batch."""
     return ActivationDataModule(
         "package:tide_lightning.toybox/pipeline",
         [SITE],
         images=Scenes(split="train", num_scenes=options.scenes),
         heldout_images=Scenes(split="test", num_scenes=options.scenes // 4),
-        samples_per_batch=16 if whole_images else 32,
+        samples_per_batch=8 if whole_images else 16,
         tokens_per_sample=64 if whole_images else 32,
         batches_per_epoch=options.steps,
         num_test_samples=options.test_samples,
@@ -126,7 +133,8 @@ def train(data: ActivationDataModule, variants: list[str], seed: int, steps: int
     module = TideModule(
         dict.fromkeys(variants, data.site_shapes[SITE]),
         sae=lambda shape: TideSAE(shape, **(COMMON | VARIANTS[next(arguments)])),
-        lr=2e-3,
+        lr=1.5e-3,
+        warmup_steps=200,
         dead_after_tokens=50_000,
     )
     trainer = Trainer(
@@ -136,7 +144,7 @@ def train(data: ActivationDataModule, variants: list[str], seed: int, steps: int
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        callbacks=[ResampleDeadLatents(every_n_steps=100), ShowProgress()],
+        callbacks=[ResampleDeadLatents(every_n_steps=200), ShowProgress()],
     )
     trainer.fit(module, datamodule=OneHarvest(data, variants))
     return {variant: module.sae(variant).eval() for variant in variants}
@@ -201,9 +209,9 @@ def main() -> None:
     """Measure what is missing, then print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--scenes", type=int, default=2048)
-    parser.add_argument("--test_samples", type=int, default=2048)
+    parser.add_argument("--test_samples", type=int, default=4096)
     parser.add_argument("--fidelity_samples", type=int, default=256)
     parser.add_argument("--json", type=Path, default=Path("ablation.json"))
     parser.add_argument("--table", type=Path)
