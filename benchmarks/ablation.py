@@ -29,7 +29,7 @@ from tide_lightning.toybox import Scenes
 from tide_lightning.training import TideModule
 
 SITE = "transformer_blocks.3"
-COMMON = {"k": 16, "budget": "batch", "refinements": 1, "encoder_norm": 0.3, "fidelity_weight": 0.5}
+COMMON: dict[str, Any] = {"k": 16, "budget": "batch", "refinements": 1, "encoder_norm": 0.3, "fidelity_weight": 0.5}
 NO_SAMPLING = "no token sampling"
 DEFAULT = "TideSAE (the default)"
 
@@ -135,7 +135,7 @@ def train(data: ActivationDataModule, variants: list[str], seed: int, steps: int
         sae=lambda shape: TideSAE(shape, **(COMMON | VARIANTS[next(arguments)])),
         lr=1.5e-3,
         warmup_steps=200,
-        dead_after_tokens=50_000,
+        dead_after_tokens=30_000,
     )
     trainer = Trainer(
         max_steps=steps,
@@ -144,7 +144,7 @@ def train(data: ActivationDataModule, variants: list[str], seed: int, steps: int
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        callbacks=[ResampleDeadLatents(every_n_steps=200), ShowProgress()],
+        callbacks=[ResampleDeadLatents(every_n_steps=100), ShowProgress()],
     )
     trainer.fit(module, datamodule=OneHarvest(data, variants))
     return {variant: module.sae(variant).eval() for variant in variants}
@@ -209,7 +209,7 @@ def main() -> None:
     """Measure what is missing, then print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=1750)
     parser.add_argument("--scenes", type=int, default=2048)
     parser.add_argument("--test_samples", type=int, default=4096)
     parser.add_argument("--fidelity_samples", type=int, default=256)

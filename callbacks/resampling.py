@@ -26,8 +26,8 @@ class Candidates(NamedTuple):
 
     Fields:
         key: the larger, the sooner it is taken [n]; its order is a draw with probabilities ~ squared error.
-        read: what the encoder reads of each token, in the normalised, modulated space [n, d].
-        target: what the decoder has to write for it [n, d].
+        read: what the encoder reads of each token's error, in the normalised, modulated space [n, d].
+        target: what the decoder has to write to undo it [n, d].
     """
 
     key: Tensor
@@ -36,11 +36,11 @@ class Candidates(NamedTuple):
 
 
 class ResampleDeadLatents(Callback):
-    """Re-seeds dead latents from badly reconstructed tokens of the current batch.
+    """Re-seeds dead latents from what is missing in badly reconstructed tokens of the current batch.
 
     A dead latent (`TideModule.dead_after_tokens`) gets a token drawn with probability ~ squared error, without
-    replacement: its decoder row becomes that token's direction, its encoder row the same direction, short enough not
-    to drown the others, its bias and the Adam moments of exactly these rows become zero, its clock starts anew.
+    replacement: its decoder row becomes the direction of that token's error, its encoder row the same direction as the
+    encoder reads it, its bias and the Adam moments of exactly these rows become zero, its clock starts anew.
     Candidates are gathered from all ranks and drawn by a generator that seed, step and site name, so every rank does
     the same and a resumed run too.
 
@@ -58,9 +58,9 @@ class ResampleDeadLatents(Callback):
     def __init__(
         self,
         every_n_steps: int = 250,
-        until_fraction: float = 0.6,
+        until_fraction: float = 0.8,
         num_candidates: int = 1024,
-        encoder_scale: float = 0.2,
+        encoder_scale: float = 1.0,
         seed: int = 0,
     ) -> None:
         if every_n_steps < 1 or num_candidates < 1:
@@ -139,19 +139,16 @@ class ResampleDeadLatents(Callback):
         return rows
 
     def _candidates(self, sae: TideSAE, output: SAEOutput, tokens: TokenBatch, site: str, step: int) -> Candidates:
-        error = (output.u - output.u_hat).float().square().sum(1)
-        read = output.u
-        if sae.modulation is not None:
-            scale, shift = sae.modulation(tokens.t)
-            read = output.u * scale + shift
-        target = (read if sae.unmodulate else output.u) - sae.b_dec
+        error = output.u - output.u_hat
+        read = sae.frame(tokens.context()).scaled(error)
+        target = read if sae.unmodulate else error
         # Gumbel's trick: the n largest of log p + noise are a draw of n without replacement with weights p, also
         # when each rank contributes the largest of its own.
         rng = stream(self.seed, "resample", site, step, _rank())
         gumbel = torch.from_numpy(rng.gumbel(size=len(tokens))).to(error.device)
-        key = error.double().log() + gumbel
+        key = error.double().square().sum(1).log() + gumbel
         key, best = key.topk(min(self.num_candidates, len(key)))
-        return Candidates(*(_gather(part) for part in (key, (read - sae.b_dec)[best], target[best])))
+        return Candidates(*(_gather(part) for part in (key, read[best], target[best])))
 
     def _warn_if_in_vain(self, trainer: Trainer, pl_module: TideModule, batch: Any) -> None:
         if not trainer.is_global_zero:

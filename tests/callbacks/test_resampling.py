@@ -99,16 +99,16 @@ def test_new_rows_moments_and_clocks(resampled: tuple[KillThenResample, TideSAE]
     torch.testing.assert_close(W_enc[dead].norm(dim=1), scale.expand(3))
 
 
-def test_directions_are_those_of_tokens_in_the_batch(resampled: tuple[KillThenResample, TideSAE]) -> None:
+def test_directions_are_those_of_errors_in_the_batch(resampled: tuple[KillThenResample, TideSAE]) -> None:
     callback, sae = resampled
     state = {name.removeprefix("sae."): t for name, t in callback.before.items() if name.startswith("sae.")}
     sae.load_state_dict(state)
     with torch.no_grad():
         output = sae(callback.tokens)
         assert sae.modulation is not None
-        scale, shift = sae.modulation(callback.tokens.t)
-        written = torch.nn.functional.normalize(output.u - sae.b_dec, dim=1)
-        read = torch.nn.functional.normalize(output.u * scale + shift - sae.b_dec, dim=1)
+        scale, _ = sae.modulation(callback.tokens.t)
+        written = torch.nn.functional.normalize(output.u - output.u_hat, dim=1)
+        read = torch.nn.functional.normalize((output.u - output.u_hat) * scale, dim=1)
     W_dec = callback.after["sae.W_dec"][callback.dead]
     W_enc = torch.nn.functional.normalize(callback.after["sae.W_enc"][callback.dead], dim=1)
     token = (W_dec @ written.mT).argmax(1)
@@ -131,7 +131,7 @@ def test_badly_reconstructed_tokens_are_drawn_in_proportion_to_their_error() -> 
         for step in range(2000):
             found = callback._candidates(sae, output, batch, "site", step)
             best = found.target[found.key.argmax()]
-            drawn[(output.u - sae.b_dec - best).abs().sum(1).argmin()] += 1
+            drawn[(output.u - output.u_hat - best).abs().sum(1).argmin()] += 1
     torch.testing.assert_close(drawn / 2000, error / error.sum(), atol=0.03, rtol=0)
 
 

@@ -180,7 +180,7 @@ class TideSAE(nn.Module):
             dead: int64, the latents that did not fire for long, in order; AuxK lets them explain the error alone.
             k_aux: how many of them try to explain a token's error; half of d_in unless given.
         """
-        frame = self._frame(batch.context())
+        frame = self.frame(batch.context())
         u = self._normalise(batch.x, frame)
         encoded = self._encode_normalised(u, frame, batch.t, dead, k_aux or max(1, self.d_in // 2))
         code = self._code(encoded)
@@ -201,7 +201,7 @@ class TideSAE(nn.Module):
 
         A conditioned SAE cannot encode without the timestep: that is an error, never a silent default.
         """
-        frame = self._frame(_context(timestep, position, input, window, noise))
+        frame = self.frame(_context(timestep, position, input, window, noise))
         return self._code(self._encode_normalised(self._normalise(x, frame), frame, timestep))
 
     def decode(
@@ -215,10 +215,11 @@ class TideSAE(nn.Module):
         noise: Tensor | None = None,
     ) -> Tensor:
         """The activations [B, D] that a code stands for, in the activation's own units."""
-        frame = self._frame(_context(timestep, position, input, window, noise))
+        frame = self.frame(_context(timestep, position, input, window, noise))
         return self._denormalise(self._decode_normalised(code, frame)[0], frame)
 
-    def _frame(self, context: dict[str, Tensor | None]) -> Frame:
+    def frame(self, context: dict[str, Tensor | None]) -> Frame:
+        """How tokens of a context (`TokenBatch.context`) are seen: without what is known, scaled, modulated."""
         timestep = context["timestep"]
         if timestep is None and self.is_conditioned:
             raise ValueError("this SAE depends on the timestep: pass `timestep`, normalised so that 1 is pure noise")
@@ -305,7 +306,7 @@ class TideSAE(nn.Module):
     def fit_metric(self, sensitivity: Tensor, batch: TokenBatch) -> None:
         """Measure errors by the denoiser's sensitivity [D, D]; belongs after the known part was fitted."""
         if self.metric is not None:
-            frame = self._frame(batch.context())
+            frame = self.frame(batch.context())
             self.metric.fit(sensitivity, frame.normalised(batch.x.to(self.W_dec.dtype)))
 
     def follow_threshold(self, code: SparseCode) -> None:
