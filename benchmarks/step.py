@@ -186,8 +186,8 @@ def plot(rows: list[Row], path: Path) -> None:
     labels = [f"{d}, {m}, k {k}\n{n} tokens, {dead:.0%} dead\n{dtype}" for dtype, d, m, k, n, dead in problems]
     axes.set_xticks([j + 0.4 - width / 2 for j in range(len(problems))], labels, fontsize=8)
     axes.set_ylabel("step / encoder product")
-    axes.set_yscale("log")
-    axes.legend(fontsize=8, ncols=2)
+    axes.axhline(1, color="black", linewidth=0.8, linestyle=":")
+    figure.legend(fontsize=8, ncols=len(names), loc="outside upper center", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 
