@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.diffusion.pipelines import FAMILIES
+from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.diffusion import Denoiser, describe_denoiser, load_denoiser
 from tide_lightning.errors import UserError
 
@@ -156,3 +157,24 @@ def test_pipelines_share_a_folder_of_prompts(pretrained: Path, tmp_path: Path) -
     file.touch()
     with pytest.raises(UserError, match="cannot write prompt embedding"):
         load_denoiser(str(pretrained), prompt_cache=str(file)).encode_prompts(["a red ball"])
+
+
+@pytest.mark.parametrize("size", [(7, 8), (8,), (2, 8, 8), (0, 8)])
+def test_a_latent_size_that_does_not_fit(pretrained: Path, size: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"latent_size .*: this denoiser needs 2 numbers, multiples of \[2, 2\]"):
+        describe_denoiser(str(pretrained), latent_size=size)
+    assert describe_denoiser(str(pretrained), latent_size=(8, 16)).grid == (4, 8)
+
+
+def test_there_may_be_no_unconditional_half(tmp_path: Path) -> None:
+    folder = FAMILIES["flux-dev"].save(tmp_path)
+    data = ActivationDataModule(
+        str(folder),
+        ["transformer_blocks.0"],
+        prompts=["a red ball", "a blue cube"],
+        source="denoise",
+        halves="both",
+        latent_size=[8, 8],
+    )
+    with pytest.raises(UserError, match="halves both: this denoiser is not guided by an unconditional half"):
+        _ = data.site_shapes
