@@ -106,8 +106,8 @@ class ShardFiles:
         """Keep a shard, if there is room for it."""
         if not self._is_open:
             return
-        tensors, aliases = pack(batches)
-        content = save(tensors, {"aliases": json.dumps(aliases)})
+        tensors, held_by = pack(batches)
+        content = save(tensors, {"held_by": json.dumps(held_by)})
         rank, world = self._shard.rank, self._shard.world
         path = self._folder / f"{number:06}-{rank}of{world}-{_checksum(content)}.safetensors"
         used = sum(other.stat().st_size for other in self._folder.glob(f"*-{rank}of{world}-*.safetensors"))
@@ -158,7 +158,7 @@ def _read_whole(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             f"the cache shard {path} is damaged (its checksum differs): delete it, and it is harvested again"
         )
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return load(content), json.loads(header["__metadata__"]["aliases"])
+    return load(content), json.loads(header["__metadata__"]["held_by"])
 
 
 def _checksum(content: bytes) -> str:

@@ -19,31 +19,28 @@ def pack(batches: Sequence[Parts]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Batches of equal size as tensors on the CPU, one after the other.
 
     Returns:
-        Tensors by `<part>|<site>|<field>`, and for each such name that is not among them the one that is the same.
+        Tensors by `<part>|<site>|<field>`, and for each such name, in order, that of the tensor that holds it.
     """
     tensors: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
+    held_by: dict[str, str] = {}
     for number, part in enumerate(batches[0]):
         first_of: dict[int, str] = {}
         for site, tokens in part.items():
             for field, value in tokens.tensors().items():
                 name = f"{number}|{site}|{field}"
-                if id(value) in first_of:
-                    aliases[name] = first_of[id(value)]
-                    continue
-                first_of[id(value)] = name
-                tensors[name] = torch.cat([getattr(parts[number][site], field).cpu() for parts in batches])
-    return tensors, aliases
+                held_by[name] = first_of.setdefault(id(value), name)
+                if held_by[name] == name:
+                    tensors[name] = torch.cat([getattr(parts[number][site], field).cpu() for parts in batches])
+    return tensors, held_by
 
 
-def unpack(tensors: dict[str, Tensor], aliases: dict[str, str], num_batches: int) -> list[Parts]:
+def unpack(tensors: dict[str, Tensor], held_by: dict[str, str], num_batches: int) -> list[Parts]:
     """The batches that `pack` was given."""
     split = {name: value.chunk(num_batches) for name, value in tensors.items()}
-    split |= {name: split[same] for name, same in aliases.items()}
     named: dict[int, dict[str, dict[str, Any]]] = {}
-    for name, values in split.items():
+    for name, holder in held_by.items():  # tensors come back from a file in any order
         number, site, field = name.split("|")
-        named.setdefault(int(number), {}).setdefault(site, {})[field] = values
+        named.setdefault(int(number), {}).setdefault(site, {})[field] = split[holder]
     order = [[(site, named[number][site]) for site in named[number]] for number in sorted(named)]
     return [
         [

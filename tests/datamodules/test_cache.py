@@ -116,6 +116,7 @@ def test_another_number_of_ranks_reads_it(
         loader = data.train_loader(Shard(rank, read_by))
         forwards = Forwards(data.denoiser.module)
         found += list(loader)
+        assert list(found[-1]) == list(made[0])  # sites in their order
         assert forwards.count == 0
     assert {len(batch[SITE]) for batch in found} == {8 * 4 // read_by}
     expected = rows(made)
