@@ -1,10 +1,14 @@
-"""Tables over the runs of several seeds, from their metrics.json: mean and, behind ±, half the range.
+r"""Tables over the runs of several seeds, from their metrics.json: mean and, behind ±, half the range.
 
 for seed in 0 1 2; do
   tide fit --config quickstart --run_name quickstart-$seed --seed_everything $seed --data.seed $seed
   tide test --run_name quickstart-$seed
+  tide fit --config quickstart --run_name mean-$seed --seed_everything $seed --data.seed $seed \
+    --model.sae.init_args.known_part mean
+  tide test --run_name mean-$seed
 done
-python -m benchmarks.seeds runs/quickstart-{0,1,2}/latest --figures README.md --toybox docs/toybox_benchmark.md
+python -m benchmarks.seeds runs/quickstart-{0,1,2}/latest --mean runs/mean-{0,1,2}/latest \
+  --figures README.md --toybox docs/toybox_benchmark.md
 """
 
 from __future__ import annotations
@@ -113,15 +117,25 @@ def write(path: Path, mark: str, text: str) -> None:
     path.write_text(f"{before}<!-- {mark} -->\n{text}\n<!-- /{mark} -->{after}", encoding="utf-8")
 
 
+def read_metrics(run: Path) -> Metrics:
+    """What `tide test` left in a run's folder."""
+    metrics: Metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
+
+
 def main() -> None:
     """Read the runs; print or write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--mean", type=Path, nargs="*", default=[], help="the same with known_part: mean")
     parser.add_argument("--figures", type=Path, help="page whose `figures` section is replaced")
     parser.add_argument("--toybox", type=Path, help="page whose `toybox` section is replaced")
     options = parser.parse_args()
-    runs = [json.loads((run / "metrics.json").read_text(encoding="utf-8")) for run in options.runs]
-    for page, mark, text in ((options.figures, "figures", figures(runs)), (options.toybox, "toybox", toybox(runs))):
+    runs, plain = ([read_metrics(run) for run in paths] for paths in (options.runs, options.mean))
+    table = figures(runs)
+    if plain:
+        table += "\n\nThe same where only the mean is known (`known_part: mean`):\n\n" + figures(plain)
+    for page, mark, text in ((options.figures, "figures", table), (options.toybox, "toybox", toybox(runs))):
         print(text, end="\n\n")
         if page:
             write(page, mark, text)
