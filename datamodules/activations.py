@@ -228,12 +228,13 @@ class ActivationDataModule(LightningDataModule):
 
         Measured on noised samples, whatever the source.
         """
+        feed = self._feed(self._shard())
         parts = (
-            (call.x_t[rows], call.raw_t[rows], call.conditioning.select(rows))
-            for call in self._feed(self._shard()).calibration_calls(-(-self.num_calibration_samples // 4))
+            (call.x_t[rows], call.raw_t[rows], call.conditioning.select(rows), v[rows])
+            for call, v in feed.calibration_calls(-(-self.num_calibration_samples // 4))
             for rows in torch.arange(len(call)).split(self.forward_batch_size or len(call))
         )
-        return sensitivity(self.denoiser, self.denoiser.resolve_sites(sites), parts, self.seed)
+        return sensitivity(self.denoiser, self.denoiser.resolve_sites(sites), parts)
 
     def validation_loader(self, shard: Shard) -> SizedIterable[Tokens]:
         """A rank's validation batches: noised samples, and whole trajectories if the source has any."""

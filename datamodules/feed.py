@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rich.progress import track
+from torch import Tensor
 
 from tide_lightning.datamodules.cached import CachedNode
 from tide_lightning.datamodules.corpus import Corpus, Part
@@ -19,6 +20,7 @@ from tide_lightning.datamodules.loader import ActivationNode, Tokens
 from tide_lightning.datamodules.shards import Shard
 from tide_lightning.datamodules.streams import DenoiseStream, NoiseStream
 from tide_lightning.diffusion import Layout
+from tide_lightning.diffusion.counters import normal, stream
 
 SourceName = Literal["noise", "denoise", "both"]
 
@@ -59,12 +61,15 @@ class Feed:
         for _ in track(rounds, "Reading calibration tokens", disable=self.shard.rank != 0):
             yield from node.parts()
 
-    def calibration_calls(self, num_samples: int) -> Iterator[Call]:
-        """The forwards of about `num_samples` noised samples, whatever the source."""
+    def calibration_calls(self, num_samples: int) -> Iterator[tuple[Call, Tensor]]:
+        """The forwards of about `num_samples` noised samples, whatever the source, with normal numbers for each."""
         noise = self._noise("calibration", self.samples_per_batch)
+        size = self.samples_per_batch, *self.harvester.denoiser.latent_shape
         rounds = range(-(-num_samples // self.samples_per_batch))
         for k in track(rounds, "Measuring the denoiser's sensitivity", disable=self.shard.rank != 0):
-            yield noise.call(k)[0]
+            call = noise.call(k)[0]
+            every = normal(stream(self.seed, "sensitivity", k), size)  # for all ranks' samples
+            yield call, every[call.sample.cpu() % self.samples_per_batch]
 
     def validation(self, num_samples: int) -> SizedIterable[Tokens]:
         """`num_samples` noised held-out samples, and whole held-out trajectories if the source has any."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.datamodules.conftest import MakeData
 from tide_lightning.datamodules import Shard
@@ -46,3 +47,18 @@ def test_bins_of_both_sources(make_data: MakeData, num_steps: int) -> None:
     expected = (schedule * 10).clamp(max=9.99).floor().long().bincount(minlength=10) / num_steps
     walked = bins[source == 1].bincount(minlength=10) / (source == 1).sum()
     torch.testing.assert_close(walked, expected, atol=0.02, rtol=0)
+
+
+def test_the_numbers_behind_the_sensitivity_belong_to_samples(make_data: MakeData) -> None:
+    """However many ranks, a sample meets the same random direction of the prediction."""
+    whole: dict[int, Tensor] = {}
+    split: dict[int, Tensor] = {}
+    for found, shards in ((whole, [Shard()]), (split, [Shard(rank, 2) for rank in range(2)])):
+        for shard in shards:
+            for call, v in make_data()._feed(shard).calibration_calls(20):
+                assert not found.keys() & set(call.sample.tolist())
+                found.update(zip(call.sample.tolist(), v, strict=True))
+    assert len(whole) == 24
+    assert whole.keys() == split.keys()
+    assert all(torch.equal(whole[sample], split[sample]) for sample in whole)
+    assert len({float(v.sum()) for v in whole.values()}) == 24

@@ -16,8 +16,10 @@ def test_it_foretells_what_a_small_error_does_to_the_prediction(denoiser: Denois
     x_t = torch.randn(num_samples, *denoiser.latent_shape, generator=draw)
     raw_t = torch.randint(0, 1000, (num_samples,), generator=draw).float()
     conditioning = denoiser.encode_prompts(["a red ball"] * num_samples)
-    parts = ((x_t[rows], raw_t[rows], conditioning.select(rows)) for rows in torch.arange(num_samples).split(16))
-    found = sensitivity(denoiser, sites, parts, seed=0)
+    v = torch.randn(x_t.shape, generator=draw)
+    whole = torch.arange(num_samples)
+    parts = ((x_t[rows], raw_t[rows], conditioning.select(rows), v[rows]) for rows in whole.split(16))
+    found = sensitivity(denoiser, sites, parts)
     assert list(found) == [str(site) for site in sites]
     with torch.no_grad():
         clean = denoiser.predict(x_t, raw_t, conditioning)
@@ -44,7 +46,7 @@ def test_what_nothing_reads_is_of_no_consequence(tmp_path: Path) -> None:
     sites = denoiser.resolve_sites(patterns)
     x_t = torch.randn(2, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
     forward = x_t, torch.tensor([0.3, 0.8]), denoiser.encode_prompts(family.prompts)
-    found = sensitivity(denoiser, sites, [forward], seed=0)
+    found = sensitivity(denoiser, sites, [(*forward, torch.ones_like(x_t))])
     assert found["single_transformer_blocks.1:text"].count_nonzero() == 0
     assert float(found["single_transformer_blocks.0:text"].trace()) > 0
     assert float(found["single_transformer_blocks.1"].trace()) > 0

@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from tide_lightning.diffusion.conditioning import Conditioning
-from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.diffusion.denoiser import Denoiser
 from tide_lightning.diffusion.sites import Site
 from tide_lightning.reduction import all_reduce_sum
 
-Forward = tuple[Tensor, Tensor, Conditioning]
-"""x_t, raw_t and the conditioning of some samples."""
+Forward = tuple[Tensor, Tensor, Conditioning, Tensor]
+"""x_t, raw_t and the conditioning of some samples, and numbers v ~ N(0, I) in the prediction's shape."""
 
 
-def sensitivity(denoiser: Denoiser, sites: Sequence[Site], forwards: Iterable[Forward], seed: int) -> dict[str, Tensor]:
+def sensitivity(denoiser: Denoiser, sites: Sequence[Site], forwards: Iterable[Forward]) -> dict[str, Tensor]:
     """E[J' J] for each site [d, d], float64, J the prediction's derivative by one token's activation.
 
     An error e of a token raises the denoiser's loss by e' E[J' J] e to second order. With v ~ N(0, I) and g = J' v,
@@ -25,9 +24,7 @@ def sensitivity(denoiser: Denoiser, sites: Sequence[Site], forwards: Iterable[Fo
     """
     sums = {str(site): torch.zeros(0) for site in sites}
     count = torch.zeros((), dtype=torch.float64, device=denoiser.device)
-    for number, (x_t, raw_t, conditioning) in enumerate(forwards):
-        rng = stream(seed, "sensitivity", number)
-        v = torch.stack([normal(rng, denoiser.latent_shape) for _ in raw_t]).to(denoiser.device)
+    for x_t, raw_t, conditioning, v in forwards:
         leaves: list[Tensor] = []
 
         def cut(value: Tensor, leaves: list[Tensor] = leaves) -> Tensor:
@@ -39,7 +36,7 @@ def sensitivity(denoiser: Denoiser, sites: Sequence[Site], forwards: Iterable[Fo
             with torch.enable_grad(), denoiser.splice({site: cut}):
                 prediction = denoiser.predict(x_t, raw_t, conditioning)
             if prediction.requires_grad:
-                [g_NTD] = torch.autograd.grad(prediction, leaves, v)
+                [g_NTD] = torch.autograd.grad(prediction, leaves, v.to(denoiser.device))
             else:  # nothing reads the site, such as the text behind the last block
                 g_NTD = torch.zeros_like(leaves[0])
             g_BD = g_NTD.flatten(0, -2).double()
