@@ -44,7 +44,7 @@ def test_after_training_a_token_needs_no_batch() -> None:
 
 def test_a_threshold_is_saved_with_the_sae(tmp_path: Path) -> None:
     sae, _ = uneven(400, seed=7)
-    loaded = TideSAE.from_pretrained(sae.save_pretrained(tmp_path / "sae")).eval()
+    loaded = TideSAE.from_pretrained(sae.save_pretrained(tmp_path / "sae"))
     batch = tokens(30, seed=9, mean=1.0, rest=1.0)
     assert torch.equal(loaded(batch).x_hat, sae(batch).x_hat)
     assert loaded.config == sae.config

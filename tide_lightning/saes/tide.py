@@ -289,7 +289,7 @@ class TideSAE(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, site: str | None = None, revision: str | None = None) -> TideSAE:
-        """Load from a folder or a hub id; `site` names the sub-folder where there are several."""
+        """Load from a folder or a hub id, for use (`eval`); `site` names the sub-folder where there are several."""
         folder = find_folder(source, site, revision)
         cfg, tensors = read_folder(folder)
         try:
@@ -300,7 +300,7 @@ class TideSAE(nn.Module):
             sae.load_state_dict(tensors)
         except RuntimeError as error:
             raise UserError(f"{folder}/sae.safetensors does not hold what cfg.json describes") from error
-        return sae
+        return sae.eval()
 
     @torch.no_grad()
     def fit_metric(self, sensitivity: Tensor, batch: TokenBatch) -> None:
