@@ -11,8 +11,6 @@ Shapes: B tokens, D = d_in channels, F = d_sae latents.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -31,22 +29,18 @@ from tide_lightning.kernels import (
     normalise_rows,
     project_off_rows,
 )
+from tide_lightning.saes.budget import Budget, SharedThreshold, number_of_latents
 from tide_lightning.saes.code import SparseCode
 from tide_lightning.saes.frame import Frame
 from tide_lightning.saes.known import KnownPart, Rung
 from tide_lightning.saes.metric import FidelityMetric
 from tide_lightning.saes.modulation import TemporalModulation
-from tide_lightning.saes.storage import find_folder, read_folder, write_folder
-from tide_lightning.saes.threshold import SharedThreshold
+from tide_lightning.saes.pretrained import Pretrained
 from tide_lightning.sharding import local_rows, norm_over_ranks
 from tide_lightning.tokens import SiteShape, TokenBatch
 
 Modulation = Literal["none", "zero", "adaln"]
 """No modulation; one that starts at zero; one that starts at the denoiser's own adaLN where it fits."""
-
-
-Budget = Literal["token", "batch"]
-"""Whether each token has k active latents, or a batch's tokens share k times their number."""
 
 
 class SAEOutput(NamedTuple):
@@ -69,7 +63,7 @@ class SAEOutput(NamedTuple):
     aux_hat: Tensor | None = None
 
 
-class TideSAE(nn.Module):
+class TideSAE(Pretrained):
     """A temporal-aware TopK sparse autoencoder for one site.
 
     Args:
@@ -132,8 +126,8 @@ class TideSAE(nn.Module):
         self.unmodulate = unmodulate
         self.decode_backend: DecodeBackend = decode_backend
         self.d_in, self.d_sae = shape.d_in, round(shape.d_in * expansion_factor)
-        self.k = _count(k, self.d_sae, "k")
-        self.k_noisy = None if k_noisy is None else _count(k_noisy, self.d_sae, "k_noisy")
+        self.k = number_of_latents(k, self.d_sae, "k")
+        self.k_noisy = None if k_noisy is None else number_of_latents(k_noisy, self.d_sae, "k_noisy")
 
         self.budget: Budget = budget
         self.refinements, self.encoder_norm = refinements, encoder_norm
@@ -281,27 +275,6 @@ class TideSAE(nn.Module):
         u_hat = decoded.to(self.b_dec.dtype) + self.b_dec
         return frame.unmodulated(u_hat) if self.unmodulate else u_hat, aux_hat
 
-    def save_pretrained(self, folder: str | Path, **provenance: object) -> Path:
-        """Write cfg.json and sae.safetensors; `provenance` (site, model, …) goes into cfg.json."""
-        sizes = {"class": type(self).__name__, "d_in": self.d_in, "d_sae": self.d_sae}
-        cfg = {**sizes, "shape": asdict(self.shape), "sae": self.config, **provenance}
-        return write_folder(folder, cfg, self.state_dict())
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path, site: str | None = None, revision: str | None = None) -> TideSAE:
-        """Load from a folder or a hub id, for use (`eval`); `site` names the sub-folder where there are several."""
-        folder = find_folder(source, site, revision)
-        cfg, tensors = read_folder(folder)
-        try:
-            sae = cls(SiteShape(**{**cfg["shape"], "grid": tuple(cfg["shape"]["grid"])}), **cfg["sae"])
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{folder}/cfg.json does not describe a {cls.__name__}: {error}") from error
-        try:
-            sae.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise UserError(f"{folder}/sae.safetensors does not hold what cfg.json describes") from error
-        return sae.eval()
-
     @torch.no_grad()
     def fit_metric(self, sensitivity: Tensor, batch: TokenBatch) -> None:
         """Measure errors by the denoiser's sensitivity [D, D]; belongs after the known part was fitted."""
@@ -340,14 +313,3 @@ def _context(
     noise: Tensor | None,
 ) -> dict[str, Tensor | None]:
     return {"timestep": timestep, "position": position, "input": input, "window": window, "noise": noise}
-
-
-def _count(k: int | float, d_sae: int, name: str) -> int:
-    count = round(k * d_sae) if 0 < k < 1 else int(k)
-    if count != k and k >= 1:
-        raise UserError(f"{name} = {k}: give a whole number of latents, or a fraction of d_sae below 1")
-    if not 1 <= count <= d_sae:
-        raise UserError(
-            f"{name} = {k} does not fit d_sae = {d_sae}: choose 1 to {d_sae} (or a larger expansion_factor)"
-        )
-    return count

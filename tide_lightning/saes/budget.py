@@ -1,12 +1,18 @@
-"""The threshold by which a budget shared over batches is kept without a batch."""
+"""How many latents a token may use, and the threshold that keeps a shared budget without a batch."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from tide_lightning.errors import UserError
 from tide_lightning.kernels import Threshold
 from tide_lightning.reduction import all_reduce_sum
+
+Budget = Literal["token", "batch"]
+"""Whether each token has k active latents, or a batch's tokens share k times their number."""
 
 _SLOWEST = 0.01  # the weight of a new batch never falls below: the threshold follows the last hundred
 
@@ -43,3 +49,15 @@ class SharedThreshold(nn.Module):
         weight = (1 / (self.num_updates + 1)).clamp(min=_SLOWEST) * (sums[1] > 0)
         self.value.lerp_((sums[0] / sums[1].clamp(min=1)).to(self.value.dtype), weight.to(self.value.dtype))
         self.num_updates += sums[1] > 0
+
+
+def number_of_latents(k: int | float, d_sae: int, name: str) -> int:
+    """A number of latents, or a fraction of all of them below 1; `name` stands in errors."""
+    count = round(k * d_sae) if 0 < k < 1 else int(k)
+    if count != k and k >= 1:
+        raise UserError(f"{name} = {k}: give a whole number of latents, or a fraction of d_sae below 1")
+    if not 1 <= count <= d_sae:
+        raise UserError(
+            f"{name} = {k} does not fit d_sae = {d_sae}: choose 1 to {d_sae} (or a larger expansion_factor)"
+        )
+    return count
