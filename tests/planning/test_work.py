@@ -42,9 +42,10 @@ def test_the_denoisers_work_is_counted_without_its_weights(pretrained: Path) -> 
         {"modulation": "none", "known_part": "mean"},
         {"known_part": "input_window"},
         {"known_part": "noise_estimate", "fidelity_weight": 0.5},
+        {"refinements": 2, "budget": "batch"},
     ],
 )
-def test_the_saes_products_are_those_that_torch_counts(pretrained: Path, changes: dict[str, str]) -> None:
+def test_the_saes_products_are_those_that_torch_counts(pretrained: Path, changes: dict[str, object]) -> None:
     data = make_data(pretrained)
     sae = make_module(data, changes).sae(SITES[0])
     tokens = next(iter(data.train_loader(Shard())))[SITES[0]]
@@ -54,9 +55,10 @@ def test_the_saes_products_are_those_that_torch_counts(pretrained: Path, changes
     modulation = (
         sum(weight.numel() for weight in sae.modulation.parameters() if weight.ndim == 2) if sae.modulation else 0
     )
-    decoded = 2 * sae.d_in * sae.d_sae if sae.decode_backend == "dense" else 0
+    passes = 1 + sae.refinements
+    decoded = passes * 2 * sae.d_in * sae.d_sae if sae.decode_backend == "dense" else 0
     assert counter.get_total_flops() == len(tokens) * (work.products + decoded - 2 * 2 * modulation)  # no backward
-    assert work.gathers == 5 * 2 * sae.d_in * sae.k
+    assert work.gathers == passes * 5 * 2 * sae.d_in * sae.k
     assert work.parameters == sum(parameter.numel() for parameter in sae.parameters())
 
 

@@ -85,12 +85,13 @@ def denoiser_work(denoiser: Denoiser, sites: Sequence[Site]) -> DenoiserWork:
 
 
 def sae_work(sae: TideSAE) -> SAEWork:
-    """In closed form: one encoder product, and sparse products with k rows a token.
+    """In closed form: an encoder product and sparse products with k rows a token, as often as the code is made.
 
     The sparse ones are the decoder's forward, the gradient of the code, and the gradients of both weights and of the
     encoder's input. AuxK adds to them while latents are dead.
     """
     d, latents = sae.d_in, sae.d_sae
+    passes = 1 + sae.refinements
     k = sae.k if sae.k_noisy is None else (sae.k + sae.k_noisy) / 2
     known = sae.known
     with torch.device("meta"):
@@ -105,9 +106,9 @@ def sae_work(sae: TideSAE) -> SAEWork:
         buffers=sum(buffer.nbytes for buffer in sae.buffers()),
         calibration=sum(buffer.nbytes for buffer in statistics.buffers()),
         latents=latents,
-        products=2 * d * latents + known_products + 3 * 2 * small + metric,
-        gathers=round(5 * 2 * d * k),
-        row_bytes=round(ROW_BYTES * d * k),
+        products=passes * 2 * d * latents + known_products + 3 * 2 * small + metric,
+        gathers=round(passes * 5 * 2 * d * k),
+        row_bytes=round(passes * ROW_BYTES * d * k),
         step_bytes=step_bytes,
     )
 
