@@ -22,6 +22,12 @@ from typing import Any
 Metrics = dict[str, Any]
 Read = Callable[[Metrics, str], float]
 
+
+def by_the_mean(losses: dict[str, float]) -> float:
+    """The loss increase where a site is replaced by its mean."""
+    return losses["loss_ablated"] / losses["loss_original"] - 1
+
+
 FIGURES: dict[str, tuple[Read, str]] = {
     "explained variance": (lambda m, s: m["sites"][s]["explained_variance"], ".4f"),
     "beyond known": (lambda m, s: m["sites"][s]["explained_variance_beyond_known"], ".3f"),
@@ -29,6 +35,7 @@ FIGURES: dict[str, tuple[Read, str]] = {
     "PCA 2k": (lambda m, s: m["floors"][s]["pca_2k"]["explained_variance"], ".4f"),
     "loss increase": (lambda m, s: m["fidelity"]["sites"][s]["loss_increase"], "%"),
     "by known alone": (lambda m, s: m["fidelity"]["sites"][s]["loss_increase_known"], "%"),
+    "by the mean": (lambda m, s: by_the_mean(m["fidelity"]["sites"][s]), "%"),
     "alive": (lambda m, s: m["sites"][s]["alive_fraction"], ".3f"),
     "L0": (lambda m, s: m["sites"][s]["l0"], ".1f"),
 }
