@@ -1,4 +1,5 @@
-"""Time whole training steps, ours and other libraries': `python -m benchmarks.step [--preset quick|full|gpu]`.
+"""Time whole training steps, ours and other libraries': `python -m benchmarks.step [--preset quick|full|gpu]`,
+or at sizes of one's own: `--shape 1152 18432 64 1024 0.1 --rounds 9`.
 
 A step is forward, backward, projection of the decoder's gradient, clipping, fused Adam and unit rows, from the same
 weights, in every library that is installed (`pip install -e '.[bench]'`). First all are held to the same loss and
@@ -64,11 +65,23 @@ PRESETS: dict[str, tuple[list[Shape], list[str], int]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="quick")
+    parser.add_argument(
+        "--shape",
+        nargs=len(Shape._fields),
+        type=float,
+        action="append",
+        metavar=tuple(Shape._fields),
+        help="instead of the preset's sizes; may be given several times",
+    )
+    parser.add_argument("--rounds", type=int, help="instead of the preset's number")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--plot", type=Path, help="write a bar chart to this file")
     args = parser.parse_args()
     shapes, dtypes, rounds = PRESETS[args.preset]
+    if args.shape:
+        shapes = [Shape(*map(int, sizes), dead) for *sizes, dead in args.shape]
+    rounds = args.rounds or rounds
     device = torch.device(args.device)
     makers = available()
     check_agreement(makers, device)

@@ -184,6 +184,48 @@ def test_only_what_needs_a_gradient_gets_one() -> None:
     assert not encode(x.detach(), weight.detach(), bias.detach(), TopK(2)).values.requires_grad
 
 
+@pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize("needed", ["x weight bias offset", "weight bias offset", "offset", "weight"])
+@pytest.mark.parametrize("rule", [TopK(4), BatchTopK(4), Threshold(1.0)], ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("dead", [0, 9])
+def test_an_offset_of_all_tokens(rule: Rule, needed: str, dead: int) -> None:
+    """Its gradient by whichever way: summed over the tokens' gradients, or from the bias's."""
+    case = Problem(33, 50, 7, dead=dead)
+    names = ("x", "weight", "bias", "offset")
+
+    def leaves() -> list[Tensor]:
+        tensors = [*(leaf.detach() for leaf in case.leaves()), torch.linspace(-1, 1, 7, dtype=torch.float64)]
+        return [tensor.requires_grad_(name in needed.split()) for name, tensor in zip(names, tensors, strict=True)]
+
+    def gradients(codes: list[Tensor], of: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        loss = sum((code * grad).sum() for code, grad in zip(codes, (case.grad, case.aux_grad), strict=False))
+        assert isinstance(loss, Tensor)
+        return [code.detach() for code in codes], list(
+            torch.autograd.grad(loss, [leaf for leaf in of if leaf.requires_grad])
+        )
+
+    x, weight, bias, offset = ours = leaves()
+    encoded = encode(x, weight, bias, rule, case.dead, 3, offset_D=offset)
+    codes = [written_out(encoded, case.grad.shape)]
+    if encoded.aux is not None:
+        aux = torch.zeros_like(case.grad)
+        codes.append(aux.scatter(1, encoded.aux.latents[encoded.aux.places], encoded.aux.values))
+    x, weight, bias, offset = theirs = leaves()
+    pre = ((x - offset) @ weight.T + bias).relu()
+    assert_same(gradients(codes, ours), gradients([pre * (code.detach() > 0) for code in codes], theirs))
+
+
+def test_an_offset_is_the_same_as_subtracting_it_before() -> None:
+    case = Problem(33, 50, 7, dead=9)
+    offset = torch.linspace(-1, 1, 7, dtype=torch.float64)
+    own = encode(case.x, case.weight, case.bias, TopK(4), case.dead, 3, offset_D=offset)
+    before = encode(case.x - offset, case.weight, case.bias, TopK(4), case.dead, 3)
+    assert own.aux is not None
+    assert before.aux is not None
+    for one, other in zip((*own[:2], *own.aux), (*before[:2], *before.aux), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_nothing_of_the_size_tokens_by_latents_outlives_the_forward_or_arises_in_the_backward(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -27,5 +27,5 @@ def aux_csr(values_NK: Tensor, places_NK: Tensor, latents_L: Tensor) -> Csr:
 
 
 def add_to_rows(total_MD: Tensor, rows_L: Tensor, part_LD: Tensor) -> None:
-    """Add to some rows, each named once: repeatable, unlike a sum by atomics."""
-    total_MD.index_put_((rows_L,), total_MD.index_select(0, rows_L) + part_LD.to(total_MD.dtype))
+    """Add to some rows, each named once: so the sum is repeatable, whichever way it is made."""
+    total_MD.index_add_(0, rows_L, part_LD.to(total_MD.dtype))

@@ -19,11 +19,20 @@ class BlockShape(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Pre-activations, before the ReLU, and where they stand in the whole."""
+    """Pre-activations, before the ReLU, and where they stand in the whole.
+
+    Fields:
+        pre_nm: the pre-activations.
+        first_token: of them.
+        first_latent: of them.
+        joined: the same memory, [n, room + m], with free columns before the pre-activations: so a selection puts what
+            it carries along next to them without copying them.
+    """
 
     pre_nm: Tensor
     first_token: int
     first_latent: int
+    joined: Tensor
 
 
 def block_shape(x_ND: Tensor, num_latents: int) -> BlockShape:
@@ -40,6 +49,7 @@ def preactivation_blocks(
     bias_M: Tensor | None,
     shape: BlockShape,
     start: tuple[Tensor, Tensor] | None = None,
+    room: int = 0,
 ) -> Iterator[Block]:
     """The blocks of x W^T + b: tokens first, then latents. A block's memory is used again for the next.
 
@@ -49,13 +59,17 @@ def preactivation_blocks(
         bias_M: of the latents, or None.
         shape: of the blocks.
         start: values and indices [N, K] of a sparse code to add.
+        room: free columns before the pre-activations, where a token's latents come in several blocks.
     """
-    memory = x_ND.new_empty(shape.tokens * shape.latents)
+    room = room if shape.latents < len(weight_MD) else 0
+    memory = x_ND.new_empty(shape.tokens * (room + shape.latents))
     for token in range(0, max(1, len(x_ND)), shape.tokens):  # no tokens are one block without rows
         x_nD = x_ND[token : token + shape.tokens]
         for latent in range(0, len(weight_MD), shape.latents):
             weight_mD = weight_MD[latent : latent + shape.latents]
-            pre_nm = memory[: len(x_nD) * len(weight_mD)].view(len(x_nD), len(weight_mD))
+            width = room + len(weight_mD)
+            joined = memory[: len(x_nD) * width].view(len(x_nD), width)
+            pre_nm = joined[:, room:]
             if bias_M is None:
                 torch.mm(x_nD, weight_mD.T, out=pre_nm)
             else:
@@ -63,7 +77,7 @@ def preactivation_blocks(
             if start is not None:
                 values_nK, indices_nK = (part[token : token + shape.tokens] for part in start)
                 _add(pre_nm, values_nK, indices_nK - latent)
-            yield Block(pre_nm, token, latent)
+            yield Block(pre_nm, token, latent, joined)
 
 
 def _add(pre_nm: Tensor, values_nK: Tensor, columns_nK: Tensor) -> None:

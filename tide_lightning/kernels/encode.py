@@ -16,10 +16,10 @@ from torch.autograd.function import once_differentiable
 
 from tide_lightning.kernels.aux import AuxCode, add_to_rows, aux_csr
 from tide_lightning.kernels.backends import BACKENDS
-from tide_lightning.kernels.blocks import Block, block_shape, preactivation_blocks
+from tide_lightning.kernels.blocks import Block, BlockShape, block_shape, preactivation_blocks
 from tide_lightning.kernels.choice import DecodeBackend, choose_backend, product_dtype
 from tide_lightning.kernels.csr import Csr, even_row_pointer
-from tide_lightning.kernels.selection import Rule, Selected, TopK
+from tide_lightning.kernels.selection import Rule, Selection, TopK
 
 
 class Encoded(NamedTuple):
@@ -47,11 +47,12 @@ def encode(
     k_aux: int = 0,
     backend: DecodeBackend = "auto",
     start: tuple[Tensor, Tensor] | None = None,
+    offset_D: Tensor | None = None,
 ) -> Encoded:
-    """The code of every token: what `rule` selects of relu(x W^T + b), or of relu(start + x W^T + b).
+    """The code of every token: what `rule` selects of relu(start + (x - offset) W^T + b).
 
-    Gradients reach x, weight, bias and the start's values through what was selected. Under autocast the operands are
-    cast like those of a matrix product and sums are kept in float32.
+    Gradients reach x, weight, bias, offset and the start's values through what was selected. Under autocast the
+    operands are cast like those of a matrix product and sums are kept in float32.
 
     Args:
         x_ND: the tokens.
@@ -62,13 +63,18 @@ def encode(
         k_aux: how many of them at most, a token.
         backend: of the sparse products in the backward; `triton` selects by a kernel of its own, too.
         start: values and indices [N, K] of a code that the pre-activations are added to, each latent once a token.
+        offset_D: subtracted from every token. Where x itself needs no gradient, the offset's costs one product of the
+            weight with a vector, and none with a token for each row.
     """
     dtype = product_dtype(x_ND, weight_MD)
     start_values, start_indices = (None, None) if start is None else (start[0].to(dtype), start[1])
+    if offset_D is not None:
+        x_ND = x_ND - offset_D.detach()  # its gradient is the operation's own business
     values, indices, row_pointer, aux_values, places = _Encode.apply(  # type: ignore[no-untyped-call]
         x_ND.to(dtype),
         weight_MD.to(dtype),
         None if bias_M is None else bias_M.to(dtype),
+        None if offset_D is None else offset_D.to(dtype),
         start_values,
         start_indices,
         rule,
@@ -89,6 +95,7 @@ class _Encode(torch.autograd.Function):
         x_ND: Tensor,
         weight_MD: Tensor,
         bias_M: Tensor | None,
+        offset_D: Tensor | None,
         start_values_NK: Tensor | None,
         start_indices_NK: Tensor | None,
         rule: Rule,
@@ -98,8 +105,10 @@ class _Encode(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         start = None if start_values_NK is None or start_indices_NK is None else (start_values_NK, start_indices_NK)
         with torch.autocast(weight_MD.device.type, enabled=False):
-            blocks = preactivation_blocks(x_ND, weight_MD, bias_M, block_shape(x_ND, len(weight_MD)), start)
-            code, aux = _select(blocks, x_ND, weight_MD, rule, dead_L, k_aux, backend)
+            shape, selection = block_shape(x_ND, len(weight_MD)), rule.start(len(x_ND), len(weight_MD), backend)
+            blocks = preactivation_blocks(x_ND, weight_MD, bias_M, shape, start, selection.room)
+            aux = _select(selection, blocks, shape, x_ND, len(weight_MD), dead_L, k_aux, backend)
+            code = selection.finish()
         ctx.save_for_backward(x_ND, weight_MD, *code, *aux, dead_L, start_indices_NK)
         ctx.backend = backend
         ctx.set_materialize_grads(False)
@@ -117,12 +126,14 @@ class _Encode(torch.autograd.Function):
             grad_values = torch.zeros_like(values)
         if row_pointer is None:
             row_pointer = even_row_pointer(indices)
-        needed = ctx.needs_input_grad[:3]
+        needs_x, needs_weight, needs_bias, needs_offset, needs_start = ctx.needs_input_grad[:5]
+        # The tokens' gradients add up to that of the offset; where nobody asks for each, sum first and multiply then.
+        needed = needs_x, needs_weight, needs_bias or (needs_offset and not needs_x)
         with torch.autocast(weight_MD.device.type, enabled=False):
             through_relu = grad_values.where(values > 0, 0).flatten()
             code = Csr(through_relu, indices.flatten(), row_pointer, len(weight_MD))
             grad_x, grad_weight, grad_bias = _gradients(code, x_ND, weight_MD, ctx.backend, needed)
-            grad_start = _at(code, start_NK) if ctx.needs_input_grad[3] else None
+            grad_start = _at(code, start_NK) if needs_start else None
             if grad_aux_NK is not None:
                 aux = aux_csr(grad_aux_NK.where(aux_values_NK > 0, 0), places_NK, dead_L)
                 weight_LD = weight_MD.index_select(0, dead_L)
@@ -136,39 +147,42 @@ class _Encode(torch.autograd.Function):
                 if grad_start is not None:
                     spread = Csr(aux.values, dead_L[aux.columns], aux.row_pointer, len(weight_MD))
                     grad_start += _at(spread, start_NK)
-        return grad_x, grad_weight, grad_bias, grad_start, None, None, None, None, None
+            grad_offset = None
+            if needs_offset:
+                grad_offset = -(grad_x.sum(0) if needs_x else (grad_bias.unsqueeze(0) @ weight_MD).squeeze(0))
+        grad_bias = grad_bias if needs_bias else None
+        return grad_x, grad_weight, grad_bias, grad_offset, grad_start, None, None, None, None, None
 
 
 def _select(
+    selection: Selection,
     blocks: Iterator[Block],
+    shape: BlockShape,
     x_ND: Tensor,
-    weight_MD: Tensor,
-    rule: Rule,
+    num_latents: int,
     dead_L: Tensor | None,
     k_aux: int,
     backend: DecodeBackend,
-) -> tuple[Selected, tuple[Tensor | None, Tensor | None]]:
-    """The code, and values and places of the dead latents' code."""
-    num_latents = len(weight_MD)
-    selection = rule.start(len(x_ND), num_latents, backend)
+) -> tuple[Tensor | None, Tensor | None]:
+    """Show all blocks to the selection; return values and places of the dead latents' code."""
     if dead_L is None or k_aux < 1 or len(dead_L) == 0:
-        for pre_nm, token, latent in blocks:
-            selection.see(pre_nm, token, latent)
-        return selection.finish(), (None, None)
+        for block in blocks:
+            selection.see(block)
+        return None, None
     # The dead latents' pre-activations are collected over a row of blocks and selected from at once.
     aux_selection = TopK(min(k_aux, len(dead_L))).start(len(x_ND), len(dead_L), backend)
-    tokens, width = block_shape(x_ND, num_latents)
-    memory_nL = x_ND.new_empty(tokens, len(dead_L))
-    dead_before = _dead_before(dead_L, list(range(0, num_latents, width)))
-    for pre_nm, token, latent in blocks:
-        selection.see(pre_nm, token, latent)
-        first, end = dead_before[latent // width], dead_before[latent // width + 1]
+    memory_nL = x_ND.new_empty(shape.tokens, len(dead_L))
+    dead_before = _dead_before(dead_L, list(range(0, num_latents, shape.latents)))
+    for block in blocks:
+        selection.see(block)
+        pre_nm, latent = block.pre_nm, block.first_latent
+        first, end = dead_before[latent // shape.latents], dead_before[latent // shape.latents + 1]
         dead_pre_nL = memory_nL[: len(pre_nm)]
         dead_pre_nL[:, first:end] = pre_nm.index_select(1, dead_L[first:end] - latent)
         if latent + pre_nm.shape[1] == num_latents:
-            aux_selection.see(dead_pre_nL, token, 0)
+            aux_selection.see(Block(dead_pre_nL, block.first_token, 0, dead_pre_nL))
     aux = aux_selection.finish()
-    return selection.finish(), (aux.values, aux.indices)
+    return aux.values, aux.indices
 
 
 def _dead_before(dead_L: Tensor, first_latents: list[int]) -> list[int]:

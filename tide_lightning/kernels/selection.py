@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tide_lightning.errors import UserError
+from tide_lightning.kernels.blocks import Block
 from tide_lightning.kernels.choice import DecodeBackend
 from tide_lightning.kernels.csr import expand_row_pointer
 from tide_lightning.kernels.topk import topk
@@ -35,9 +36,15 @@ class Selected(NamedTuple):
 
 
 class Selection(Protocol):
-    """A selection under way. Blocks come by tokens first, then by latents, each once and in order."""
+    """A selection under way. Blocks come by tokens first, then by latents, each once and in order.
 
-    def see(self, pre_nm: Tensor, first_token: int, first_latent: int) -> None:
+    Fields:
+        room: how many free columns it asks for before a block's pre-activations.
+    """
+
+    room: int
+
+    def see(self, block: Block) -> None:
         """Take in a block; its memory is used again for the next."""
 
     def finish(self) -> Selected:
@@ -106,20 +113,22 @@ class _TokenwiseSelection:
     """Carries each token's k largest so far from block to block."""
 
     def __init__(self, k: int, k_N: Tensor | None, backend: DecodeBackend) -> None:
-        self.k, self.k_N, self.backend = k, k_N, backend
+        self.k, self.k_N, self.backend, self.room = k, k_N, backend, k
         self.parts: list[tuple[Tensor, Tensor]] = []
         self.current_token = -1
 
-    def see(self, pre_nm: Tensor, first_token: int, first_latent: int) -> None:
+    def see(self, block: Block) -> None:
+        pre_nm, first_token, first_latent, joined = block
         if first_token != self.current_token:
             values_nK, indices_nK = topk(pre_nm, min(self.k, pre_nm.shape[1]), self.backend)
             self.parts.append((values_nK, indices_nK + first_latent if first_latent else indices_nK))
             self.current_token = first_token
             return
         best_nK, at_nK = self.parts[-1]
-        # The best so far go first: a partial sort then moves little of what follows.
-        joined = torch.cat([best_nK, pre_nm], dim=1)
         num_best = best_nK.shape[1]
+        # The best so far go first, into the room there: a partial sort then moves little of what follows.
+        joined = joined[:, self.room - num_best :]
+        joined[:, :num_best] = best_nK
         values_nK, place_nK = topk(joined, min(self.k, joined.shape[1]), self.backend)
         before = at_nK.gather(1, place_nK.clamp(max=num_best - 1))
         self.parts[-1] = values_nK, torch.where(place_nK < num_best, before, place_nK + (first_latent - num_best))
@@ -138,12 +147,15 @@ class _TokenwiseSelection:
 class _BatchwiseSelection:
     """Carries the batch's Z largest so far from block to block, by their places in the whole [N, M]."""
 
+    room = 0
+
     def __init__(self, num_tokens: int, num_latents: int, num_kept: int, at_most: int | None) -> None:
         self.num_tokens, self.num_latents, self.num_kept, self.at_most = num_tokens, num_latents, num_kept, at_most
         self.values_Z: Tensor | None = None
         self.places_Z: Tensor | None = None
 
-    def see(self, pre_nm: Tensor, first_token: int, first_latent: int) -> None:
+    def see(self, block: Block) -> None:
+        pre_nm, first_token, first_latent, _ = block
         values, places = self._worth_a_look(pre_nm)
         places = _global_places(places, pre_nm.shape[1], first_token, first_latent, self.num_latents)
         if self.values_Z is not None and self.places_Z is not None:
@@ -181,12 +193,15 @@ class _BatchwiseSelection:
 class _ThresholdSelection:
     """Gathers what exceeds the threshold."""
 
+    room = 0
+
     def __init__(self, num_tokens: int, num_latents: int, threshold: float | Tensor) -> None:
         self.num_tokens, self.num_latents, self.threshold = num_tokens, num_latents, threshold
         self.values: list[Tensor] = []
         self.places: list[Tensor] = []
 
-    def see(self, pre_nm: Tensor, first_token: int, first_latent: int) -> None:
+    def see(self, block: Block) -> None:
+        pre_nm, first_token, first_latent, _ = block
         flat = pre_nm.flatten()
         places = ((flat > self.threshold) & (flat > 0)).nonzero().squeeze(1)
         self.values.append(flat[places])

@@ -240,11 +240,11 @@ class TideSAE(Pretrained):
         self, u: Tensor, frame: Frame, timestep: Tensor | None, dead: Tensor | None = None, k_aux: int = 0
     ) -> Encoded:
         rule, backend = self._rule(timestep), self.decode_backend
-        read = frame.modulated(u) - self.b_dec
+        read = frame.modulated(u)
         if not self.refinements:
-            return encode(read, self.W_enc, self.b_enc, rule, dead, k_aux, backend)
+            return encode(read, self.W_enc, self.b_enc, rule, dead, k_aux, backend, offset_D=self.b_dec)
         first = TopK(max(self.k, self.k_noisy or 0))
-        code = encode(read, self.W_enc, self.b_enc, first, backend=backend)
+        code = encode(read, self.W_enc, self.b_enc, first, backend=backend, offset_D=self.b_dec)
         for left in range(self.refinements, 0, -1):
             error = frame.scaled(u - self._decode_normalised(self._code(code), frame)[0])
             start = code.values, code.indices
