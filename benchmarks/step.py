@@ -1,5 +1,6 @@
-"""Time whole training steps, ours and other libraries': `python -m benchmarks.step [--preset quick|full|gpu]`,
-or at sizes of one's own: `--shape 1152 18432 64 1024 0.1 --rounds 9`.
+"""Time whole training steps, ours and other libraries': `python -m benchmarks.step [--preset quick|full|gpu]`.
+
+Sizes of one's own: `--shape 1152 18432 64 1024 0.1 --rounds 9`.
 
 A step is forward, backward, projection of the decoder's gradient, clipping, fused Adam and unit rows, from the same
 weights, in every library that is installed (`pip install -e '.[bench]'`). First all are held to the same loss and
@@ -80,7 +81,7 @@ def main() -> None:
     args = parser.parse_args()
     shapes, dtypes, rounds = PRESETS[args.preset]
     if args.shape:
-        shapes = [Shape(*map(int, sizes), dead) for *sizes, dead in args.shape]
+        shapes = [Shape(int(d_in), int(d_sae), int(k), int(batch), dead) for d_in, d_sae, k, batch, dead in args.shape]
     rounds = args.rounds or rounds
     device = torch.device(args.device)
     makers = available()
@@ -118,7 +119,7 @@ def check_agreement(makers: Makers, device: torch.device) -> None:
         for name, (own, gradients) in found.items():
             pairs = {"loss": (own, loss)} | {key: (value, reference[key]) for key, value in gradients.items()}
             for key, (value, expected) in pairs.items():
-                if not torch.allclose(value, expected, rtol=1e-4, atol=1e-6 * float(expected.abs().max())):
+                if not torch.allclose(value, expected, rtol=1e-4, atol=1e-6 * float(expected.detach().abs().max())):
                     raise SystemExit(f"{name} computes another {key} than the dense formula")
     print(f"the same loss and gradients: {', '.join(makers)}")
 
@@ -200,7 +201,7 @@ def plot(rows: list[Row], path: Path) -> None:
     axes.set_xticks([j + 0.4 - width / 2 for j in range(len(problems))], labels, fontsize=8)
     axes.set_ylabel("step / encoder product")
     axes.axhline(1, color="black", linewidth=0.8, linestyle=":")
-    figure.legend(fontsize=8, ncols=len(names), loc="outside upper center", frameon=False)
+    figure.legend(fontsize=8, ncols=min(len(names), 2 * len(problems)), loc="outside upper center", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 

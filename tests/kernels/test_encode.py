@@ -142,6 +142,7 @@ def test_a_shared_budget_of_any_size(num_tokens: int, num_latents: int, k: int, 
     assert_same(case.run(BatchTopK(k)), case.reference(kept))
 
 
+@pytest.mark.usefixtures("_blocks")
 @pytest.mark.parametrize("rule", [TopK(4), BatchTopK(4), Threshold(1.0)], ids=lambda rule: type(rule).__name__)
 @pytest.mark.parametrize("backend", ["dense", "coo", "embedding_bag", "triton"])
 def test_every_backend_gives_the_same_gradients(rule: Rule, backend: str) -> None:
