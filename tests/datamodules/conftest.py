@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,10 @@ def make_data(pretrained: Path) -> MakeData:
         return ActivationDataModule(str(pretrained), **(arguments | changes))
 
     return make
+
+
+@pytest.fixture
+def collect_open_files() -> Iterator[None]:
+    """What `datasets` leaves open is collected while its warnings are expected, not in somebody else's test."""
+    yield
+    gc.collect()

@@ -79,6 +79,7 @@ def test_activations_of_a_folder(make_data: MakeData, folder: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files that datasets leaves open
+@pytest.mark.usefixtures("collect_open_files")
 def test_images_of_a_hub_dataset(folder: Path) -> None:
     pytest.importorskip("datasets")
     for sidecar in folder.rglob("*.txt"):  # a dataset of texts to datasets

@@ -75,6 +75,7 @@ def test_damaged_tables(tables: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files that datasets leaves open
+@pytest.mark.usefixtures("collect_open_files")
 def test_a_dataset_of_the_hub_is_streamed(tables: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     pytest.importorskip("datasets")
     folder = tmp_path_factory.mktemp("dataset")
