@@ -20,7 +20,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install $(PIP_ARGS) --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: export OMP_NUM_THREADS = 1 # its operations are small: a second thread costs more than it brings
+# The demo's operations are small: a second thread costs more than it brings.
+demo: export OMP_NUM_THREADS = 1
 demo: setup ## train three temporal SAEs on the toybox, test them, say where to look
 	$(BIN)/tide fit --config configs/quickstart.yaml
 	$(BIN)/tide test
