@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks.timing import timed
 from tide_lightning.kernels import BatchTopK, DecodeBackend, TopK, encode, normalise_rows, project_off_rows, topk
 from tide_lightning.kernels.backends import BACKENDS
 from tide_lightning.kernels.csr import Csr, even_row_pointer
@@ -97,8 +97,8 @@ def measure_device(dtype: torch.dtype, device: torch.device) -> tuple[float, flo
     """Bytes a second of a copy and operations a second of a matrix product."""
     source, target = (torch.ones(2**26, dtype=torch.uint8, device=device) for _ in range(2))
     left, right = (torch.ones(size, dtype=dtype, device=device) for size in ((1024, 1152), (1152, 9216)))
-    copy = median(_seconds(lambda: target.copy_(source), device) for _ in range(7))
-    product = median(_seconds(lambda: left @ right, device) for _ in range(7))
+    copy = median(timed(lambda: target.copy_(source), device) for _ in range(7))
+    product = median(timed(lambda: left @ right, device) for _ in range(7))
     return 2 * source.numel() / copy, 2 * 1024 * 1152 * 9216 / product
 
 
@@ -118,7 +118,7 @@ def measure(
         work.run()
     for _ in range(rounds):
         for name, work in works.items():
-            times[name].append(_seconds(work.run, device))
+            times[name].append(timed(work.run, device))
     rows = []
     for name, work in works.items():
         floor = max(work.num_bytes / bytes_a_second, work.num_operations / operations_a_second)
@@ -171,14 +171,6 @@ def works_of(shape: Shape, dtype: torch.dtype, backends: list[DecodeBackend], de
     works["Adam"] = Work(adam.step, 7 * full, 0)
     works["unit rows"] = Work(lambda: normalise_rows(weight), 2 * full, 0)
     return works
-
-
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch.nn.functional import normalize
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.implementations import Implementation, available
+from benchmarks.timing import timed
 
 Row = dict[str, Any]
 Makers = dict[str, Callable[[int, int, int], Implementation]]
@@ -140,9 +140,9 @@ def measure(makers: Makers, shape: Shape, dtype: str, device: torch.device, roun
             run(implementation, 0)()
     products, steps = [], {name: list[float]() for name in implementations}
     for number in range(rounds):
-        products.append(_seconds(lambda: torch.mm(operand, weight.T, out=pre), device))
+        products.append(timed(lambda: torch.mm(operand, weight.T, out=pre), device))
         for name, implementation in implementations.items():
-            steps[name].append(_seconds(run(implementation, number), device))
+            steps[name].append(timed(run(implementation, number), device))
     rows = []
     for name, seconds in steps.items():
         ratios = [step / product for step, product in zip(seconds, products, strict=True)]
@@ -227,14 +227,6 @@ def _made(
         implementation = make(shape.d_in, shape.d_sae, shape.k)
     implementation.load(weights)
     return implementation
-
-
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def _machine(device: torch.device) -> str:

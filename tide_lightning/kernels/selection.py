@@ -14,11 +14,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from tide_lightning.errors import UserError
 from tide_lightning.kernels.blocks import Block
 from tide_lightning.kernels.choice import DecodeBackend
 from tide_lightning.kernels.csr import expand_row_pointer
-from tide_lightning.kernels.topk import topk
+from tide_lightning.kernels.topk import check_k, topk
 
 
 class Selected(NamedTuple):
@@ -72,7 +71,7 @@ class TopK:
 
     def start(self, num_tokens: int, num_latents: int, backend: DecodeBackend = "auto") -> Selection:
         """Begin to select."""
-        _check(self.k, num_latents)
+        check_k(self.k, num_latents)
         return _TokenwiseSelection(self.k, self.k_N, backend)
 
 
@@ -90,7 +89,7 @@ class BatchTopK:
 
     def start(self, num_tokens: int, num_latents: int, backend: DecodeBackend = "auto") -> Selection:
         """Begin to select."""
-        _check(self.k, num_latents)
+        check_k(self.k, num_latents)
         return _BatchwiseSelection(num_tokens, num_latents, self.k * num_tokens, self.at_most)
 
 
@@ -213,11 +212,6 @@ class _ThresholdSelection:
 
 
 _SAMPLE_EVERY = 61  # no divisor of a usual number of latents: all of them take part
-
-
-def _check(k: int, num_latents: int) -> None:
-    if not 1 <= k <= num_latents:
-        raise UserError(f"k = {k} must lie between 1 and the number of latents, {num_latents}")
 
 
 def _global_places(places: Tensor, width: int, first_token: int, first_latent: int, num_latents: int) -> Tensor:

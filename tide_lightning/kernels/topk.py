@@ -17,11 +17,15 @@ def topk(pre_ND: Tensor, k: int, backend: DecodeBackend = "auto") -> tuple[Tenso
         k: how many.
         backend: `triton` selects by a kernel of ours, without a gradient; all others by PyTorch.
     """
-    num_latents = pre_ND.shape[-1]
-    if not 1 <= k <= num_latents:
-        raise UserError(f"k = {k} must lie between 1 and the number of latents, {num_latents}")
+    check_k(k, pre_ND.shape[-1])
     if backend == "triton":
         return triton.topk(pre_ND, k)
     # Selecting in two stages, by maxima of chunks first, gains too little: docs/numerics.md has the figures.
     values_NK, indices_NK = pre_ND.topk(k, dim=-1, sorted=False)
     return values_NK, indices_NK
+
+
+def check_k(k: int, num_latents: int) -> None:
+    """There must be that many to select from."""
+    if not 1 <= k <= num_latents:
+        raise UserError(f"k = {k} must lie between 1 and the number of latents, {num_latents}")
