@@ -6,18 +6,13 @@ import os
 import warnings
 from pathlib import Path
 
-import torch
-from torch.multiprocessing.spawn import spawn
-
-from tests.torchrun import free_port, join_world
+from tests.torchrun import run_ranks
 from tide_lightning.cli import main
 from tide_lightning.saes import TideSAE
 
 
-def run(rank: int, folder: str, port: int) -> None:
+def run(rank: int, folder: str) -> None:
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    join_world(rank, 2, port)
     os.chdir(folder)
     common = ["--config=debug", "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.log_every_n_steps=2"]
     short = ["--trainer.max_steps=4", "--checkpoint.every_n_train_steps=2", "--data.batches_per_epoch=4"]
@@ -26,7 +21,7 @@ def run(rank: int, folder: str, port: int) -> None:
 
 
 def test_two_ranks_fit_and_test_in_one_run_folder(tmp_path: Path) -> None:
-    spawn(run, (str(tmp_path), free_port()), nprocs=2)
+    run_ranks(run, str(tmp_path))
     runs = tmp_path / "runs" / "debug"
     latest = (runs / "latest").resolve()
     assert sorted(path.name for path in runs.iterdir()) == sorted(["latest", latest.name])

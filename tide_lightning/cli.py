@@ -281,7 +281,10 @@ def main(args: list[str] | None = None) -> int:
 
 def entry_point() -> NoReturn:
     """The console script."""
-    sys.exit(main())
+    code = main()
+    if torch.distributed.is_initialized():  # gloo's threads now and then abort a process that ends with them
+        torch.distributed.destroy_process_group()
+    sys.exit(code)
 
 
 def _one_line(message: str) -> str:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
 
 from tests.datamodules.conftest import PROMPTS
+from tests.torchrun import run_ranks
 from tide_lightning.datamodules import ActivationDataModule, Shard
 
 SITE = "transformer_blocks.0"
@@ -28,8 +28,7 @@ def make(pretrained: str) -> ActivationDataModule:
 
 
 def run(rank: int, pretrained: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    dist.init_process_group("gloo")
     data = make(pretrained)
     loader = data.train_loader(Shard(rank, 2))
     batches = iter(loader)
@@ -40,12 +39,11 @@ def run(rank: int, pretrained: str, folder: str) -> None:
     again = next(iter(loader))[SITE]
     latents, _ = data._latents.of("train", Shard(rank, 2)).fetch(range(5))
     torch.save({"state": state, "equal": torch.equal(expected.x, again.x), "latents": latents}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 def test_every_rank_holds_the_state_of_all(pretrained: Path, tmp_path: Path) -> None:
     """Only rank 0 writes checkpoints, so its state must be everyone's; generated latents are shared too."""
-    spawn(run, (str(pretrained), str(tmp_path)), nprocs=2)
+    run_ranks(run, str(pretrained), str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert first["equal"]
     assert second["equal"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
-from torch.multiprocessing.spawn import spawn
 
+from tests.torchrun import run_ranks
 from tests.training.fitting import SITES, make_data, make_module, make_trainer
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation import EvaluateProtocol, Plot, Section, Table
@@ -210,9 +208,7 @@ def test_senseless_sizes_are_refused() -> None:
         EvaluateProtocol(num_bins=0)
 
 
-def _work(rank: int, port: int, pretrained: Path, folder: Path, state: Path) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
-    torch.set_num_threads(1)
+def _work(rank: int, pretrained: Path, folder: Path, state: Path) -> None:
     evaluate(pretrained, folder, torch.load(state, weights_only=True), strategy="ddp", devices=2)
 
 
@@ -221,10 +217,7 @@ def test_two_ranks_find_what_one_finds(pretrained: Path, tmp_path: Path, run: Pa
     module = make_module(data)
     module.calibrate(data)
     torch.save(module.state_dict(), tmp_path / "state")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    spawn(_work, (port, pretrained, tmp_path / "run", tmp_path / "state"), nprocs=2)
+    run_ranks(_work, pretrained, tmp_path / "run", tmp_path / "state")
     found = read(tmp_path / "run")
     assert found["throughput"]["ranks"] == 2
     for part in ("sites", "floors", "fidelity"):

@@ -11,9 +11,8 @@ import torch
 from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch.multiprocessing.spawn import spawn
 
-from tests.torchrun import free_port, join_world
+from tests.torchrun import run_ranks
 from tests.training.fitting import SITES, make_data, make_module, make_trainer
 from tide_lightning.callbacks import ExportSAEs, MonitorFeatures, ResampleDeadLatents
 from tide_lightning.errors import UserError
@@ -36,11 +35,8 @@ def fit(pretrained: str, folder: Path, callbacks: list[Callback], max_steps: int
     trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None)
 
 
-def run(rank: int, pretrained: str, folder: str, port: int) -> None:
-    """As torchrun would start it."""
+def run(rank: int, pretrained: str, folder: str) -> None:
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    join_world(rank, 2, port)
 
     def sharded(name: str, callbacks: list[Callback], max_steps: int = 6) -> None:
         strategy = ModelParallelStrategy(2, 1, save_distributed_checkpoint=False)
@@ -57,7 +53,7 @@ def run(rank: int, pretrained: str, folder: str, port: int) -> None:
 
 @pytest.fixture
 def trained(pretrained: Path, tmp_path: Path) -> Path:
-    spawn(run, (str(pretrained), str(tmp_path), free_port()), nprocs=2)
+    run_ranks(run, str(pretrained), str(tmp_path))
     return tmp_path
 
 
