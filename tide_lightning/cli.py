@@ -1,4 +1,4 @@
-"""`tide`: fit, validate, test, predict, sites and plan, composed from YAML by LightningCLI."""
+"""`tide`: fit, validate, test, predict, sites and plan, composed from YAML by LightningCLI; and other commands."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 import tide_lightning
 from tide_lightning.callbacks import ExportSAEs, ShowProgress, WriteCodes
 from tide_lightning.command_line import FOLLOWING, follow_run, raise_flags, resolve_configs
+from tide_lightning.commands import COMMANDS, TideParser, run_command
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation import EvaluateProtocol
@@ -43,14 +44,6 @@ from tide_lightning.runs import (
 )
 from tide_lightning.tokens import SiteShape
 from tide_lightning.training import TideModule
-
-
-class TideParser(LightningArgumentParser):
-    """A parser whose complaints are one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong in one line."""
-        raise UserError(_one_line(message)) from ex
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -150,6 +143,12 @@ class TideCLI(LightningCLI):
         """A parser that raises what users are meant to see."""
         self.parser_class = TideParser
         return super().init_parser(**kwargs)
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        """Lightning's; the others are only listed, for `main` runs them."""
+        super()._add_subcommands(parser, **kwargs)
+        assert isinstance(parser, TideParser)
+        parser.list_commands()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The run folder, the callbacks that every run has, and what links data and model."""
@@ -267,8 +266,12 @@ def main(args: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")  # Lightning's, with torch >= 2.9
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # resuming in place
     warnings.filterwarnings("ignore", message="It is recommended to use `self.log")  # figures are sums of all ranks
+    args = sys.argv[1:] if args is None else args
     try:
-        TideCLI(follow_run(resolve_configs(raise_flags(sys.argv[1:] if args is None else args))))
+        if args and args[0] in COMMANDS:
+            run_command(args[0], args[1:])
+        else:
+            TideCLI(follow_run(resolve_configs(raise_flags(args))))
     except (UserError, MisconfigurationException) as error:
         if debug:
             raise

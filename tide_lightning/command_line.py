@@ -18,11 +18,11 @@ FLAGS = ("--measure", "--here")
 """Options that need no value."""
 
 
-def raise_flags(args: list[str]) -> list[str]:
+def raise_flags(args: list[str], flags: tuple[str, ...] = FLAGS) -> list[str]:
     """Give flags that stand alone their value."""
-    followed = [*args[1:], "--"]
+    followed = [*args[1:], "--"] if args else []
     return [
-        f"{arg}=true" if arg in FLAGS and following.startswith("-") else arg
+        f"{arg}=true" if arg in flags and following not in ("true", "false") else arg
         for arg, following in zip(args, followed, strict=True)
     ]
 

@@ -1,0 +1,74 @@
+"""The commands of `tide` that are not Lightning's: each a function whose signature is its command line.
+
+A function is imported only when its command is given. Parameters without a default are positional, `*runs: str` takes
+one or more, a `bool` with default False is a flag that needs no value; the docstring is the help.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple, NoReturn
+
+from docstring_parser import parse as parse_docstring
+from lightning.pytorch.cli import LightningArgumentParser
+
+from tide_lightning.command_line import raise_flags
+from tide_lightning.errors import UserError
+
+
+class Command(NamedTuple):
+    """A command that `tide --help` lists.
+
+    Fields:
+        function: where it is, as "module:name".
+        help: a line about it.
+    """
+
+    function: str
+    help: str
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+class TideParser(LightningArgumentParser):
+    """A parser whose complaints are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong in one line."""
+        raise UserError(" ".join(message.split())) from ex
+
+    def add_subcommands(self, required: bool = True, dest: str = "subcommand", **kwargs: Any) -> Any:
+        """Kept, for more to be added by `list_commands`."""
+        self.subcommands = super().add_subcommands(required, dest, **kwargs)
+        return self.subcommands
+
+    def list_commands(self) -> None:
+        """Let `--help` name the commands here beside its subcommands."""
+        for name, command in COMMANDS.items():
+            self.subcommands.add_subcommand(name, TideParser(), help=command.help)
+
+
+def run_command(name: str, args: list[str]) -> None:
+    """Run a command with its arguments."""
+    module, _, function_name = COMMANDS[name].function.partition(":")
+    function: Callable[..., None] = getattr(import_module(module), function_name)
+    parameters = list(inspect.signature(function).parameters.values())
+    flags = tuple(f"--{one.name}" for one in parameters if one.default is False)
+    many = next((one.name for one in parameters if one.kind is one.VAR_POSITIONAL), None)
+    values: dict[str, Any] = vars(command_parser(f"tide {name}", function, many).parse_args(raise_flags(args, flags)))
+    several = values.pop(many) if many else []
+    function(*several, **values)
+
+
+def command_parser(prog: str, function: Callable[..., None], many: str | None) -> TideParser:
+    """The parser of a function's arguments; `many` names its `*parameter`."""
+    documented = parse_docstring(inspect.getdoc(function) or "")
+    parser = TideParser(prog=prog, description=documented.short_description or "")
+    if many is not None:
+        about = next((one.description for one in documented.params if one.arg_name == f"*{many}"), None)
+        parser.add_argument(many, nargs="+", type=str, help=about, metavar=many.upper())
+    parser.add_function_arguments(function, as_positional=True, fail_untyped=True, sub_configs=False)
+    return parser
