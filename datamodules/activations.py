@@ -205,6 +205,10 @@ class ActivationDataModule(LightningDataModule):
             return {site: tokens.to(device) for site, tokens in batch.items()}
         return batch.to(device)
 
+    def adopt(self, denoiser: Denoiser) -> None:
+        """Work with a denoiser that is loaded already."""
+        self._denoiser = denoiser
+
     # The same for a given rank.
 
     @property

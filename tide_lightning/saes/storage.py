@@ -51,15 +51,21 @@ def find_folder(source: str | Path, site: str | None = None, revision: str | Non
     return folder
 
 
-def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `write_folder` wrote."""
+def read_cfg(folder: Path) -> dict[str, Any]:
+    """What cfg.json says."""
     try:
         cfg = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{folder}/cfg.json is not JSON: {error}") from error
     if not isinstance(cfg, dict) or cfg.get("schema") != SCHEMA:
         found = cfg.get("schema") if isinstance(cfg, dict) else None
         raise UserError(f"{folder}/cfg.json has schema {found}; this version reads {SCHEMA}")
+    return cfg
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `write_folder` wrote."""
+    cfg = read_cfg(folder)
     try:
         return cfg, load_file(folder / "sae.safetensors")
     except (SafetensorError, OSError) as error:

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.explore.conftest import D_SAE, PIPELINE, SITES, write_run
+from tide_lightning.errors import UserError
+from tide_lightning.explore import Run, open_run
+from tide_lightning.saes import TideSAE
+
+
+def test_everything_of_a_run_is_there(run: Run) -> None:
+    assert run.name == "tiny/20260101-000000"
+    assert list(run.saes) == SITES
+    assert run.data.denoiser is run.denoiser
+    assert run.data.corpus.prompts("heldout")[0]
+    assert not any(parameter.requires_grad for parameter in run.sae(SITES[0]).parameters())
+
+
+def test_sweeps_keep_their_labels_and_sites_their_order(tmp_path: Path) -> None:
+    keys = ["transformer_blocks.7", "transformer_blocks.3@wide", "transformer_blocks.3@narrow"]
+    run = open_run(write_run(tmp_path / "sweep" / "1", keys), device="cpu")
+    assert list(run.saes) == ["transformer_blocks.3@narrow", "transformer_blocks.3@wide", "transformer_blocks.7"]
+
+
+def test_a_run_is_found_by_name(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "latest").symlink_to(run_folder)
+    for name in (tmp_path / "mine", "mine"):
+        assert open_run(name, device="cpu", root=tmp_path).folder == run_folder.resolve()
+
+
+def test_what_is_missing_is_said_with_what_there_is(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run folder there"):
+        open_run(tmp_path / "nothing", root=tmp_path)
+    with pytest.raises(UserError, match=f"this run has {', '.join(SITES)}"):
+        run.sae("transformer_blocks.2")
+    with pytest.raises(UserError, match=f"has 0 to {D_SAE - 1}"):
+        run.check_latent(SITES[0], D_SAE)
+    with pytest.raises(UserError, match="device 'toaster'"):
+        open_run(run.folder, device="toaster")
+    empty = write_run_without_saes(tmp_path / "empty")
+    with pytest.raises(UserError, match="no SAE there"):
+        _ = open_run(empty, device="cpu").saes
+
+
+def test_saes_of_another_denoiser_are_refused(run: Run, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "other" / "1", SITES[:1])
+    sae = TideSAE.from_pretrained(folder / "saes" / SITES[0])
+    sae.save_pretrained(folder / "saes" / SITES[0], site=SITES[0], denoiser="0123456789abcdef")
+    with pytest.raises(UserError, match="other weights"):
+        _ = open_run(folder, device="cpu").denoiser
+
+
+def test_a_config_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "odd" / "1", SITES[:1], colour="red")
+    with pytest.raises(UserError, match=r"config\.yaml: .*colour") as caught:
+        _ = open_run(folder, device="cpu").data
+    assert "\n" not in str(caught.value)
+
+
+def write_run_without_saes(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"data: {{pretrained: '{PIPELINE}', sites: []}}")
+    return folder
+
+
+def test_an_sae_encodes_what_the_denoiser_computes(run: Run) -> None:
+    batch = next(iter(run.data.val_dataloader()))
+    output = run.sae(SITES[0])(batch[SITES[0]])
+    assert torch.isfinite(output.x_hat).all()
+    assert (output.code.l0() > 0).any()

@@ -1,0 +1,133 @@
+"""A finished run, opened to be looked at: its SAEs, its frozen denoiser, its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from tide_lightning.datamodules import ActivationDataModule
+from tide_lightning.diffusion import Denoiser, load_denoiser, unlabelled
+from tide_lightning.diffusion.precision import native_dtype
+from tide_lightning.errors import UserError
+from tide_lightning.runs import newest_run
+from tide_lightning.saes import TideSAE
+from tide_lightning.saes.storage import read_cfg
+
+_LOADING = ("family", "revision", "variant", "local_files_only", "latent_size", "prompt_cache")
+"""What of a run's `data` says how its denoiser is loaded."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder; everything in it is loaded when first asked for.
+
+    Args:
+        folder: holds config.yaml and saes/.
+        config: what config.yaml says.
+        device: where SAEs and denoiser are put.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        """What people call it: name and stamp."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @cached_property
+    def saes(self) -> dict[str, TideSAE]:
+        """The SAE of each site, in the order of the sites; keys may bear labels (`<site>@<name>`)."""
+        folders = {read_cfg(path.parent)["site"]: path.parent for path in self.folder.glob("saes/*/cfg.json")}
+        if not folders:
+            raise UserError(f"{self.folder / 'saes'}: no SAE there; has the fit come to its end?")
+        sites = [str(site) for site in self.denoiser.resolve_sites(list(dict.fromkeys(map(unlabelled, folders))))]
+        ordered = sorted(folders, key=lambda key: (sites.index(unlabelled(key)), key))
+        saes = {key: TideSAE.from_pretrained(folders[key]) for key in ordered}
+        return {key: sae.to(self.device).requires_grad_(False) for key, sae in saes.items()}
+
+    @cached_property
+    def denoiser(self) -> Denoiser:
+        """The frozen denoiser that the SAEs belong to."""
+        data = self._data_config()
+        dtype = data.get("dtype", "float32")
+        denoiser = load_denoiser(
+            data["pretrained"],
+            dtype=native_dtype(self.device) if dtype == "auto" else dtype,
+            **{name: data[name] for name in _LOADING if name in data},
+        ).to(self.device)
+        for path in self.folder.glob("saes/*/cfg.json"):
+            if read_cfg(path.parent).get("denoiser") not in (None, denoiser.fingerprint()):
+                raise UserError(f"{path.parent}: trained on other weights than {data['pretrained']} has now")
+        return denoiser
+
+    @cached_property
+    def data(self) -> ActivationDataModule:
+        """The run's datamodule around the same denoiser; its prompts and images must still be where they were."""
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(ActivationDataModule, "data")
+        try:
+            parsed = parser.parse_object({"data": self._data_config()})
+        except ArgumentError as error:
+            raise UserError(f"{self.folder / 'config.yaml'}: {' '.join(str(error).split())}") from error
+        instantiate = getattr(parser, "instantiate", parser.instantiate_classes)  # the latter before jsonargparse 4.49
+        data: ActivationDataModule = instantiate(parsed).data
+        data.adopt(self.denoiser)
+        return data
+
+    def sae(self, site: str) -> TideSAE:
+        """A site's SAE; an error that lists the sites where there is none."""
+        if site not in self.saes:
+            raise UserError(f"site {site!r}: this run has {', '.join(self.saes)}")
+        return self.saes[site]
+
+    def check_latent(self, site: str, latent: int) -> int:
+        """The latent, if its site's dictionary has it."""
+        size = self.sae(site).d_sae
+        if not 0 <= latent < size:
+            raise UserError(f"latent {latent} of {site}: its dictionary has 0 to {size - 1}")
+        return latent
+
+    def _data_config(self) -> dict[str, Any]:
+        data = self.config.get("data")
+        if not isinstance(data, dict) or "pretrained" not in data:
+            raise UserError(f"{self.folder / 'config.yaml'} names no data.pretrained: not the config of a run")
+        return data
+
+
+def open_run(run: str | Path, device: str = "auto", root: str | Path = "runs") -> Run:
+    """Open a run.
+
+    Args:
+        run: its folder, a folder with `latest` in it, or a name below `root`.
+        device: where to; auto takes a GPU where there is one.
+        root: folder of all runs.
+    """
+    folder = _find(Path(run), Path(root))
+    path = folder / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        where = torch.empty(0, device=chosen).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r}: {str(error).splitlines()[0]}") from error
+    return Run(folder, config if isinstance(config, dict) else {}, where)
+
+
+def _find(run: Path, root: Path) -> Path:
+    for folder in (run, run / "latest", root / run / "latest", root / run):
+        if (folder / "config.yaml").is_file():
+            return folder.resolve()
+    newest = newest_run(root)
+    hint = f"; the newest below {root} is {newest.parent.name}" if newest else "; make one with `tide fit --config …`"
+    raise UserError(f"{run}: no run folder there (it would hold config.yaml){hint}")
