@@ -23,7 +23,7 @@ from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.evaluation.fidelity import Fidelity
 from tide_lightning.evaluation.reconstruction import SiteReconstruction
-from tide_lightning.saes import LEAKING, TideSAE
+from tide_lightning.saes import LEAKING, SAE, TideSAE
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.toybox import Scenes
 from tide_lightning.training import TideModule
@@ -124,7 +124,7 @@ def harvest(seed: int, whole_images: bool, options: argparse.Namespace) -> Activ
     )
 
 
-def train(data: ActivationDataModule, variants: list[str], seed: int, steps: int) -> dict[str, TideSAE]:
+def train(data: ActivationDataModule, variants: list[str], seed: int, steps: int) -> dict[str, SAE]:
     """The variants' SAEs after `steps` batches."""
     seed_everything(seed, verbose=False)
     arguments = iter(variants)
@@ -149,7 +149,7 @@ def train(data: ActivationDataModule, variants: list[str], seed: int, steps: int
 
 
 @torch.no_grad()
-def measure(data: ActivationDataModule, saes: dict[str, TideSAE], fidelity_samples: int) -> dict[str, dict[str, float]]:
+def measure(data: ActivationDataModule, saes: dict[str, SAE], fidelity_samples: int) -> dict[str, dict[str, float]]:
     """Each variant's figures on the held-out samples."""
     figures = {name: SiteReconstruction(sae, num_bins=10) for name, sae in saes.items()}
     fidelity: dict[str, Fidelity] = {}

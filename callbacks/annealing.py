@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from tide_lightning.errors import UserError
-from tide_lightning.saes import TideSAE
+from tide_lightning.saes import SAE
 from tide_lightning.training import TideModule
 
 
@@ -67,10 +67,10 @@ class AnnealSparsity(Callback):
             if site in self._own:
                 sae.k, sae.k_noisy = self._own.pop(site)
 
-    def _start(self, sae: TideSAE) -> int:
+    def _start(self, sae: SAE) -> int:
         return round(self.k_start * sae.d_sae) if self.k_start < 1 else int(self.k_start)
 
 
-def _saes(pl_module: LightningModule) -> dict[str, TideSAE]:
+def _saes(pl_module: LightningModule) -> dict[str, SAE]:
     assert isinstance(pl_module, TideModule)
     return {site: pl_module.sae(site) for site in pl_module.sites}

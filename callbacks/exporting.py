@@ -16,7 +16,7 @@ from tide_lightning.training import TideModule
 
 
 class ExportSAEs(Callback):
-    """Writes `<run>/saes/<site>/cfg.json + sae.safetensors`, for `TideSAE.from_pretrained`.
+    """Writes `<run>/saes/<site>/cfg.json + sae.safetensors`, for `SAE.from_pretrained`.
 
     That happens when a fit ends, when it is interrupted or fails after at least one step, and with every checkpoint
     where that is cheap. Only rank 0 writes.

@@ -17,7 +17,7 @@ from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.errors import UserError
 from tide_lightning.reduction import all_reduce_sum
-from tide_lightning.saes import TideSAE
+from tide_lightning.saes import SAE
 from tide_lightning.sharding import is_sharded
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.training import ReconstructionMetric, TideModule
@@ -232,11 +232,11 @@ class MonitorFeatures(Callback):
         }
 
 
-def _spliced(denoiser: Denoiser, site: str, sae: TideSAE) -> Denoiser:
+def _spliced(denoiser: Denoiser, site: str, sae: SAE) -> Denoiser:
     return splice_denoiser(denoiser, {site: reconstruct_by(sae)}, {site: sae.shape})
 
 
-def _spliceable(pl_module: TideModule) -> dict[str, TideSAE]:
+def _spliceable(pl_module: TideModule) -> dict[str, SAE]:
     return {site: pl_module.sae(site) for site in pl_module.sites if why_not(pl_module.sae(site)) is None}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tide_lightning.diffusion.counters import stream
 from tide_lightning.errors import UserError
 from tide_lightning.reduction import broadcast, is_distributed
-from tide_lightning.saes import SAEOutput, TideSAE
+from tide_lightning.saes import SAE, SAEOutput
 from tide_lightning.sharding import whole_weights
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.training import TideModule, reset_rows
@@ -117,13 +117,13 @@ class ResampleDeadLatents(Callback):
             rows = self._write_rows(sae, output, tokens, dead, site, step)
         optimizer = pl_module.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        for parameter in (sae.W_enc, sae.W_dec, sae.b_enc):
+        for parameter in sae.by_latent():
             reset_rows(optimizer, parameter, rows)
         clock.revive(rows)
         return rows
 
     def _write_rows(
-        self, sae: TideSAE, output: SAEOutput, tokens: TokenBatch, dead: Tensor, site: str, step: int
+        self, sae: SAE, output: SAEOutput, tokens: TokenBatch, dead: Tensor, site: str, step: int
     ) -> Tensor:
         rows = dead.nonzero().squeeze(1)
         found = self._candidates(sae, output, tokens, site, step)
@@ -133,12 +133,10 @@ class ResampleDeadLatents(Callback):
         alive_norm = sae.W_enc[~dead].norm(dim=1).mean() if not dead.all() else sae.W_enc.new_ones(())
         W_enc = self.encoder_scale * alive_norm * nn.functional.normalize(found.read[chosen], dim=1)
         W_dec = nn.functional.normalize(found.target[chosen], dim=1)
-        sae.W_enc[rows] = broadcast(W_enc.to(sae.W_enc.dtype))
-        sae.W_dec[rows] = broadcast(W_dec.to(sae.W_dec.dtype))
-        sae.b_enc[rows] = 0
+        sae.reseed(rows, broadcast(W_enc), broadcast(W_dec))
         return rows
 
-    def _candidates(self, sae: TideSAE, output: SAEOutput, tokens: TokenBatch, site: str, step: int) -> Candidates:
+    def _candidates(self, sae: SAE, output: SAEOutput, tokens: TokenBatch, site: str, step: int) -> Candidates:
         error = output.u - output.u_hat
         read = sae.frame(tokens.context()).scaled(error)
         target = read if sae.unmodulate else error

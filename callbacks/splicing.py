@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tide_lightning.diffusion import Conditioning, Denoiser, Layout, Site
 from tide_lightning.diffusion.grid import positions, windows
-from tide_lightning.saes import LEAKING, TideSAE
+from tide_lightning.saes import LEAKING, SAE
 from tide_lightning.tokens import Half, SiteShape, Source, TokenBatch
 
 Predictor = Callable[[TokenBatch], Tensor]
@@ -80,7 +80,7 @@ def site_context(
     )
 
 
-def reconstruct_by(sae: TideSAE) -> Predictor:
+def reconstruct_by(sae: SAE) -> Predictor:
     """The SAE's reconstruction."""
 
     def predict(tokens: TokenBatch) -> Tensor:
@@ -90,7 +90,7 @@ def reconstruct_by(sae: TideSAE) -> Predictor:
     return predict
 
 
-def known_alone(sae: TideSAE) -> Predictor:
+def known_alone(sae: SAE) -> Predictor:
     """The SAE's known part without any latent."""
 
     def predict(tokens: TokenBatch) -> Tensor:
@@ -105,7 +105,7 @@ def constant(mean: Tensor) -> Predictor:
     return lambda tokens: mean.expand(len(tokens), -1)
 
 
-def why_not(sae: TideSAE) -> str | None:
+def why_not(sae: SAE) -> str | None:
     """The reason why an SAE must not be spliced, if there is one."""
     if sae.known.rung in LEAKING:
         return (

@@ -30,6 +30,13 @@ def is_sharded(module: nn.Module) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in module.parameters())
 
 
+def class_of(module: nn.Module) -> type:
+    """A module's class as it was before sharding derived one of its own."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return next(known for known in type(module).__mro__ if not issubclass(known, FSDPModule))
+
+
 def local_rows(tensor: Tensor) -> Tensor:
     """The rows that live here, sharing memory with the whole; all of them where nothing is sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.training.fitting import SITES, make_data, make_module, make_trainer
 from tide_lightning.callbacks import ResampleDeadLatents
 from tide_lightning.errors import UserError
-from tide_lightning.saes import TideSAE
+from tide_lightning.saes import SAE, TideSAE
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.training import TideModule
 
@@ -60,7 +60,7 @@ class KillThenResample(Callback):
 
 
 @pytest.fixture(scope="module")
-def resampled(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[KillThenResample, TideSAE]:
+def resampled(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[KillThenResample, SAE]:
     data = make_data(pretrained)
     module = make_module(data, dead_after_tokens=10**6)
     callback = KillThenResample([1, 5, 40], ResampleDeadLatents(encoder_scale=0.5))
@@ -68,7 +68,7 @@ def resampled(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     return callback, module.sae(SITE)
 
 
-def test_changes_exactly_the_dead_rows(resampled: tuple[KillThenResample, TideSAE]) -> None:
+def test_changes_exactly_the_dead_rows(resampled: tuple[KillThenResample, SAE]) -> None:
     callback, sae = resampled
     assert callback.rows.tolist() == callback.dead
     by_row = {"sae.W_enc", "sae.W_dec", "sae.b_enc", "clock"}
@@ -84,7 +84,7 @@ def test_changes_exactly_the_dead_rows(resampled: tuple[KillThenResample, TideSA
             assert torch.equal(before, after), name
 
 
-def test_new_rows_moments_and_clocks(resampled: tuple[KillThenResample, TideSAE]) -> None:
+def test_new_rows_moments_and_clocks(resampled: tuple[KillThenResample, SAE]) -> None:
     callback, _ = resampled
     after, dead = callback.after, callback.dead
     for name in ("W_enc", "W_dec", "b_enc"):
@@ -99,7 +99,7 @@ def test_new_rows_moments_and_clocks(resampled: tuple[KillThenResample, TideSAE]
     torch.testing.assert_close(W_enc[dead].norm(dim=1), scale.expand(3))
 
 
-def test_directions_are_those_of_errors_in_the_batch(resampled: tuple[KillThenResample, TideSAE]) -> None:
+def test_directions_are_those_of_errors_in_the_batch(resampled: tuple[KillThenResample, SAE]) -> None:
     callback, sae = resampled
     state = {name.removeprefix("sae."): t for name, t in callback.before.items() if name.startswith("sae.")}
     sae.load_state_dict(state)

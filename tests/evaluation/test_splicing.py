@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tide_lightning.diffusion import Conditioning, record
 from tide_lightning.diffusion.trajectories import guided_prediction, sample
 from tide_lightning.evaluation import Fidelity, run_trajectories, splice_denoiser
 from tide_lightning.evaluation.end_to_end import similarity, unrelated
-from tide_lightning.saes import SAEOutput, TideSAE
+from tide_lightning.saes import SAE, SAEOutput, TideSAE
 from tide_lightning.tokens import SiteShape, TokenBatch
 from tide_lightning.training import TideModule
 
@@ -51,7 +52,7 @@ def what(batch: HeldOutBatch) -> tuple[torch.Tensor, torch.Tensor, Conditioning]
     return batch.call.x_t, batch.call.raw_t, batch.call.conditioning
 
 
-def measure(data: ActivationDataModule, saes: dict[str, TideSAE], batch: HeldOutBatch) -> dict[str, Any]:
+def measure(data: ActivationDataModule, saes: Mapping[str, SAE], batch: HeldOutBatch) -> dict[str, Any]:
     means = {site: batch.tokens[site].x.mean(0) for site in saes}
     fidelity = Fidelity(data.denoiser, saes, means, num_bins=4)
     call = batch.call
@@ -96,7 +97,7 @@ def test_a_splice_is_the_reconstruction_of_the_same_tokens(
 
 
 def test_an_identity_changes_no_bit(data: ActivationDataModule, batch: HeldOutBatch) -> None:
-    saes: dict[str, TideSAE] = {site: Identity(shape_of(data, site), 2, 2) for site in SITES}
+    saes: dict[str, SAE] = {site: Identity(shape_of(data, site), 2, 2) for site in SITES}
     found = measure(data, saes, batch)
     for case in (*found["sites"].values(), found["all"]):
         assert case["loss_increase"] == 0

@@ -13,7 +13,7 @@ from torch.nn.functional import linear, one_hot
 
 from tests.saes.synthetic import SHAPE, tokens
 from tide_lightning.errors import UserError
-from tide_lightning.saes import KnownStatistics, TideSAE, training_loss
+from tide_lightning.saes import SAE, KnownStatistics, TideSAE, training_loss
 from tide_lightning.saes.modulation import TemporalModulation
 from tide_lightning.tokens import TokenBatch
 
@@ -244,3 +244,15 @@ def test_the_metric_changes_nothing_about_what_a_perfect_code_decodes_to() -> No
     code = sae.encode(batch.x, **batch.context())
     torch.testing.assert_close(sae.decode(code, **batch.context()), sae(batch).x_hat)
     assert "fidelity_weight" in sae.config
+
+
+def test_what_was_saved_comes_back_as_its_own_class(tmp_path: Path) -> None:
+    class OtherSAE(TideSAE):
+        pass
+
+    small_sae().save_pretrained(tmp_path / "tide")
+    OtherSAE(SHAPE, 4, 5).save_pretrained(tmp_path / "other")
+    assert type(SAE.from_pretrained(tmp_path / "tide")) is TideSAE
+    assert type(TideSAE.from_pretrained(tmp_path / "other")) is OtherSAE
+    with pytest.raises(UserError, match="describes a TideSAE, which is no OtherSAE"):
+        OtherSAE.from_pretrained(tmp_path / "tide")

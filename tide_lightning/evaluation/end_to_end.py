@@ -13,7 +13,7 @@ from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.evaluation.fidelity import ALL
 from tide_lightning.evaluation.figures import measured
-from tide_lightning.saes import TideSAE
+from tide_lightning.saes import SAE
 
 ORIGINAL, KNOWN = "original", "known part alone"
 
@@ -37,7 +37,7 @@ class EndToEnd(NamedTuple):
 @torch.no_grad()
 def run_trajectories(
     denoiser: Denoiser,
-    saes: Mapping[str, TideSAE],
+    saes: Mapping[str, SAE],
     prompts: Sequence[str],
     *,
     num_inference_steps: int,

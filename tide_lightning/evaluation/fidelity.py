@@ -24,7 +24,7 @@ from tide_lightning.callbacks.splicing import (
 from tide_lightning.diffusion import Conditioning, Denoiser, unlabelled
 from tide_lightning.evaluation.figures import bin_edges, measured, ratio
 from tide_lightning.reduction import all_reduce_sum
-from tide_lightning.saes import TideSAE
+from tide_lightning.saes import SAE
 
 ALL = "all"
 """The name of the case with every site spliced at once."""
@@ -42,9 +42,7 @@ class Fidelity:
         num_bins: equal bins of t in [0, 1].
     """
 
-    def __init__(
-        self, denoiser: Denoiser, saes: Mapping[str, TideSAE], means: Mapping[str, Tensor], num_bins: int
-    ) -> None:
+    def __init__(self, denoiser: Denoiser, saes: Mapping[str, SAE], means: Mapping[str, Tensor], num_bins: int) -> None:
         self.denoiser, self.num_bins = denoiser, num_bins
         self.absent = {site: reason for site, sae in saes.items() if (reason := why_not(sae))}
         saes = {site: sae for site, sae in saes.items() if site not in self.absent}

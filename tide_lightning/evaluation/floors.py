@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tide_lightning.evaluation.figures import bin_edges, measured, ratio
 from tide_lightning.reduction import all_reduce_sum
-from tide_lightning.saes import KnownPart, KnownStatistics, Rung, SAEOutput, TideSAE
+from tide_lightning.saes import SAE, KnownPart, KnownStatistics, Rung, SAEOutput
 from tide_lightning.tokens import TokenBatch
 
 LADDER: tuple[Rung, ...] = ("mean", "mean_t", "mean_t_position")
@@ -37,7 +37,7 @@ class SiteFloors(nn.Module):
     square: Tensor
     errors: Tensor
 
-    def __init__(self, sae: TideSAE, num_bins: int, num_known_bins: int = 20) -> None:
+    def __init__(self, sae: SAE, num_bins: int, num_known_bins: int = 20) -> None:
         super().__init__()
         d = sae.d_in
         self.num_bins = num_bins

@@ -25,7 +25,7 @@ from tide_lightning.evaluation.report import write_report
 from tide_lightning.evaluation.sections import Section, measure_sections
 from tide_lightning.evaluation.summary import print_summary, time_left
 from tide_lightning.reduction import all_reduce_sum
-from tide_lightning.saes import SAEOutput, TideSAE
+from tide_lightning.saes import SAE, SAEOutput
 from tide_lightning.sharding import is_sharded
 from tide_lightning.training import TideModule
 
@@ -211,7 +211,7 @@ def _datamodule(trainer: Trainer) -> ActivationDataModule:
     return data
 
 
-def _saes(pl_module: LightningModule) -> dict[str, TideSAE]:
+def _saes(pl_module: LightningModule) -> dict[str, SAE]:
     if not isinstance(pl_module, TideModule):
         raise UserError(f"evaluation: needs a TideModule, not a {type(pl_module).__name__}")
     return {site: pl_module.sae(site) for site in pl_module.sites}

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tide_lightning.evaluation.figures import measured
-from tide_lightning.saes import SAEOutput, TideSAE
+from tide_lightning.saes import SAE, SAEOutput
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.training.metrics import ReconstructionMetric
 
@@ -31,7 +31,7 @@ class SiteReconstruction:
         num_bins: equal bins of t in [0, 1].
     """
 
-    def __init__(self, sae: TideSAE, num_bins: int) -> None:
+    def __init__(self, sae: SAE, num_bins: int) -> None:
         device = sae.W_dec.device
         # The centred cosine is measured apart, on tokens whose choice does not depend on the number of ranks.
         self.sums = ReconstructionMetric(sae.d_in, sae.d_sae, num_bins, cosine_tokens=1).to(device)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tide_lightning.diffusion import Denoiser, Site
-from tide_lightning.saes import KnownStatistics, TideSAE
+from tide_lightning.saes import SAE, KnownStatistics
 
 ADAM_BYTES = 28
 """Fused Adam reads weight, gradient and two moments and writes all but the gradient, in float32."""
@@ -84,7 +84,7 @@ def denoiser_work(denoiser: Denoiser, sites: Sequence[Site]) -> DenoiserWork:
     return DenoiserWork(parameters, whole.get_total_flops(), stopped.get_total_flops(), max(widths.values()))
 
 
-def sae_work(sae: TideSAE) -> SAEWork:
+def sae_work(sae: SAE) -> SAEWork:
     """In closed form: an encoder product and sparse products with k rows a token, as often as the code is made.
 
     The sparse ones are the decoder's forward, the gradient of the code, and the gradients of both weights and of the

@@ -17,7 +17,7 @@ from torch.nn.utils import get_total_norm
 from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.errors import UserError
 from tide_lightning.reduction import all_reduce_sum
-from tide_lightning.saes import KnownStatistics, SAEOutput, SparseCode, TideSAE, training_loss
+from tide_lightning.saes import SAE, KnownStatistics, SAEOutput, SparseCode, TideSAE, training_loss
 from tide_lightning.sharding import is_sharded, local_rows, norm_over_ranks, shard_rows, whole_weights
 from tide_lightning.tokens import SiteShape, TokenBatch
 from tide_lightning.training.health import FiringClock
@@ -50,7 +50,7 @@ class HeldOut(Protocol):
 
 
 class TideModule(LightningModule):
-    """Trains temporal SAEs: one for each site, or several side by side on the same tokens.
+    """Trains SAEs of any class: one for each site, or several side by side on the same tokens.
 
     Args:
         sites: sizes by site, linked from the datamodule.
@@ -71,8 +71,8 @@ class TideModule(LightningModule):
     def __init__(
         self,
         sites: dict[str, dict[str, int | list[int]]],
-        sae: Callable[[SiteShape], TideSAE] = TideSAE,
-        saes: dict[str, Callable[[SiteShape], TideSAE]] | None = None,
+        sae: Callable[[SiteShape], SAE] = TideSAE,
+        saes: dict[str, Callable[[SiteShape], SAE]] | None = None,
         lr: float = 1e-3,
         warmup_steps: int = 100,
         decay_fraction: float = 0.3,
@@ -105,14 +105,14 @@ class TideModule(LightningModule):
         )
         self.register_buffer("tokens_seen", torch.zeros((), dtype=torch.int64))
         self.register_buffer("is_calibrated", torch.zeros((), dtype=torch.bool))
-        self._loss_sums: dict[str, Tensor] = {}
+        self._loss_sums: dict[str, tuple[list[str], Tensor]] = {}  # names of what is summed; the sums, and of how many
         self._decoder_norms: list[Tensor] = []  # of the gradients at this step
         self._logged_at: tuple[float, int] | None = None
 
-    def sae(self, site: str) -> TideSAE:
+    def sae(self, site: str) -> SAE:
         """The SAE of a site."""
         module = self.saes[_key(site)]
-        assert isinstance(module, TideSAE)
+        assert isinstance(module, SAE)
         return module
 
     def clock(self, site: str) -> FiringClock:
@@ -162,7 +162,7 @@ class TideModule(LightningModule):
                     self.sae(site).fit_metric(sensitivity[unlabelled(site)], first[site])
                 self._start_modulation(self.sae(site), source.denoiser, site)
 
-    def _start_modulation(self, sae: TideSAE, denoiser: Denoiser, site: str) -> None:
+    def _start_modulation(self, sae: SAE, denoiser: Denoiser, site: str) -> None:
         if sae.modulation is None or sae.modulation_start != "adaln":
             return
         curves = denoiser.adaln(site)
@@ -186,12 +186,14 @@ class TideModule(LightningModule):
             output: SAEOutput = sae(tokens, clock.dead_latents(), self.k_aux)
             loss = training_loss(output, self.alpha)
             losses.append(loss.total)
-            sae.follow_threshold(output.code)
+            sae.follow(output.code)
             seen = torch.maximum(seen, clock.tick(output.code.fired(), len(tokens), self.global_step))
             with torch.no_grad():
                 self.metric("train", site).update(tokens, output)
-                parts = torch.stack([*loss, loss.total.new_ones(())]).double()
-                self._loss_sums[site] = self._loss_sums.get(site, 0) + parts
+                named = loss.named()
+                parts = torch.stack([*named.values(), loss.total.new_ones(())]).double()
+                before = self._loss_sums[site][1] if site in self._loss_sums else 0
+                self._loss_sums[site] = list(named), before + parts
         self.tokens_seen += seen  # sites of one layout have as many; of several, the most are counted
         return torch.stack(losses).sum()
 
@@ -236,11 +238,11 @@ class TideModule(LightningModule):
         self._logged_at = (now, total)
         losses = []
         for site in self.sites:
-            sums = all_reduce_sum(self._loss_sums.pop(site))
-            loss, reconstruction, auxk = (sums[:3] / sums[3]).tolist()
-            losses.append(loss)
-            figures |= {f"train/{site}/loss": loss, f"train/{site}/reconstruction": reconstruction}
-            figures |= {f"train/{site}/auxk": auxk}
+            names, sums = self._loss_sums.pop(site)
+            *totals, count = all_reduce_sum(sums).tolist()
+            parts = {name: total / count for name, total in zip(names, totals, strict=True)}
+            losses.append(parts["loss"])
+            figures |= {f"train/{site}/{name}": value for name, value in parts.items()}
             dead = self.clock(site).dead().double().mean()
             figures[f"train/{site}/dead_fraction"] = float(dead)
             metric = self.metric("train", site)
@@ -322,7 +324,7 @@ def _logged(figures: dict[str, float]) -> dict[str, float]:
     return {name: figures[name] for name in _LOGGED}
 
 
-def _checked(saes: dict[str, Callable[[SiteShape], TideSAE]]) -> dict[str, Callable[[SiteShape], TideSAE]]:
+def _checked(saes: dict[str, Callable[[SiteShape], SAE]]) -> dict[str, Callable[[SiteShape], SAE]]:
     for name in saes:
         if not re.fullmatch(r"[\w-]+", name):
             raise UserError(f"model.saes: {name!r} cannot name an SAE; use letters, digits, - and _")

@@ -15,7 +15,7 @@ from tide_lightning.datamodules.harvest import Harvester
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation.sections import Section
 from tide_lightning.evaluation.summary import time_left
-from tide_lightning.saes import TideSAE
+from tide_lightning.saes import SAE
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.toybox.benchmark.canvases import About, parse_targets
 from tide_lightning.toybox.benchmark.causality import Directions, Steering, SteeringPlan, learn_directions
@@ -122,7 +122,7 @@ class ToyboxBenchmark(Callback):
         figures["seconds"] = time.monotonic() - begun
         return Section("toybox", "Toybox: what latents mean and cause", figures, report_parts(figures))
 
-    def _candidates(self, saes: Mapping[str, TideSAE]) -> list[str]:
+    def _candidates(self, saes: Mapping[str, SAE]) -> list[str]:
         """The sites to steer at."""
         sites = list(saes)
         if self.steer_sites is None:
@@ -145,7 +145,7 @@ class ToyboxBenchmark(Callback):
     def _read(
         self,
         data: ActivationDataModule,
-        saes: Mapping[str, TideSAE],
+        saes: Mapping[str, SAE],
         scenes: dict[str, LabelledScenes],
         candidates: list[str],
     ) -> tuple[dict[str, Any], dict[str, Directions]]:

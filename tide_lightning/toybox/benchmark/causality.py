@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tide_lightning.diffusion import Denoiser
-from tide_lightning.saes import TideSAE
+from tide_lightning.saes import SAE
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.toybox.benchmark.canvases import About, Canvases, canvases
 from tide_lightning.toybox.benchmark.meaning import Pooled
@@ -82,7 +82,7 @@ class Directions(NamedTuple):
     """
 
     site: str
-    sae: TideSAE
+    sae: SAE
     latents: dict[tuple[str, str], int]
     aurocs: dict[tuple[str, str], float]
     differences: dict[tuple[str, str], Tensor]
@@ -92,7 +92,7 @@ class Directions(NamedTuple):
 
 def learn_directions(
     site: str,
-    sae: TideSAE,
+    sae: SAE,
     scenes: LabelledScenes,
     pooled: Pooled,
     repeats: int,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tide_lightning.callbacks.splicing import Predictor, splice_denoiser
 from tide_lightning.diffusion import Denoiser, sample
-from tide_lightning.saes import SparseCode, TideSAE
+from tide_lightning.saes import SAE, SparseCode
 from tide_lightning.tokens import TokenBatch
 
 
@@ -49,7 +49,7 @@ class Push:
         return Push(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Push)))
 
 
-def effect(sae: TideSAE, latent_B: Tensor, amount_B: Tensor, tokens: TokenBatch) -> Tensor:
+def effect(sae: SAE, latent_B: Tensor, amount_B: Tensor, tokens: TokenBatch) -> Tensor:
     """What raising one latent of each token adds to its activation [B, D]."""
     values = amount_B.to(sae.W_dec.dtype).unsqueeze(1)
     code = SparseCode(values, latent_B.unsqueeze(1), sae.d_sae)
@@ -58,7 +58,7 @@ def effect(sae: TideSAE, latent_B: Tensor, amount_B: Tensor, tokens: TokenBatch)
 
 
 @torch.no_grad()
-def effect_norms(sae: TideSAE, latents_L: Tensor, reference: TokenBatch) -> Tensor:
+def effect_norms(sae: SAE, latents_L: Tensor, reference: TokenBatch) -> Tensor:
     """How far each latent moves an activation for every unit of its value, averaged over some tokens [L]."""
     num = len(reference)
     repeated = reference.select(torch.arange(num, device=latents_L.device).repeat(len(latents_L)))
@@ -68,7 +68,7 @@ def effect_norms(sae: TideSAE, latents_L: Tensor, reference: TokenBatch) -> Tens
     return norms
 
 
-def pushed_by(sae: TideSAE, push: Push, window: tuple[float, float]) -> Predictor:
+def pushed_by(sae: SAE, push: Push, window: tuple[float, float]) -> Predictor:
     """The site's tokens with the push, in forwards whose rows are the images once or (under guidance) twice."""
 
     def predict(tokens: TokenBatch) -> Tensor:
@@ -86,7 +86,7 @@ def pushed_by(sae: TideSAE, push: Push, window: tuple[float, float]) -> Predicto
 def pushed_images(
     denoiser: Denoiser,
     site: str,
-    sae: TideSAE,
+    sae: SAE,
     push: Push | None,
     prompts: list[str],
     noise: Tensor,

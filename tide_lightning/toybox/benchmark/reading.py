@@ -14,7 +14,7 @@ from torch import Tensor
 from tide_lightning.datamodules.harvest import Call, Harvester
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.diffusion.counters import normal, stream
-from tide_lightning.saes import SparseCode, TideSAE
+from tide_lightning.saes import SAE, SparseCode
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.toybox.benchmark.scenes import LabelledScenes
 
@@ -74,7 +74,7 @@ def calls(
 @torch.no_grad()
 def read(
     harvester: Harvester,
-    saes: Mapping[str, TideSAE],
+    saes: Mapping[str, SAE],
     scenes: LabelledScenes,
     bounds: tuple[float, float],
     seed: int,
@@ -103,7 +103,7 @@ def read(
     return {site: _joined(some) for site, some in parts.items()}
 
 
-def _reading(sae: TideSAE, tokens: TokenBatch, weights_NUT: Tensor) -> Reading:
+def _reading(sae: SAE, tokens: TokenBatch, weights_NUT: Tensor) -> Reading:
     x = tokens.x.float()
     code = sae.encode(x, **tokens.context())
     known = sae.known(**tokens.context()).expand(len(tokens), -1)
