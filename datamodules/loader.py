@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -39,6 +41,11 @@ class ActivationNode(BaseNode[Tokens]):  # type: ignore[misc]  # torchdata is un
         self._shard = shard
         self._signature = signature
         self.num_batches = 0
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the number of batches made is all that the next one depends on."""
+        return self._denoise is None
 
     def reset(self, initial_state: dict[str, Any] | None = None) -> None:
         """Go to the beginning, or to where a state was taken."""
@@ -104,6 +111,9 @@ class ActivationLoader:
     samples) comes after all that was asked for here, and must be done when the next batch is asked for, since both use
     the denoiser's caches: `SizedIterable` sees to it.
 
+    On a CPU with a core to spare (PyTorch uses fewer threads than there are cores) the next batch is made in a thread
+    during the step, where the node's state counts batches and nothing else.
+
     Args:
         node: makes batches.
         num_batches: of an epoch.
@@ -114,6 +124,10 @@ class ActivationLoader:
         self._node = node
         self._num_batches = num_batches
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._ahead: Ahead | None = None
+        has_core = torch.get_num_threads() < (os.cpu_count() or 1)
+        if device.type == "cpu" and has_core and isinstance(node, ActivationNode) and node.is_counted:
+            self._ahead = Ahead(node)
 
     def __len__(self) -> int:
         return self._num_batches
@@ -122,7 +136,13 @@ class ActivationLoader:
         if self._stream is not None:
             torch.cuda.synchronize(self._stream.device)
         for _ in range(self._num_batches):
-            yield next(self._node) if self._stream is None else self._beside_training(self._stream)
+            yield self._next()
+
+    def _next(self) -> Tokens:
+        if self._ahead is not None:
+            return self._ahead.next()
+        batch: Tokens = next(self._node) if self._stream is None else self._beside_training(self._stream)
+        return batch
 
     def _beside_training(self, stream: torch.cuda.Stream) -> Tokens:
         with torch.cuda.stream(stream):
@@ -136,9 +156,47 @@ class ActivationLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream is."""
+        num_waiting = self._ahead.settle() if self._ahead is not None else 0
         state: dict[str, Any] = self._node.state_dict()
-        return state
+        return {**state, "batches": state["batches"] - num_waiting} if num_waiting else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go there."""
+        if self._ahead is not None:
+            self._ahead.forget()
         self._node.reset(state)
+
+
+class Ahead:
+    """Makes a node's next batch in a thread while the last one is used.
+
+    Args:
+        node: asked for a batch by one thread at a time.
+    """
+
+    def __init__(self, node: BaseNode[Tokens]) -> None:
+        self._node = node
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="harvest")
+        self._waiting: Future[Tokens] | None = None
+
+    def next(self) -> Tokens:
+        """The next batch; the one after it is begun."""
+        waiting = self._waiting or self._make()
+        self._waiting = None
+        batch = waiting.result()
+        self._waiting = self._make()
+        return batch
+
+    def settle(self) -> int:
+        """Wait until nothing is under way; how many batches were made that nobody has taken."""
+        if self._waiting is None:
+            return 0
+        return int(self._waiting.exception() is None)
+
+    def forget(self) -> None:
+        """Drop what was made."""
+        self.settle()
+        self._waiting = None
+
+    def _make(self) -> Future[Tokens]:
+        return self._thread.submit(next, self._node)

@@ -79,6 +79,22 @@ def test_other_draws_disturb_nothing(make_data: MakeData) -> None:
     assert equal(batches, list(make_data(source="both").train_loader(Shard())))
 
 
+def test_batches_made_ahead_are_those_made_in_turn(make_data: MakeData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a batch is made in a thread, others may use the denoiser and ask for the state."""
+    found = {}
+    for cores in (1, 64):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        data = make_data()
+        loader = data.train_loader(Shard())
+        states, batches = [], []
+        for batch in loader:
+            states.append(loader.state_dict()["batches"])
+            batches.append([batch, *data.validation_loader(Shard())])
+        found[cores] = states, [part for parts in batches for part in parts]
+    assert found[64][0] == found[1][0] == [1, 2, 3, 4, 5]
+    assert equal(found[64][1], found[1][1])
+
+
 def test_a_state_of_another_run_is_refused(make_data: MakeData) -> None:
     state = make_data(source="denoise").train_loader(Shard()).state_dict()
     with pytest.raises(UserError, match="made with samples_per_batch 8, not 4"):

@@ -180,7 +180,8 @@ class Denoiser(ABC):
 
     def predict(self, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's prediction for x_t at raw_t [N], float32, in its own precision whatever autocast says."""
-        with torch.autocast(x_t.device.type, enabled=False), self._around(x_t, raw_t, conditioning):
+        no_autocast = torch.autocast(x_t.device.type, enabled=False)
+        with hooks.one_at_a_time, no_autocast, self._around(x_t, raw_t, conditioning):
             return self.forward(x_t.to(self.dtype), raw_t, conditioning).float()
 
     def within(self, around: Around) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -16,6 +17,9 @@ from tide_lightning.errors import UserError
 T = TypeVar("T")
 
 _WHOLE = Holding()
+
+one_at_a_time = threading.RLock()
+"""Held by whoever hooks a denoiser or runs it: a hook of one thread must not see another thread's forward."""
 
 
 class _Stopped(Exception):  # noqa: N818 - not an error
@@ -71,7 +75,7 @@ def _reading(
 
         return hook
 
-    with _hooks([(site.module(module), reader(site)) for site in sites]):
+    with one_at_a_time, _hooks([(site.module(module), reader(site)) for site in sites]):
         try:
             yield values
         except _Stopped as stopped:
@@ -109,7 +113,7 @@ def splice(
 
     hooks: list[tuple[nn.Module, Callable[..., Any]]] = [(module, lambda *_: finished.append(True))]
     hooks += [(site.module(module), replacer(site, fn)) for site, fn in replacements.items()]
-    with _hooks(hooks):
+    with one_at_a_time, _hooks(hooks):
         yield
     if finished:
         _check_reached(replacements, reached)
