@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tide_lightning.diffusion import Conditioning, Denoiser, Layout, Site
+from tide_lightning.diffusion.denoiser import Around
 from tide_lightning.diffusion.grid import positions, windows
 from tide_lightning.saes import LEAKING, SAE
 from tide_lightning.tokens import Half, SiteShape, Source, TokenBatch
@@ -34,6 +35,11 @@ def splice_denoiser(
         predictors: what replaces each site's tokens.
         shapes: each site's sizes.
     """
+    return denoiser.within(splicing(denoiser, predictors, shapes))
+
+
+def splicing(denoiser: Denoiser, predictors: Mapping[str, Predictor], shapes: Mapping[str, SiteShape]) -> Around:
+    """What has to be entered for a forward, so that the sites are replaced in it; arguments as above."""
 
     def around(x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> AbstractContextManager[None]:
         contexts: dict[tuple[Layout, int], TokenBatch] = {}  # shared by the sites of one layout
@@ -46,7 +52,7 @@ def splice_denoiser(
             replacements[site] = _replacement(predictor, contexts[key])
         return denoiser.splice(replacements)
 
-    return denoiser.within(around)
+    return around
 
 
 def site_context(
@@ -74,10 +80,19 @@ def site_context(
         position=positions(layout.grid).to(x_t.device).repeat(num_samples, 1),
         sample=torch.arange(num_samples, device=x_t.device).repeat_interleave(num_tokens),
         input=inputs.flatten(0, 1),
-        half=flag + int(Half.CONDITIONAL),
+        half=_halves(x_t).repeat_interleave(num_tokens),
         source=flag + int(Source.NOISE),
         window=window,
     )
+
+
+def _halves(x_t: Tensor) -> Tensor:
+    """Each sample's half [N]: under guidance the same x_t come twice, the unconditional ones first."""
+    half = torch.full((len(x_t),), int(Half.CONDITIONAL), dtype=torch.int8, device=x_t.device)
+    first, second = x_t[: len(x_t) // 2], x_t[len(x_t) // 2 :]
+    if len(first) and len(first) == len(second):
+        half[: len(first)] = torch.where((first == second).all(), int(Half.UNCONDITIONAL), int(Half.CONDITIONAL))
+    return half
 
 
 def reconstruct_by(sae: SAE) -> Predictor:

@@ -1,11 +1,12 @@
 """The frozen diffusion transformer: loading, sites, trajectories."""
 
+from tide_lightning.diffusion.calls import around_calls
 from tide_lightning.diffusion.conditioning import Conditioning
 from tide_lightning.diffusion.denoiser import Denoiser
 from tide_lightning.diffusion.generic import GenericTransformer
 from tide_lightning.diffusion.hooks import record, splice
 from tide_lightning.diffusion.layouts import Layout
-from tide_lightning.diffusion.loading import describe_denoiser, load_denoiser
+from tide_lightning.diffusion.loading import denoiser_of, describe_denoiser, load_denoiser
 from tide_lightning.diffusion.own import OwnDenoiser
 from tide_lightning.diffusion.schedule import Schedule
 from tide_lightning.diffusion.sensitivity import sensitivity
@@ -21,6 +22,8 @@ __all__ = [
     "Schedule",
     "Site",
     "Trajectories",
+    "around_calls",
+    "denoiser_of",
     "describe_denoiser",
     "folder_name",
     "guided_prediction",

@@ -127,6 +127,13 @@ class Denoiser(ABC):
         output: Tensor = self.module(**self.arguments(x_t, raw_t, conditioning), return_dict=False)[0]
         return output[:, : self.num_channels]
 
+    def given(self, arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor, Conditioning]:
+        """The inverse of `arguments`, for calls that others make: x_t, raw_t [N] and the prompts' embeddings."""
+        x_t: Tensor = next(iter(arguments.values()))
+        raw_t = torch.as_tensor(arguments["timestep"], dtype=torch.float32, device=x_t.device).expand(len(x_t))
+        tokens = arguments.get("encoder_hidden_states")
+        return x_t, raw_t, Conditioning(x_t.new_zeros(len(x_t), 0, 0) if tokens is None else tokens)
+
     def scheduler_arguments(self, num_inference_steps: int) -> dict[str, Any]:
         """What the pipeline's own call sets its scheduler's timesteps with."""
         arguments: dict[str, Any] = {"num_inference_steps": num_inference_steps}

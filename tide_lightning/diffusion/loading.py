@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -88,6 +89,20 @@ def describe_denoiser(
         with torch.device("meta"):
             module = getattr(diffusers, origin.parts[chosen.component][1]).from_config(config)
     return chosen(module.to("meta"), scheduler, latent_size=latent_size)
+
+
+def denoiser_of(pipeline: Any, latent_size: Sequence[int] | None = None) -> Denoiser:
+    """The denoiser of a diffusers pipeline that is loaded already; it shares all parts with it.
+
+    Args:
+        pipeline: one of a supported family.
+        latent_size: rows and columns of a latent (a video's frames before them); the model's own unless given.
+    """
+    name = type(pipeline).__name__
+    if name not in FAMILIES:
+        raise UserError(f"a {name} is not supported; supported are {', '.join(FAMILIES)}")
+    family = FAMILIES[name]
+    return family(getattr(pipeline, family.component), pipeline.scheduler, pipeline, latent_size)
 
 
 class LateTextEncoders:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,11 @@ class Flux(Denoiser):
             "img_ids": torch.cat([torch.zeros_like(places[:, :1]), places], dim=1),
             "txt_ids": x_t.new_zeros(conditioning.tokens.shape[1], 3),
         }
+
+    def given(self, arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor, Conditioning]:
+        """With latents unpacked."""
+        packed, raw_t, conditioning = super().given(arguments)
+        return grid.unpatch(packed, self.grid, self.latent_shape), raw_t, conditioning
 
     def forward(self, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Tensor:
         """The prediction, unpacked."""

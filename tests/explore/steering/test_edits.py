@@ -1,0 +1,160 @@
+"""Steering: what an edit does to tokens, where and when; and that without one no bit changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.explore.steering.conftest import DEEP, PROMPTS, SHALLOW
+from tide_lightning.callbacks.splicing import site_context
+from tide_lightning.diffusion import Denoiser, sample
+from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.errors import UserError
+from tide_lightning.explore.steering import Edit, Mode, Region, steer
+from tide_lightning.explore.steering.steer import edited_by
+from tide_lightning.saes import TideSAE
+from tide_lightning.tokens import TokenBatch
+
+STEPS = 2
+Saes = dict[str, TideSAE]
+
+
+def tokens_of(denoiser: Denoiser, sae: TideSAE, rows: int = 4) -> TokenBatch:
+    """Two images under guidance, at two timesteps."""
+    noise = torch.stack([normal(stream(0, i), denoiser.latent_shape) for i in range(rows // 2)])
+    raw_t = torch.tensor([800.0, 200.0]).repeat(2)
+    x_t = torch.cat([noise, noise])
+    found = site_context(denoiser, sae.shape, x_t, raw_t, denoiser.encode_prompts([""] * rows))
+    x = torch.randn(len(found), sae.d_in, generator=torch.Generator().manual_seed(0))
+    return TokenBatch(**{**found.tensors(), "x": x})
+
+
+def latents(denoiser: Denoiser, saes: Saes, edits: list[Edit], mode: Mode = "delta", scale: float = 3.0) -> Tensor:
+    with steer(denoiser, saes, edits, mode=mode) as steered:
+        return sample(steered, PROMPTS, num_inference_steps=STEPS, guidance_scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("operation", "amount", "expected"),
+    [
+        ("add", 2.5, lambda z: z + 2.5),
+        ("scale", -3.0, lambda z: -3 * z),
+        ("clamp", 4.0, lambda z: torch.full_like(z, 4.0)),
+        ("ablate", 0.0, lambda z: 0 * z),
+        ("invert", 0.0, lambda z: -z),
+    ],
+)
+@torch.no_grad()
+def test_operations_on_a_code(denoiser: Denoiser, saes: Saes, operation, amount, expected) -> None:  # type: ignore[no-untyped-def]
+    sae = saes[DEEP]
+    tokens = tokens_of(denoiser, sae)
+    context = tokens.context()
+    code = sae.encode(tokens.x, **context)
+    latent = int(code.indices.flatten()[0])
+    z = code.to_dense()
+    changed = z.clone()
+    changed[:, latent] = expected(z[:, latent])
+    steps = torch.eye(sae.d_sae)[latent].expand(len(tokens), -1)  # decode(z') - decode(z) without a sparse code
+    unit = _decode_dense(sae, steps, tokens) - _decode_dense(sae, 0 * steps, tokens)
+    reference = tokens.x.double() + (changed - z)[:, latent, None].double() * unit
+    found = edited_by(sae, [Edit(DEEP, latent, operation, amount)])(tokens)
+    torch.testing.assert_close(found.double(), reference, rtol=1e-5, atol=1e-4)
+    same = (changed == z).all(1)
+    assert torch.equal(found[same], tokens.x[same])
+    replaced = edited_by(sae, [Edit(DEEP, latent, operation, amount)], "replace")(tokens)
+    torch.testing.assert_close(replaced.double(), _decode_dense(sae, changed, tokens), rtol=1e-4, atol=1e-3)
+
+
+def _decode_dense(sae: TideSAE, code: Tensor, tokens: TokenBatch) -> Tensor:
+    """Equation by equation, in float64."""
+    frame = sae.frame(tokens.context())
+    u_hat = code.double() @ sae.W_dec.double() + sae.b_dec.double()
+    u_hat = frame.unmodulated(u_hat) if sae.unmodulate else u_hat
+    return (frame.known + frame.s * u_hat).double()
+
+
+@torch.no_grad()
+def test_edits_reach_their_half_window_region_and_image_only(denoiser: Denoiser, saes: Saes) -> None:
+    sae = saes[DEEP]
+    tokens = tokens_of(denoiser, sae)
+
+    def moved(**where: object) -> Tensor:
+        new = edited_by(sae, [Edit(DEEP, 3, "add", 2.0, **where)])(tokens)  # type: ignore[arg-type]
+        return (new != tokens.x).any(1).unflatten(0, (2, 2, -1))  # half, image, token
+
+    everywhere = moved()
+    assert everywhere.all()
+    assert torch.equal(moved(half="conditional").any(2), torch.tensor([[False, False], [True, True]]))
+    assert torch.equal(moved(half="unconditional").any(2), torch.tensor([[True, True], [False, False]]))
+    assert torch.equal(moved(window=(0.7, 1.0)).any(2), torch.tensor([[True, False], [True, False]]))
+    rows, cols = denoiser.grid
+    left = moved(region=Region(0, 0, 0.5, 1)).unflatten(2, (rows, cols))
+    assert left[..., : cols // 2].all()
+    assert not left[..., cols // 2 :].any()
+    mask = torch.zeros(2, denoiser.num_tokens, dtype=torch.bool)
+    mask[1, 5] = True
+    assert moved(region=mask).nonzero().tolist() == [[0, 1, 5], [1, 1, 5]]
+    own = edited_by(sae, [Edit(DEEP, 3, "add", torch.tensor([0.0, 2.0]))])(tokens)
+    assert torch.equal((own != tokens.x).any(1).unflatten(0, (4, -1)).any(1), torch.tensor([False, True] * 2))
+
+
+@torch.no_grad()
+def test_edits_of_one_latent_follow_one_another_and_norms_are_kept(denoiser: Denoiser, saes: Saes) -> None:
+    sae = saes[DEEP]
+    tokens = tokens_of(denoiser, sae)
+    twice = edited_by(sae, [Edit(DEEP, 3, "clamp", 2.0), Edit(DEEP, 3, "scale", 3.0), Edit(DEEP, 4, "add", 1.0)])
+    once = edited_by(sae, [Edit(DEEP, 3, "clamp", 6.0), Edit(DEEP, 4, "add", 1.0)])
+    torch.testing.assert_close(twice(tokens), once(tokens))
+    kept = edited_by(sae, [Edit(DEEP, 3, "add", 6.0)], preserve_norm=True)(tokens)
+    torch.testing.assert_close(kept.norm(dim=1), tokens.x.norm(dim=1))
+    assert not torch.equal(kept, tokens.x)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_untouched_codes_leave_every_bit(denoiser: Denoiser, saes: Saes, scale: float) -> None:
+    plain = sample(denoiser, PROMPTS, num_inference_steps=STEPS, guidance_scale=scale)
+    idle = [Edit(DEEP, 3, "add", 0.0), Edit(SHALLOW, 4, "scale", 1.0), Edit(SHALLOW, 5, "add", 9.0, window=(0.2, 0.3))]
+    assert torch.equal(latents(denoiser, saes, idle, scale=scale), plain)
+    acting = [Edit(DEEP, 3, "add", 9.0), Edit(SHALLOW, 4, "add", 9.0)]
+    both, one, other = (latents(denoiser, saes, edits, scale=scale) for edits in (acting, acting[:1], acting[1:]))
+    for first, second in ((both, plain), (both, one), (both, other), (one, plain), (other, plain)):
+        assert not torch.equal(first, second)
+    assert not torch.equal(latents(denoiser, saes, idle[:1], "replace", scale), plain)
+    assert torch.equal(sample(denoiser, PROMPTS, num_inference_steps=STEPS, guidance_scale=scale), plain)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (("transformer_blocks.9", 1), f"has no SAE here; there are {SHALLOW}, {DEEP}"),
+        ((DEEP, 99999), "has latents 0 to"),
+        ((DEEP, -1), "has latents 0 to"),
+    ],
+)
+def test_what_does_not_exist_is_told(denoiser: Denoiser, saes: Saes, edit: tuple[str, int], said: str) -> None:
+    with pytest.raises(UserError, match=said), steer(denoiser, saes, [Edit(*edit)]):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"operation": "multiply"}, "choose one of add, scale"),
+        ({"half": "left"}, "choose one of both"),
+        ({"window": (0.6, 0.4)}, "low <= high"),
+        ({"window": (0.0, 1.5)}, "low <= high"),
+    ],
+)
+def test_edits_that_mean_nothing_are_told(arguments: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Edit(DEEP, 1, **arguments)  # type: ignore[arg-type]
+
+
+def test_regions_are_read_and_refused() -> None:
+    assert Region.parse("0,0.25,.5,1") == Region(0, 0.25, 0.5, 1)
+    for text in ("0,0,1", "a,b,c,d", "0,0,0,1", "0.5,0,0.2,1", "0,0,2,1"):
+        with pytest.raises(UserError, match="left"):
+            Region.parse(text)
+    with pytest.raises(UserError, match="holds no patch"):
+        Region(0, 0, 0.01, 0.01).tokens((8, 8))
