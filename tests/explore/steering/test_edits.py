@@ -71,7 +71,8 @@ def _decode_dense(sae: TideSAE, code: Tensor, tokens: TokenBatch) -> Tensor:
     frame = sae.frame(tokens.context())
     u_hat = code.double() @ sae.W_dec.double() + sae.b_dec.double()
     u_hat = frame.unmodulated(u_hat) if sae.unmodulate else u_hat
-    return (frame.known + frame.s * u_hat).double()
+    decoded: Tensor = frame.known + frame.s * u_hat
+    return decoded.double()
 
 
 @torch.no_grad()

@@ -67,7 +67,7 @@ def steer(
         return inner(x_t, raw_t, conditioning)
 
     if isinstance(target, Denoiser):
-        yield target.within(around)  # type: ignore[misc]  # a twin of the target's own class
+        yield target.within(around)
     else:
         with around_calls(denoiser, around):
             yield target
