@@ -83,7 +83,7 @@ def test_edits_reach_their_half_window_region_and_image_only(denoiser: Denoiser,
     def moved(**where: object) -> Tensor:
         new = edited_by(sae, [Edit(DEEP, 3, "add", 2.0, **where)])(tokens)  # type: ignore[arg-type]
         by_token: Tensor = (new != tokens.x).any(1)
-        return by_token.unflatten(0, (2, 2, -1))  # half, image, token
+        return by_token.reshape(2, 2, -1)  # half, image, token
 
     everywhere = moved()
     assert everywhere.all()
