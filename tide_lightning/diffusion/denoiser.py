@@ -9,8 +9,8 @@ import math
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, Self
 
 import torch
@@ -192,9 +192,15 @@ class Denoiser(ABC):
             return self.forward(x_t.to(self.dtype), raw_t, conditioning).float()
 
     def within(self, around: Around) -> Self:
-        """The same denoiser, sharing all of its parts, whose every prediction is made inside a context."""
+        """The same denoiser, sharing all of its parts, whose every prediction is made inside one more context."""
+
+        @contextmanager
+        def nested(x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Iterator[None]:
+            with self._around(x_t, raw_t, conditioning), around(x_t, raw_t, conditioning):
+                yield
+
         twin = copy.copy(self)
-        twin._around = around
+        twin._around = nested
         return twin
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tide_lightning.callbacks.splicing import Predictor, splice_denoiser
 from tide_lightning.diffusion import Denoiser, sample
-from tide_lightning.saes import TideSAE
+from tide_lightning.saes import SAE
 from tide_lightning.tokens import Half, TokenBatch
 
 
@@ -36,7 +36,7 @@ class Seen(NamedTuple):
 @torch.no_grad()
 def watch(
     denoiser: Denoiser,
-    saes: Mapping[str, TideSAE],
+    saes: Mapping[str, SAE],
     prompts: Sequence[str],
     *,
     initial_noise: Tensor,
@@ -59,7 +59,7 @@ def watch(
     peaks: dict[str, list[Tensor]] = {site: [] for site in saes}
     times: dict[str, list[Tensor]] = {site: [] for site in saes}
 
-    def look(site: str, sae: TideSAE) -> Predictor:
+    def look(site: str, sae: SAE) -> Predictor:
         def predict(tokens: TokenBatch) -> Tensor:
             some = tokens.select(tokens.half == int(Half.CONDITIONAL))
             code = sae.encode(some.x, **some.context())

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from tests.explore.steering.conftest import DEEP, PROMPTS, SHALLOW
 from tide_lightning.callbacks.splicing import site_context
-from tide_lightning.diffusion import Denoiser, sample
+from tide_lightning.diffusion import Conditioning, Denoiser, sample
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.errors import UserError
 from tide_lightning.explore.steering import Edit, Mode, Region, steer
 from tide_lightning.explore.steering.steer import edited_by
-from tide_lightning.saes import TideSAE
+from tide_lightning.explore.watching import watch
+from tide_lightning.saes import SAE
 from tide_lightning.tokens import TokenBatch
 
 STEPS = 2
-Saes = dict[str, TideSAE]
+Saes = dict[str, SAE]
 
 
-def tokens_of(denoiser: Denoiser, sae: TideSAE, rows: int = 4) -> TokenBatch:
+def tokens_of(denoiser: Denoiser, sae: SAE, rows: int = 4) -> TokenBatch:
     """Two images under guidance, at two timesteps."""
     noise = torch.stack([normal(stream(0, i), denoiser.latent_shape) for i in range(rows // 2)])
     raw_t = torch.tensor([800.0, 200.0]).repeat(2)
@@ -66,7 +71,7 @@ def test_operations_on_a_code(denoiser: Denoiser, saes: Saes, operation, amount,
     torch.testing.assert_close(replaced.double(), _decode_dense(sae, changed, tokens), rtol=1e-4, atol=1e-3)
 
 
-def _decode_dense(sae: TideSAE, code: Tensor, tokens: TokenBatch) -> Tensor:
+def _decode_dense(sae: SAE, code: Tensor, tokens: TokenBatch) -> Tensor:
     """Equation by equation, in float64."""
     frame = sae.frame(tokens.context())
     u_hat = code.double() @ sae.W_dec.double() + sae.b_dec.double()
@@ -160,3 +165,36 @@ def test_regions_are_read_and_refused() -> None:
             Region.parse(text)
     with pytest.raises(UserError, match="holds no patch"):
         Region(0, 0, 0.01, 0.01).tokens((8, 8))
+
+
+def test_what_is_watched_is_what_is_steered(denoiser: Denoiser, saes: Saes) -> None:
+    noise = torch.stack([normal(stream(0, i), denoiser.latent_shape) for i in range(2)])
+    settings: dict[str, Any] = {"initial_noise": noise, "num_inference_steps": STEPS, "guidance_scale": 3.0}
+    with steer(denoiser, saes, [Edit(SHALLOW, 3, "add", 9.0)]) as steered:
+        seen = watch(steered, saes, PROMPTS, **settings)
+        assert torch.equal(seen.latents, sample(steered, PROMPTS, **settings))
+    plain = watch(denoiser, saes, PROMPTS, **settings)
+    assert torch.equal(plain.latents, sample(denoiser, PROMPTS, **settings))
+    assert not torch.equal(plain.mean[DEEP], seen.mean[DEEP])  # what lies behind the edit has changed
+    assert plain.mean[DEEP].shape == plain.peak[DEEP].shape == (2, STEPS, saes[DEEP].d_sae)
+    assert (plain.t.diff() < 0).all()
+    assert (plain.mean[DEEP] <= plain.peak[DEEP]).all()
+    torch.testing.assert_close(plain.mean[DEEP].sum(), _mean_sum(denoiser, saes[DEEP], noise, settings))
+
+
+def _mean_sum(denoiser: Denoiser, sae: SAE, noise: Tensor, settings: dict[str, Any]) -> Tensor:
+    """All of a site's codes summed, from its tokens as hooks read them."""
+    sites = denoiser.resolve_sites([DEEP])
+    total: list[Tensor] = []
+
+    @contextmanager
+    def around(x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Iterator[None]:
+        with denoiser.record(sites) as found:
+            yield
+        tokens = site_context(denoiser, sae.shape, x_t, raw_t, conditioning)
+        here = TokenBatch(**{**tokens.tensors(), "x": found[DEEP].flatten(0, 1)})
+        here = here.select(slice(len(here) // 2, None))
+        total.append(sae.encode(here.x, **here.context()).to_dense().sum() / denoiser.num_tokens)
+
+    sample(denoiser.within(around), PROMPTS, **settings)
+    return torch.stack(total).sum()

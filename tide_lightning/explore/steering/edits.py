@@ -13,7 +13,7 @@ from tide_lightning.callbacks.splicing import why_not
 from tide_lightning.diffusion import Denoiser, Site
 from tide_lightning.errors import UserError
 from tide_lightning.explore.steering.region import Region
-from tide_lightning.saes import TideSAE
+from tide_lightning.saes import SAE
 
 Operation = Literal["add", "scale", "clamp", "ablate", "invert"]
 """z + amount, z * amount, amount itself, 0, -z."""
@@ -74,7 +74,7 @@ class Edit:
         return self.operation != "add"
 
 
-def check_edits(denoiser: Denoiser, saes: Mapping[str, TideSAE], edits: Sequence[Edit]) -> None:
+def check_edits(denoiser: Denoiser, saes: Mapping[str, SAE], edits: Sequence[Edit]) -> None:
     """Refuse what cannot be, and say what there is."""
     for edit in edits:
         if edit.site not in saes:

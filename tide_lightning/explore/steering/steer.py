@@ -24,7 +24,7 @@ from tide_lightning.diffusion import Conditioning, Denoiser, Site, around_calls,
 from tide_lightning.errors import UserError
 from tide_lightning.explore.steering.edits import Edit, Mode, check_edits
 from tide_lightning.explore.steering.region import Region
-from tide_lightning.saes import SparseCode, TideSAE
+from tide_lightning.saes import SAE, SparseCode
 from tide_lightning.tokens import Half, TokenBatch
 
 Target = TypeVar("Target")
@@ -35,7 +35,7 @@ _HALVES = {"conditional": Half.CONDITIONAL, "unconditional": Half.UNCONDITIONAL}
 @contextmanager
 def steer(
     target: Target,
-    saes: Mapping[str, TideSAE],
+    saes: Mapping[str, SAE],
     edits: Sequence[Edit],
     *,
     mode: Mode = "delta",
@@ -73,7 +73,7 @@ def steer(
             yield target
 
 
-def edited_by(sae: TideSAE, edits: Sequence[Edit], mode: Mode = "delta", preserve_norm: bool = False) -> Predictor:
+def edited_by(sae: SAE, edits: Sequence[Edit], mode: Mode = "delta", preserve_norm: bool = False) -> Predictor:
     """A site's tokens with its edits; a token whose code no edit changes keeps every bit (in `delta` mode)."""
 
     def predict(tokens: TokenBatch) -> Tensor:
@@ -95,7 +95,7 @@ def edited_by(sae: TideSAE, edits: Sequence[Edit], mode: Mode = "delta", preserv
     return predict
 
 
-def effect(sae: TideSAE, latents_BL: Tensor, amounts_BL: Tensor, tokens: TokenBatch) -> Tensor:
+def effect(sae: SAE, latents_BL: Tensor, amounts_BL: Tensor, tokens: TokenBatch) -> Tensor:
     """What raising latents of each token adds to its activation [B, D]; decoding is affine, so whatever its code."""
     code = SparseCode(amounts_BL.to(sae.W_dec.dtype).contiguous(), latents_BL.contiguous(), sae.d_sae)
     context = tokens.context()
@@ -127,7 +127,7 @@ def _difference(
     return torch.tensor(latents, device=rows.device), difference
 
 
-def _reached(edit: Edit, tokens: TokenBatch, sae: TideSAE) -> Tensor:
+def _reached(edit: Edit, tokens: TokenBatch, sae: SAE) -> Tensor:
     """Which tokens of a forward an edit reaches [B]."""
     low, high = edit.window
     reached = (tokens.t >= low) & (tokens.t <= high)
@@ -140,7 +140,7 @@ def _reached(edit: Edit, tokens: TokenBatch, sae: TideSAE) -> Tensor:
     return reached
 
 
-def _latent_size(pipeline: object, saes: Mapping[str, TideSAE]) -> list[int] | None:
+def _latent_size(pipeline: object, saes: Mapping[str, SAE]) -> list[int] | None:
     """Rows and columns (a video's frames before them) of the latents that the SAEs were trained on."""
     num_channels = denoiser_of(pipeline).num_channels
     for site, sae in saes.items():
