@@ -30,7 +30,9 @@ class Command(NamedTuple):
     help: str
 
 
-COMMANDS: dict[str, Command] = {}
+COMMANDS: dict[str, Command] = {
+    "steer": Command("tide_lightning.explore.steering.command:steer_run", "Steer latents; see what changes."),
+}
 
 
 class TideParser(LightningArgumentParser):

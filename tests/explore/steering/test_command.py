@@ -1,0 +1,67 @@
+"""`tide steer`: what is written and said, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.explore.conftest import D_SAE, SITES
+from tide_lightning.cli import main
+
+FAST = ["--prompt", "a red cube", "--steps", "2", "--device", "cpu"]
+
+
+def test_a_strip_beside_the_original(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    latents = f"{SITES[0]}/3,{SITES[1]}/4:scale:2"
+    args = ["--latent", latents, "--amount", "0,20", "--region", "0,0,0.5,1", "--half", "conditional"]
+    out = tmp_path / "new" / "strip.png"
+    assert main(["steer", str(run_folder), *FAST, *args, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert f"{SITES[0]}/3 " in said
+    assert "2 edits, amount 20: pixels moved by" in said
+    assert "inside the region and" in said
+    assert [path.name for path in out.parent.iterdir()] == ["strip.png"]
+    with Image.open(out) as picture:
+        assert picture.width > picture.height  # three columns, two rows
+
+
+def test_an_amount_of_nothing_changes_no_bit(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "same.png"
+    assert main(["steer", str(run_folder), *FAST, "--latent", f"{SITES[0]}/3", "--amount", "0", "--out", str(out)]) == 0
+    assert "add 0: not a bit differs" in capsys.readouterr().out
+    with Image.open(out) as picture:
+        row = np.asarray(picture)[30:150]
+    half = row.shape[1] // 2
+    assert np.array_equal(row[:, 8:168], row[:, half + 4 : half + 164])
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--latent", f"{SITES[0]}/{D_SAE}"], f"site {SITES[0]} has latents 0 to {D_SAE - 1}"),
+        (["--latent", "transformer_blocks.2/1"], f"there are {SITES[0]}, {SITES[1]}"),
+        (["--latent", "transformer_block.3/1"], f"did you mean {SITES[0]}?"),
+        (["--latent", SITES[0]], "write SITE/NUMBER"),
+        ([], "name at least one"),
+        (["--latent", f"{SITES[0]}/1", "--window", "0.4,0.45"], "holds none of the 2 steps, which are at t = 1, 0.5"),
+        (["--latent", f"{SITES[0]}/1", "--window", "0.4"], "give 2 numbers"),
+        (["--latent", f"{SITES[0]}/1", "--amount", "much"], "give numbers"),
+        (["--latent", f"{SITES[0]}/1:explode"], "choose one of add, scale"),
+        (["--latent", f"{SITES[0]}/1", "--region", "0,0,0.01,0.01"], "holds no patch"),
+        (["--latent", f"{SITES[0]}/1", "--steps", "0"], "at least 1"),
+        (["--latent", f"{SITES[0]}/1", "--out", "film.mp17"], "name a picture's file, such as film.png"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_line(
+    run_folder: Path, args: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["steer", str(run_folder), *FAST, *args]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    assert said in told.err

@@ -1,0 +1,75 @@
+"""Images side by side with a word above each, as one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from tide_lightning.errors import UserError
+
+_GAP, _TITLE, _LEAST_SIDE = 8, 18, 160
+_PAPER, _INK = (255, 255, 255), (40, 40, 40)
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """An image [3, H, W] in [-1, 1]."""
+    pixels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
+
+
+def heat(values: Tensor) -> Tensor:
+    """Numbers [H, W] in [0, 1] as an image [3, H, W] in [-1, 1], from black over red and yellow to white."""
+    ramp = torch.stack([3 * values, 3 * values - 1, 3 * values - 2])
+    return ramp.clamp(0, 1) * 2 - 1
+
+
+def sheet(rows: Sequence[Sequence[tuple[str, Tensor]]]) -> Image.Image:
+    """Rows of titled images, small ones enlarged."""
+    height, width = rows[0][0][1].shape[-2:]
+    factor = max(1, -(-_LEAST_SIDE // min(height, width)))
+    height, width = height * factor, width * factor
+    columns = max(map(len, rows))
+    whole = Image.new("RGB", (columns * (width + _GAP) + _GAP, len(rows) * (height + _TITLE + _GAP) + _GAP), _PAPER)
+    draw, font = ImageDraw.Draw(whole), ImageFont.load_default()
+    for number, row in enumerate(rows):
+        top = _GAP + number * (height + _TITLE + _GAP)
+        for place, (title, image) in enumerate(row):
+            left = _GAP + place * (width + _GAP)
+            draw.text((left, top), _fitting(title, font, width), fill=_INK, font=font)
+            picture = to_picture(image).resize((width, height), Image.Resampling.NEAREST)
+            whole.paste(picture, (left, top + _TITLE))
+    return whole
+
+
+def picture_format(path: str | Path) -> str:
+    """What kind of picture a file's name asks for."""
+    path = Path(path)
+    kinds: dict[str, str] = Image.registered_extensions()
+    if path.suffix.lower() not in kinds:
+        raise UserError(f"{path}: name a picture's file, such as {path.stem or 'steered'}.png")
+    return kinds[path.suffix.lower()]
+
+
+def save_picture(picture: Image.Image, path: str | Path) -> Path:
+    """Write it; the ending of the name says as what, and the file appears whole or not at all."""
+    path, kind = Path(path), picture_format(path)
+    fresh = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(fresh, format=kind)
+        fresh.replace(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
+    return path
+
+
+def _fitting(title: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
+    title = title.encode("latin-1", "replace").decode("latin-1")  # what the font has
+    while title and font.getlength(title) > width:
+        title = title[:-1]
+    return title
