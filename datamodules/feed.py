@@ -83,13 +83,13 @@ class Feed:
             for part in parts:
                 yield from part.tokens()
 
-        return SizedIterable(batches, sum(len(part) for part in parts))
+        return SizedIterable(batches, sum(len(part) for part in parts), self.harvester.denoiser.device)
 
     def test(self, num_samples: int) -> SizedIterable[HeldOutBatch]:
         """All tokens of `num_samples` noised held-out samples."""
         everything = {layout: layout.num_tokens for layout in self.num_kept}
         heldout = self._heldout_noise("test", num_samples, everything)
-        return SizedIterable(heldout.whole, len(heldout))
+        return SizedIterable(heldout.whole, len(heldout), self.harvester.denoiser.device)
 
     def _kept(self, purpose: str) -> ActivationNode | CachedNode:
         """A purpose's batches, by way of the disk cache if there is one."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torchdata.nodes import BaseNode
 
+from tide_lightning.datamodules.ahead import Ahead, core_to_spare
 from tide_lightning.datamodules.shards import Shard, gather_objects
 from tide_lightning.datamodules.streams import DenoiseStream, NoiseStream
 from tide_lightning.errors import UserError
@@ -111,8 +110,8 @@ class ActivationLoader:
     samples) comes after all that was asked for here, and must be done when the next batch is asked for, since both use
     the denoiser's caches: `SizedIterable` sees to it.
 
-    On a CPU with a core to spare (PyTorch uses fewer threads than there are cores) the next batch is made in a thread
-    during the step, where the node's state counts batches and nothing else.
+    On a CPU with a core to spare the next batch is made in a thread during the step, where the node's state counts
+    batches and nothing else.
 
     Args:
         node: makes batches.
@@ -124,10 +123,9 @@ class ActivationLoader:
         self._node = node
         self._num_batches = num_batches
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._ahead: Ahead | None = None
-        has_core = torch.get_num_threads() < (os.cpu_count() or 1)
-        if device.type == "cpu" and has_core and isinstance(node, ActivationNode) and node.is_counted:
-            self._ahead = Ahead(node)
+        self._ahead: Ahead[Tokens] | None = None
+        if core_to_spare(device) and isinstance(node, ActivationNode) and node.is_counted:
+            self._ahead = Ahead(lambda: next(node))
 
     def __len__(self) -> int:
         return self._num_batches
@@ -165,38 +163,3 @@ class ActivationLoader:
         if self._ahead is not None:
             self._ahead.forget()
         self._node.reset(state)
-
-
-class Ahead:
-    """Makes a node's next batch in a thread while the last one is used.
-
-    Args:
-        node: asked for a batch by one thread at a time.
-    """
-
-    def __init__(self, node: BaseNode[Tokens]) -> None:
-        self._node = node
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="harvest")
-        self._waiting: Future[Tokens] | None = None
-
-    def next(self) -> Tokens:
-        """The next batch; the one after it is begun."""
-        waiting = self._waiting or self._make()
-        self._waiting = None
-        batch = waiting.result()
-        self._waiting = self._make()
-        return batch
-
-    def settle(self) -> int:
-        """Wait until nothing is under way; how many batches were made that nobody has taken."""
-        if self._waiting is None:
-            return 0
-        return int(self._waiting.exception() is None)
-
-    def forget(self) -> None:
-        """Drop what was made."""
-        self.settle()
-        self._waiting = None
-
-    def _make(self) -> Future[Tokens]:
-        return self._thread.submit(next, self._node)

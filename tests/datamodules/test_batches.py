@@ -64,7 +64,9 @@ def test_tokens_per_sample(make_data: MakeData, tokens_per_sample: float) -> Non
 def test_noised_tokens_equal_a_plain_hook(make_data: MakeData) -> None:
     """The batch's activations, inputs and noise against a forward of the unmodified transformer."""
     data = make_data(prompt_dropout=0.0, tokens_per_sample=1.0)
-    batch = next(iter(data.train_loader(Shard())))
+    loader = data.train_loader(Shard())
+    batch = next(iter(loader))
+    loader.state_dict()  # no further batch is under way when it returns
     tokens, denoiser = batch[SITE], data.denoiser
     t = tokens.raw_t.view(8, 16)[:, 0]
     assert tokens.noise is not None
