@@ -175,6 +175,8 @@ class TideCLI(LightningCLI):
             parser.add_lightning_class_args(WriteCodes, "codes")
         if subcommand == "test":
             parser.add_lightning_class_args(EvaluateProtocol, "evaluation")
+            help_text = "Minutes that the test may take; short for --evaluation.budget."
+            parser.add_argument("--budget", type=float | None, default=None, help=help_text)
         else:  # a run's config.yaml says how it wants to be tested
             parser.add_class_arguments(EvaluateProtocol, "evaluation", instantiate=False)
         return parser
@@ -217,6 +219,7 @@ class TideCLI(LightningCLI):
             check_checkpoint(Path(config.ckpt_path))
         if self.config.subcommand == "test":
             config.evaluation.run_folder = str(self.run_folder)
+            config.evaluation.budget = config.evaluation.budget if config.budget is None else config.budget
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs into the run folder; for a look, one that fits this machine and not the configured."""

@@ -12,11 +12,13 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
+from torch import Tensor, nn
 
 from tests.torchrun import run_ranks
 from tests.training.fitting import SITES, make_data, make_module, make_trainer
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation import EvaluateProtocol, Plot, Section, Table
+from tide_lightning.evaluation.budget import Budget
 from tide_lightning.evaluation.figures import measured
 from tide_lightning.evaluation.files import write_json
 from tide_lightning.evaluation.plots import save_image
@@ -35,9 +37,24 @@ SITE_FIGURES = {
 }
 
 
-def evaluate(pretrained: Path, folder: Path, state: dict[str, torch.Tensor] | None = None, **changes: Any) -> Path:
+class Flat(nn.Module):
+    """An image's first numbers as its features."""
+
+    num_features = 3
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :3]
+
+
+def evaluate(
+    pretrained: Path,
+    folder: Path,
+    state: dict[str, Tensor] | None = None,
+    budget: float | None = None,
+    **changes: Any,
+) -> Path:
     """Run the protocol on a calibrated module; changes of the trainer."""
-    data = make_data(pretrained, num_test_samples=24, heldout_prompts=PROMPTS)
+    data = make_data(pretrained, num_test_samples=24, heldout_prompts=PROMPTS, forward_batch_size=2)
     module = make_module(data)
     if state is None:
         module.calibrate(data)
@@ -45,7 +62,9 @@ def evaluate(pretrained: Path, folder: Path, state: dict[str, torch.Tensor] | No
         module.load_state_dict(state)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(f"prompts: ['{HOSTILE}']\n")
-    protocol = EvaluateProtocol(str(folder), num_bins=4, fidelity_samples=16, num_images=3, num_inference_steps=2)
+    protocol = EvaluateProtocol(
+        str(folder), budget, num_bins=4, fidelity_samples=16, num_images=3, num_inference_steps=2, features=Flat()
+    )
     make_trainer(folder, 1, [protocol], **changes).test(module, datamodule=data, verbose=False)
     return folder
 
@@ -95,8 +114,13 @@ def test_metrics_hold_what_the_contract_names(metrics: dict[str, Any]) -> None:
     for case in (*fidelity["sites"].values(), fidelity["all"]):
         assert {"loss_original", "loss_spliced", "loss_ablated", "loss_known"} <= set(case)
         assert {"loss_increase", "loss_increase_known", "loss_recovered", "by_timestep"} <= set(case)
-    assert fidelity["end_to_end"]["images"] == 3
-    assert {"unrelated", "sites", "all", "known_alone"} <= set(fidelity["end_to_end"])
+    whole = fidelity["end_to_end"]
+    assert (whole["images"], whole["real_images"]) == (3, 2)
+    assert set(whole["original"]) == {"frechet"}
+    assert {"frechet", "frechet_to_original", "cosine", "cosine_centred", "mse"} == set(whole["all"])
+    assert set(whole["known_alone"]) == set(whole["sites"][SITES[0]]) == set(whole["all"])
+    assert set(whole["absent"]) == {"clip_score"}
+    assert set(whole["unrelated"]) == {"cosine", "cosine_centred", "mse"}
     assert metrics["throughput"]["tokens_per_second"] > 0
 
 
@@ -167,7 +191,8 @@ def test_parts_can_be_left_out(pretrained: Path, tmp_path: Path, capsys: pytest.
 class CountSites(Callback):
     """Measures something of its own."""
 
-    def test_section(self, trainer: Trainer, pl_module: LightningModule) -> Section:
+    def test_section(self, trainer: Trainer, pl_module: LightningModule, budget: Budget) -> Section:
+        assert budget.left() is None
         assert isinstance(pl_module, TideModule)
         table = Table(["name", "count"], [[HOSTILE, "2"]], "a note")
         picture = Plot("a_plot", save_image(torch.zeros(3, 4, 4)), "a caption")
@@ -203,17 +228,45 @@ def test_what_was_not_measured_is_left_out() -> None:
     assert measured({"a": nan, "b": [{"c": nan, "d": 1.0}], "e": {"f": nan}}) == {"b": [{"d": 1.0}], "e": {}}
 
 
+def test_a_budget_cuts_and_says_so(pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = read(evaluate(pretrained, tmp_path / "run", budget=1e-6))  # no time at all: the least of everything
+    assert found["sites"][SITES[0]]["tokens"] == 8 * 16
+    assert found["fidelity"]["samples"] == 8
+    assert found["fidelity"]["end_to_end"]["images"] == 2
+    assert found["budget"]["cut"] == {
+        "calibration samples": {"done": 8, "of": 64},
+        "held-out samples": {"done": 8, "of": 24},
+        "samples spliced for fidelity": {"done": 8, "of": 16},
+        "images a case": {"done": 2, "of": 3},
+    }
+    page = (tmp_path / "run" / "report" / "index.html").read_text(encoding="utf-8")
+    printed = capsys.readouterr().out
+    for text in (page, printed):
+        assert "held-out samples: 8 of 24" in text
+
+
+def test_a_long_budget_cuts_nothing(pretrained: Path, tmp_path: Path, metrics: dict[str, Any]) -> None:
+    found = read(evaluate(pretrained, tmp_path / "run", budget=60))
+    assert found["budget"]["cut"] == {}
+    for part in ("sites", "floors", "fidelity"):
+        assert found[part] == metrics[part]
+
+
 def test_senseless_sizes_are_refused() -> None:
+    with pytest.raises(UserError, match="--budget 0"):
+        EvaluateProtocol(budget=0)
     with pytest.raises(UserError, match="num_bins"):
         EvaluateProtocol(num_bins=0)
 
 
 def _work(rank: int, pretrained: Path, folder: Path, state: Path) -> None:
-    evaluate(pretrained, folder, torch.load(state, weights_only=True), strategy="ddp", devices=2)
+    calibrated = torch.load(state, weights_only=True)
+    evaluate(pretrained, folder, calibrated, strategy="ddp", devices=2)
+    evaluate(pretrained, folder.with_name("hasty"), calibrated, budget=1e-6, strategy="ddp", devices=2)
 
 
 def test_two_ranks_find_what_one_finds(pretrained: Path, tmp_path: Path, run: Path, metrics: dict[str, Any]) -> None:
-    data = make_data(pretrained, heldout_prompts=PROMPTS)
+    data = make_data(pretrained, heldout_prompts=PROMPTS, forward_batch_size=2)
     module = make_module(data)
     module.calibrate(data)
     torch.save(module.state_dict(), tmp_path / "state")
@@ -222,6 +275,9 @@ def test_two_ranks_find_what_one_finds(pretrained: Path, tmp_path: Path, run: Pa
     assert found["throughput"]["ranks"] == 2
     for part in ("sites", "floors", "fidelity"):
         assert_close(found[part], metrics[part], part)
+    hasty = read(tmp_path / "hasty")
+    assert hasty["sites"][SITES[0]]["tokens"] == 8 * 16
+    assert hasty["fidelity"]["end_to_end"]["images"] == 3  # both ranks sampled a chunk
 
 
 def assert_close(found: Any, expected: Any, path: str) -> None:

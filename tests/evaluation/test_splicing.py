@@ -12,7 +12,7 @@ from tide_lightning.callbacks.splicing import constant, known_alone, reconstruct
 from tide_lightning.datamodules import ActivationDataModule, HeldOutBatch
 from tide_lightning.diffusion import Conditioning, record
 from tide_lightning.diffusion.trajectories import guided_prediction, sample
-from tide_lightning.evaluation import Fidelity, run_trajectories, splice_denoiser
+from tide_lightning.evaluation import Fidelity, Trajectories, splice_denoiser
 from tide_lightning.evaluation.end_to_end import similarity, unrelated
 from tide_lightning.saes import SAE, SAEOutput, TideSAE
 from tide_lightning.tokens import SiteShape, TokenBatch
@@ -104,9 +104,8 @@ def test_an_identity_changes_no_bit(data: ActivationDataModule, batch: HeldOutBa
         assert case["loss_spliced"] == case["loss_original"] == found["loss_original"]
         assert case["loss_recovered"] == pytest.approx(1)
         assert "fault" not in case
-    outcome = run_trajectories(
-        data.denoiser, saes, ["red ball", "blue cube"], num_inference_steps=3, guidance_scale=4.5, seed=0
-    )
+    trajectories = Trajectories(data.denoiser, saes, num_inference_steps=3, guidance_scale=4.5, seed=0)
+    outcome = trajectories.run(["red ball", "blue cube"])
     assert outcome.figures["all"]["mse"] == outcome.figures["sites"][SITES[0]]["mse"] == 0
     assert torch.equal(outcome.images[0], outcome.images[1])
     assert not torch.equal(outcome.images[0], outcome.images[-1])  # the known part alone
@@ -143,7 +142,8 @@ def test_a_leaking_rung_is_not_spliced(data: ActivationDataModule, batch: HeldOu
     assert "true noise" in found["absent"][first]
     assert set(found["sites"]) == {second}
     assert "all" not in found
-    outcome = run_trajectories(data.denoiser, saes, ["red ball"], num_inference_steps=2, guidance_scale=1, seed=0)
+    trajectories = Trajectories(data.denoiser, saes, num_inference_steps=2, guidance_scale=1, seed=0)
+    outcome = trajectories.run(["red ball"])
     assert outcome.cases == ["original", second, "known part alone"]
 
 
@@ -186,23 +186,19 @@ def test_both_halves_of_a_guided_forward_are_spliced(
 def test_trajectories_start_from_the_same_noise(data: ActivationDataModule, module: TideModule) -> None:
     saes = {site: module.sae(site) for site in SITES}
     prompts = ["red ball", "blue cube", "green cone"]
-    asked: list[tuple[str, int, int]] = []
-    outcome = run_trajectories(
-        data.denoiser,
-        saes,
-        prompts,
-        num_inference_steps=3,
-        guidance_scale=2.0,
-        seed=5,
-        progress=lambda *args: asked.append(args),
-    )
+    done: list[int] = []
+    trajectories = Trajectories(data.denoiser, saes, num_inference_steps=3, guidance_scale=2.0, seed=5)
+    outcome = trajectories.run(prompts, chunk_size=2, progress=done.append)
     latents = sample(data.denoiser, prompts, seed=5, num_inference_steps=3, guidance_scale=2.0)
     torch.testing.assert_close(outcome.images[0], data.denoiser.decode_latents(latents).cpu())
     assert outcome.cases == ["original", *SITES, "all", "known part alone"]
     assert outcome.images.shape == (5, 3, 3, 16, 16)
-    assert [number for _, number, _ in asked] == [0, 1, 2, 3, 4]
+    assert done == [2, 3]
     assert set(outcome.figures["sites"]) == set(SITES)
     assert outcome.figures["all"]["mse"] > 0
+    late = trajectories.run(prompts, chunk_size=2, deadline=0.0)
+    assert late.figures["images"] == 2  # the first chunk is always sampled
+    assert torch.equal(late.images, outcome.images[:, :2])
 
 
 def test_similarity_and_its_baseline() -> None:

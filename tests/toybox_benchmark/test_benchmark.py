@@ -40,7 +40,13 @@ BUDGET: dict[str, Any] = {
 }
 
 
-def benchmark(folder: Path, sae: dict[str, Any] | None = None, pretrained: str = PIPELINE, **changes: Any) -> Any:
+def benchmark(
+    folder: Path,
+    sae: dict[str, Any] | None = None,
+    pretrained: str = PIPELINE,
+    budget: float | None = None,
+    **changes: Any,
+) -> Any:
     """Run `tide test`'s loop with the benchmark; the figures under `toybox`."""
     scenes = Scenes("test", 16) if pretrained == PIPELINE else None
     images = {"images": scenes, "heldout_images": scenes} if scenes else {}
@@ -49,7 +55,7 @@ def benchmark(folder: Path, sae: dict[str, Any] | None = None, pretrained: str =
     data.pretrained = pretrained
     module = make_module(data, sae)
     module.calibrate(data)
-    protocol = EvaluateProtocol(str(folder), num_bins=2, fidelity_samples=0, num_images=0)
+    protocol = EvaluateProtocol(str(folder), budget, num_bins=2, fidelity_samples=0, num_images=0)
     callbacks = [ToyboxBenchmark(**(BUDGET | changes)), protocol]
     logger = TensorBoardLogger(folder, name="run", version="", default_hp_metric=False)
     make_trainer(folder, 1, callbacks, logger=logger).test(module, datamodule=data, verbose=False)
@@ -126,6 +132,16 @@ def test_the_report_shows_tables_and_plots(run: Path, figures: Any) -> None:
     for name in ("toybox_meaning", "toybox_factors", "toybox_readout", "toybox_steering"):
         with Image.open(run / "report" / f"{name}.png") as picture:
             assert picture.width > 400
+
+
+def test_what_does_not_fit_the_budget_is_cut(tmp_path: Path) -> None:
+    found = benchmark(tmp_path, budget=1e-6)
+    cut = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["budget"]["cut"]
+    assert cut["toybox: train scenes"] == {"done": 32, "of": 48}
+    assert cut["toybox: test scenes"] == {"done": 16, "of": 32}
+    assert cut["toybox: prompts to steer"] == {"done": 0, "of": 2}
+    assert found["settings"]["train_scenes"] == 32
+    assert found["steering"] == {"absent": {SITES[1]: "no time was left"}}
 
 
 def test_a_second_run_gives_the_same_figures(figures: Any, tmp_path: Path) -> None:

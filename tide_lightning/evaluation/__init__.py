@@ -1,9 +1,10 @@
 """The protocol of `tide test`: figures, floors, fidelity, images, and the report."""
 
 from tide_lightning.callbacks.splicing import splice_denoiser
-from tide_lightning.evaluation.end_to_end import EndToEnd, run_trajectories
+from tide_lightning.evaluation.end_to_end import EndToEnd, Trajectories
 from tide_lightning.evaluation.fidelity import Fidelity
 from tide_lightning.evaluation.floors import SiteFloors
+from tide_lightning.evaluation.image_quality import Inception
 from tide_lightning.evaluation.protocol import EvaluateProtocol
 from tide_lightning.evaluation.reconstruction import SiteReconstruction
 from tide_lightning.evaluation.report import write_report
@@ -13,13 +14,14 @@ __all__ = [
     "EndToEnd",
     "EvaluateProtocol",
     "Fidelity",
+    "Inception",
     "MeasuresSection",
     "Plot",
     "Section",
     "SiteFloors",
     "SiteReconstruction",
     "Table",
-    "run_trajectories",
+    "Trajectories",
     "splice_denoiser",
     "write_report",
 ]

@@ -1,21 +1,32 @@
-"""End to end: whole guided trajectories from the same noise, with original and with spliced activations."""
+"""End to end: whole guided trajectories from the same noise, with original and with spliced activations.
+
+Prompts are sampled in chunks, and each rank takes its share of the chunks, so that any number of ranks makes the same
+images.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tide_lightning.callbacks.splicing import known_alone, reconstruct_by, splice_denoiser, why_not
 from tide_lightning.diffusion import Denoiser, unlabelled
+from tide_lightning.diffusion.counters import normal, stream, torch_generator
 from tide_lightning.diffusion.trajectories import sample
+from tide_lightning.evaluation.budget import is_late
 from tide_lightning.evaluation.fidelity import ALL
 from tide_lightning.evaluation.figures import measured
+from tide_lightning.evaluation.image_quality import ImageQuality
+from tide_lightning.reduction import all_reduce_sum, rank_and_world
 from tide_lightning.saes import SAE
 
 ORIGINAL, KNOWN = "original", "known part alone"
+
+NUM_SHOWN = 8
+"""Images that are kept to be looked at."""
 
 
 class EndToEnd(NamedTuple):
@@ -24,7 +35,7 @@ class EndToEnd(NamedTuple):
     Fields:
         figures: the entry `end_to_end` of metrics.json.
         cases: the columns: original, each site, all sites, all sites' known parts.
-        prompts: the rows.
+        prompts: the rows, a few of them.
         images: [cases, prompts, 3, H, W] in [-1, 1], on the CPU.
     """
 
@@ -34,61 +45,141 @@ class EndToEnd(NamedTuple):
     images: Tensor
 
 
-@torch.no_grad()
-def run_trajectories(
-    denoiser: Denoiser,
-    saes: Mapping[str, SAE],
-    prompts: Sequence[str],
-    *,
-    num_inference_steps: int,
-    guidance_scale: float,
-    seed: int,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> EndToEnd:
-    """Sample every prompt once as it is, once with each SAE spliced and once with all; compare final latents.
+class RealImages(Protocol):
+    """Images [N, 3, H, W] in [-1, 1], made when a slice of them is asked for."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def __getitem__(self, numbers: slice, /) -> Tensor:
+        """Some of them."""
+
+
+class Trajectories:
+    """Samples every prompt as it is, with each SAE spliced, with all, and with all known parts alone.
 
     Where sites have several SAEs there is no "all", and the known part alone is that of each site's first.
 
     Args:
         denoiser: the frozen denoiser.
         saes: by site; those that must not be spliced are left out.
-        prompts: held-out ones.
         num_inference_steps: length of the schedule.
         guidance_scale: of classifier-free guidance; both halves are spliced.
         seed: of the initial noise.
-        progress: called before each case with its name, its number and how many there are.
+        features: makes features of images in [0, 1], for Fréchet distances.
+        clip: folder or hub id of a CLIP, for scores.
     """
-    saes = {site: sae for site, sae in saes.items() if why_not(sae) is None}
-    shapes = {site: sae.shape for site, sae in saes.items()}
-    splices = {site: {site: reconstruct_by(sae)} for site, sae in saes.items()}
-    firsts = list({unlabelled(site): site for site in reversed(saes)}.values())[::-1]  # one SAE of each site
-    if len(saes) == len(firsts) > 1:
-        splices[ALL] = {site: reconstruct_by(sae) for site, sae in saes.items()}
-    if saes:
-        splices[KNOWN] = {site: known_alone(saes[site]) for site in firsts}
-    denoisers = {ORIGINAL: denoiser} | {
-        name: splice_denoiser(denoiser, predictors, shapes) for name, predictors in splices.items()
-    }
-    latents, images = {}, []
-    for number, (name, spliced) in enumerate(denoisers.items()):
-        if progress is not None:
-            progress(name, number, len(denoisers))
-        latents[name] = sample(
-            spliced, prompts, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        saes: Mapping[str, SAE],
+        *,
+        num_inference_steps: int,
+        guidance_scale: float,
+        seed: int,
+        features: nn.Module | None = None,
+        clip: str | None = None,
+    ) -> None:
+        saes = {site: sae for site, sae in saes.items() if why_not(sae) is None}
+        shapes = {site: sae.shape for site, sae in saes.items()}
+        splices = {site: {site: reconstruct_by(sae)} for site, sae in saes.items()}
+        firsts = list({unlabelled(site): site for site in reversed(saes)}.values())[::-1]  # one SAE of each site
+        if len(saes) == len(firsts) > 1:
+            splices[ALL] = {site: reconstruct_by(sae) for site, sae in saes.items()}
+        if saes:
+            splices[KNOWN] = {site: known_alone(saes[site]) for site in firsts}
+        self.sites = list(saes)
+        self.denoiser = denoiser
+        self.spliced = {name: splice_denoiser(denoiser, predictors, shapes) for name, predictors in splices.items()}
+        self.num_inference_steps, self.guidance_scale, self.seed = num_inference_steps, guidance_scale, seed
+        self.cases = [ORIGINAL, *self.spliced]
+        self.quality = ImageQuality(self.cases, features, clip, denoiser.device)
+
+    @torch.no_grad()
+    def run(
+        self,
+        prompts: Sequence[str],
+        real: RealImages | None = None,
+        *,
+        chunk_size: int = NUM_SHOWN,
+        watch: Callable[[int], Denoiser] | None = None,
+        progress: Callable[[int], None] | None = None,
+        deadline: float | None = None,
+    ) -> EndToEnd:
+        """Sample and measure; the figures are the same on every rank, the images are those that it sampled first.
+
+        Args:
+            prompts: held-out ones.
+            real: for Fréchet distances; as many as there are prompts, or fewer.
+            chunk_size: prompts sampled together.
+            watch: gives the denoiser that samples the originals of so many prompts.
+            progress: called with how many prompts are done.
+            deadline: of `time.monotonic`, after which no chunk is begun but the first.
+        """
+        rank, world = rank_and_world()
+        chunks = [range(start, min(start + chunk_size, len(prompts))) for start in range(0, len(prompts), chunk_size)]
+        latents = torch.zeros(len(self.cases), len(prompts), *self.denoiser.latent_shape, device=self.denoiser.device)
+        shown: list[Tensor] = []
+        shown_prompts: list[str] = []
+        done = 0
+        for first in range(0, len(chunks), world):
+            if first and is_late(deadline, self.denoiser.device):
+                break
+            if first + rank < len(chunks):
+                numbers = chunks[first + rank]
+                some = [prompts[number] for number in numbers]
+                found = self._sample(some, numbers, watch)
+                latents[:, numbers.start : numbers.stop] = found
+                images = [self.denoiser.decode_latents(part) for part in found]
+                for case, part in zip(self.cases, images, strict=True):
+                    self.quality.update(case, part, some)
+                if real is not None and numbers.start < len(real):
+                    self.quality.update_real(real[numbers.start : numbers.stop])
+                if len(shown_prompts) < NUM_SHOWN:
+                    shown.append(torch.stack(images).cpu())
+                    shown_prompts += some
+            done = chunks[min(first + world, len(chunks)) - 1].stop
+            if progress is not None:
+                progress(done)
+        by_case = dict(zip(self.cases, all_reduce_sum(latents)[:, :done], strict=True))
+        num_real = 0 if real is None or self.quality.features is None else min(done, len(real))
+        figures = self._figures(by_case, self.quality.compute(done, num_real))
+        figures |= {"real_images": num_real} if num_real else {}
+        images_shown = torch.cat(shown, 1) if shown else torch.zeros(len(self.cases), 0, 3, 1, 1)
+        return EndToEnd(measured(figures), self.cases, shown_prompts[:NUM_SHOWN], images_shown[:, :NUM_SHOWN])
+
+    def _sample(self, prompts: list[str], numbers: range, watch: Callable[[int], Denoiser] | None) -> Tensor:
+        """Final latents of every case [cases, N, *latent_shape], each image from the noise of its number."""
+        noise = torch.stack([normal(stream(self.seed, "sample", n), self.denoiser.latent_shape) for n in numbers])
+        original = self.denoiser if watch is None else watch(len(prompts))
+        return torch.stack(
+            [
+                sample(
+                    denoiser,
+                    prompts,
+                    num_inference_steps=self.num_inference_steps,
+                    guidance_scale=self.guidance_scale,
+                    initial_noise=noise,
+                    generator=[torch_generator(self.seed, "sampler", number) for number in numbers],
+                ).float()
+                for denoiser in (original, *self.spliced.values())
+            ]
         )
-        images.append(denoiser.decode_latents(latents[name]).cpu())
-    original = latents.pop(ORIGINAL)
-    figures: dict[str, Any] = {
-        "images": len(prompts),
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-        "unrelated": unrelated(original),
-        "sites": {site: similarity(original, latents[site], original) for site in saes},
-    }
-    for key, name in ((ALL, ALL), ("known_alone", KNOWN)):
-        if name in latents:
-            figures[key] = similarity(original, latents[name], original)
-    return EndToEnd(measured(figures), list(denoisers), list(prompts), torch.stack(images))
+
+    def _figures(self, latents: dict[str, Tensor], quality: dict[str, dict[str, float]]) -> dict[str, Any]:
+        original = latents[ORIGINAL]
+        cases = {case: similarity(original, latents[case], original) | quality.get(case, {}) for case in self.cases[1:]}
+        figures: dict[str, Any] = {
+            "images": len(original),
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "original": quality.get(ORIGINAL, {}),
+            "unrelated": unrelated(original),
+            "sites": {site: cases[site] for site in self.sites},
+        }
+        figures |= {key: cases[name] for key, name in ((ALL, ALL), ("known_alone", KNOWN)) if name in cases}
+        return figures | {"absent": self.quality.absent()}
 
 
 def similarity(a: Tensor, b: Tensor, reference: Tensor) -> dict[str, float]:
@@ -107,5 +198,12 @@ def unrelated(latents: Tensor) -> dict[str, float]:
     number = len(latents)
     if number < 2:
         return {}
-    first, second = torch.triu_indices(number, number, offset=1)
-    return similarity(latents[first], latents[second], latents)
+    x = latents.double().flatten(1)
+    products, others = x @ x.mT, ~torch.eye(number, dtype=torch.bool, device=x.device)
+    squares = products.diagonal()
+    distances = squares[:, None] + squares - 2 * products
+    found = {"mse": float(distances[others].mean()) / x.shape[1]}
+    for name, rows in (("cosine", x), ("cosine_centred", x - x.mean(0))):
+        directions = torch.nn.functional.normalize(rows, dim=1)
+        found[name] = float((directions @ directions.mT)[others].mean())
+    return found

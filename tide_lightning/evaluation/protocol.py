@@ -1,20 +1,22 @@
-"""`tide test`: reconstruction, health, floors, fidelity and sampled images of a run, by site and timestep."""
+"""`tide test`: reconstruction, health, floors, fidelity, images and features over time, by site and timestep."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
 
 from tide_lightning.datamodules import ActivationDataModule, HeldOutBatch
+from tide_lightning.datamodules.corpus import Images
 from tide_lightning.diffusion import unlabelled
 from tide_lightning.errors import UserError
-from tide_lightning.evaluation.end_to_end import EndToEnd, run_trajectories
+from tide_lightning.evaluation.budget import FIDELITY_SHARE, Budget, is_late
+from tide_lightning.evaluation.end_to_end import NUM_SHOWN, EndToEnd, Trajectories
 from tide_lightning.evaluation.fidelity import Fidelity
 from tide_lightning.evaluation.figures import measured
 from tide_lightning.evaluation.files import write_json
@@ -22,7 +24,7 @@ from tide_lightning.evaluation.floors import SiteFloors
 from tide_lightning.evaluation.plots import image_grid
 from tide_lightning.evaluation.reconstruction import SiteReconstruction
 from tide_lightning.evaluation.report import write_report
-from tide_lightning.evaluation.sections import Section, measure_sections
+from tide_lightning.evaluation.sections import MeasuresSection, Section, measure_sections
 from tide_lightning.evaluation.summary import print_summary, time_left
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAE, SAEOutput
@@ -41,23 +43,29 @@ class EvaluateProtocol(Callback):
 
     Args:
         run_folder: where results are written; the trainer's log folder unless given (the command line gives it).
+        budget: minutes that everything may take; the parts are cut to fit, and results say so. Null for no limit.
         num_bins: equal bins of the normalised timestep.
         fidelity_samples: held-out samples on which the denoiser runs with spliced activations; 0 for none.
-        num_images: held-out prompts sampled end to end; 0 for none.
+        num_images: held-out prompts sampled end to end, with and without splicing; 0 for none.
         num_inference_steps: of these trajectories; as in the data unless given.
         guidance_scale: of these trajectories; as in the data unless given.
+        features: makes features of images [N, 3, H, W] in [0, 1], for Fréchet distances; Inception for one.
+        clip: folder or hub id of a CLIP, for scores of how well images fit their prompts.
         seed: of these trajectories' initial noise.
-        print_every_seconds: between two lines about how far fidelity is.
+        print_every_seconds: between two lines about how far it is.
     """
 
     def __init__(
         self,
         run_folder: str | None = None,
+        budget: float | None = None,
         num_bins: int = 10,
         fidelity_samples: int = 512,
-        num_images: int = 8,
+        num_images: int = 32,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        features: nn.Module | None = None,
+        clip: str | None = None,
         seed: int = 0,
         print_every_seconds: float = 10.0,
     ) -> None:
@@ -65,11 +73,13 @@ class EvaluateProtocol(Callback):
         if num_bins < 1 or fidelity_samples < 0 or num_images < 0:
             raise UserError("evaluation: num_bins must be at least 1, fidelity_samples and num_images at least 0")
         self.run_folder = run_folder
+        self.budget = Budget(budget)
         self.num_bins = num_bins
         self.fidelity_samples = fidelity_samples
         self.num_images = num_images
         self.num_inference_steps = num_inference_steps
         self.guidance_scale = guidance_scale
+        self.features, self.clip = features, clip
         self.seed = seed
         self.print_every_seconds = print_every_seconds
         self.metrics: dict[str, Any] = {}
@@ -81,18 +91,17 @@ class EvaluateProtocol(Callback):
         if is_sharded(pl_module):
             raise UserError("tide test works on whole SAEs: use --trainer.strategy auto --trainer.devices 1")
         saes = _saes(pl_module)
+        self._trajectories = self._make_trajectories(data, saes) if self.num_images else None
         self._reconstruction = {site: SiteReconstruction(sae, self.num_bins) for site, sae in saes.items()}
         self._floors = {site: SiteFloors(sae, self.num_bins).to(pl_module.device) for site, sae in saes.items()}
-        _say(trainer, "evaluate  fitting the floors on calibration tokens")
-        assert isinstance(pl_module, TideModule)
-        for batch in map(pl_module.for_each_sae, data.calibration_batches()):
-            for site, tokens in batch.items():
-                self._floors[site].calibrate(tokens)
-        for floors in self._floors.values():
-            floors.fit()
+        sections = any(isinstance(callback, MeasuresSection) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        self._absent = (() if self.num_images else ("images",)) + (() if sections else ("sections",))
+        self._calibrate_floors(trainer, pl_module, data)
         means = {site: floors.mean for site, floors in self._floors.items()}
         self._fidelity = Fidelity(data.denoiser, saes, means, self.num_bins)
-        self._fidelity_seen, self._fidelity_seconds = 0, 0.0
+        self._fidelity_until = self.budget.deadline("reconstruction", self._absent, FIDELITY_SHARE)
+        self._until = self.budget.deadline("reconstruction", self._absent)
+        self._fidelity_seen, self._fidelity_seconds, self._seen = 0, 0.0, 0
         self._started = self._said = _now(pl_module)
 
     def on_test_batch_end(
@@ -104,30 +113,37 @@ class EvaluateProtocol(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Measure a batch."""
+        """Measure a batch; where time is over, it was the last."""
         produced: dict[str, SAEOutput] = outputs
         for site, output in produced.items():
             self._reconstruction[site].update(batch.tokens[unlabelled(site)], output)
             self._floors[site].update(batch.tokens[unlabelled(site)], output)
+        self._seen += len(batch)
         self._measure_fidelity(trainer, pl_module, batch)
+        if is_late(self._until, pl_module.device):
+            raise StopIteration  # Lightning's way to end the loop
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reduce over ranks; rank 0 samples images and writes everything."""
-        self.metrics = self._compute(_now(pl_module) - self._started)
-        if not trainer.is_global_zero:
-            return
+        """Reduce over ranks and sample images; rank 0 measures the rest and writes everything."""
+        self.metrics = self._compute(trainer, _now(pl_module) - self._started)
         self.end_to_end = self._sample(trainer, pl_module)
         if self.end_to_end is not None:
             self.metrics.setdefault("fidelity", {})["end_to_end"] = self.end_to_end.figures
+        if not trainer.is_global_zero:
+            return
         written = self._write(trainer, [])  # before what other callbacks measure, which may take long
-        if sections := list(measure_sections(trainer, pl_module)):
-            self.metrics |= {section.name: measured(section.figures) for section in sections}
+        sections = []
+        for section in measure_sections(trainer, pl_module, self.budget):
+            sections.append(section)
+            self.metrics[section.name] = measured(section.figures)
+        if sections:
             written = self._write(trainer, sections)
         if isinstance(trainer.logger, TensorBoardLogger) and self.end_to_end is not None:
             trainer.logger.experiment.add_image("test/images", image_grid(self.end_to_end.images), trainer.global_step)
         print_summary(self.metrics, written)
 
     def _write(self, trainer: Trainer, sections: list[Section]) -> list[Path]:
+        self.metrics |= {"budget": spent} if (spent := self.budget.figures()) else {}
         folder = Path(self.run_folder or trainer.log_dir or trainer.default_root_dir)
         config = folder / "config.yaml"
         text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None
@@ -136,9 +152,35 @@ class EvaluateProtocol(Callback):
         page = write_report(folder / "report", title, self.metrics, self.end_to_end, text, sections)
         return [path, page]
 
+    def _make_trajectories(self, data: ActivationDataModule, saes: dict[str, SAE]) -> Trajectories:
+        """Made before anything is measured: what is wrong with the features or CLIP is told at once."""
+        return Trajectories(
+            data.denoiser,
+            saes,
+            num_inference_steps=self.num_inference_steps or data.num_inference_steps,
+            guidance_scale=data.guidance_scale if self.guidance_scale is None else self.guidance_scale,
+            seed=self.seed,
+            features=self.features,
+            clip=self.clip,
+        )
+
+    def _calibrate_floors(self, trainer: Trainer, pl_module: LightningModule, data: ActivationDataModule) -> None:
+        _say(trainer, "evaluate  fitting the floors on calibration tokens")
+        assert isinstance(pl_module, TideModule)
+        until = self.budget.deadline("calibration", self._absent)
+        for number, batch in enumerate(map(pl_module.for_each_sae, data.calibration_batches()), start=1):
+            for site, tokens in batch.items():
+                self._floors[site].calibrate(tokens)
+            if is_late(until, pl_module.device):
+                self.budget.note("calibration samples", number * data.samples_per_batch, data.num_calibration_samples)
+                break
+        for floors in self._floors.values():
+            floors.fit()
+
     def _measure_fidelity(self, trainer: Trainer, pl_module: LightningModule, batch: HeldOutBatch) -> None:
         call, data = batch.call, _datamodule(trainer)
-        if call.x0 is None or call.noise is None:
+        late = is_late(self._fidelity_until, pl_module.device)
+        if call.x0 is None or call.noise is None or (late and self._fidelity_seen):
             return
         chosen = (call.sample < self.fidelity_samples).nonzero().squeeze(1)  # the same ones however many ranks
         if not len(chosen):
@@ -156,13 +198,18 @@ class EvaluateProtocol(Callback):
             left = time_left(self._fidelity_seconds, self._fidelity_seen, total)
             _say(trainer, f"evaluate  fidelity: {self._fidelity_seen} of {total} samples, {left} left")
 
-    def _compute(self, seconds: float) -> dict[str, Any]:
+    def _compute(self, trainer: Trainer, seconds: float) -> dict[str, Any]:
+        data = _datamodule(trainer)
         sites = {site: part.compute() for site, part in self._reconstruction.items()}
         floors = {site: part.compute() for site, part in self._floors.items()}
         fidelity = self._fidelity.compute()
-        spent = torch.tensor([seconds - self._fidelity_seconds, self._fidelity_seconds, 1.0], dtype=torch.float64)
-        spent = all_reduce_sum(spent.to(self._fidelity.count.device))
-        reading, splicing = (spent[:2] / spent[2]).tolist()
+        spent = [seconds - self._fidelity_seconds, self._fidelity_seconds, 1.0, self._seen]
+        totals = all_reduce_sum(torch.tensor(spent, dtype=torch.float64).to(self._fidelity.count.device))
+        reading, splicing = (totals[:2] / totals[2]).tolist()
+        self.budget.note("held-out samples", int(totals[3]), data.num_test_samples)
+        wanted = min(self.fidelity_samples, data.num_test_samples)
+        if fidelity["samples"]:
+            self.budget.note("samples spliced for fidelity", fidelity["samples"], wanted)
         metrics: dict[str, Any] = {"schema": SCHEMA, "sites": sites, "floors": floors}
         if fidelity["samples"] or fidelity["absent"]:
             metrics["fidelity"] = fidelity
@@ -171,37 +218,52 @@ class EvaluateProtocol(Callback):
             "tokens_per_second": num_tokens / max(reading, 1e-9),
             "reconstruction_seconds": reading,
             "fidelity_seconds": splicing,
-            "ranks": int(spent[2]),
+            "ranks": int(totals[2]),
         }
         return metrics
 
     def _sample(self, trainer: Trainer, pl_module: LightningModule) -> EndToEnd | None:
         data = _datamodule(trainer)
-        prompts = list(_spread(data, self.num_images))
-        if not prompts:
+        if self._trajectories is None:
             return None
+        heldout, images = data.corpus.prompts("heldout"), data.corpus.images("heldout")
+        prompts = [heldout[place] for place in _spread(len(heldout), self.num_images)]
+        cases = ", ".join(self._trajectories.cases)
+        _say(trainer, f"evaluate  sampling {len(prompts)} images each: {cases}")
         begun = time.monotonic()
 
-        def progress(case: str, number: int, count: int) -> None:
-            left = f", {time_left(time.monotonic() - begun, number, count)} left" if number else ""
-            _say(trainer, f"evaluate  sampling {len(prompts)} images, {number + 1} of {count}: {case}{left}")
+        def progress(done: int) -> None:
+            left = time_left(time.monotonic() - begun, done, len(prompts))
+            _say(trainer, f"evaluate  sampling images: {done} of {len(prompts)}, {left} left")
 
-        return run_trajectories(
-            data.denoiser,
-            _saes(pl_module),
+        found = self._trajectories.run(
             prompts,
-            num_inference_steps=self.num_inference_steps or data.num_inference_steps,
-            guidance_scale=data.guidance_scale if self.guidance_scale is None else self.guidance_scale,
-            seed=self.seed,
+            None if images is None else _HeldOutImages(images, len(prompts)),
+            chunk_size=min(NUM_SHOWN, data.forward_batch_size or NUM_SHOWN),
             progress=progress,
+            deadline=self.budget.deadline("images", self._absent),
         )
+        self.budget.note("images a case", found.figures["images"], len(prompts))
+        return found
 
 
-def _spread(data: ActivationDataModule, count: int) -> Iterator[str]:
-    """Held-out prompts, spread evenly over those there are."""
-    prompts = data.corpus.prompts("heldout")
-    count = min(count, len(prompts))
-    return (prompts[number * len(prompts) // count] for number in range(count))
+def _spread(total: int, count: int) -> list[int]:
+    """So many places, or all, spread evenly over those there are."""
+    count = min(count, total)
+    return [number * total // count for number in range(count)]
+
+
+class _HeldOutImages:
+    """So many of the held-out images, or all."""
+
+    def __init__(self, images: Images, count: int) -> None:
+        self._images, self._places = images, _spread(len(images), count)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, numbers: slice) -> Tensor:
+        return torch.stack([item["image"] for item in self._images.items(self._places[numbers])])
 
 
 def _datamodule(trainer: Trainer) -> ActivationDataModule:

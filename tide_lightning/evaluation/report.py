@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from tide_lightning.evaluation.budget import cut_lines
 from tide_lightning.evaluation.end_to_end import EndToEnd
 from tide_lightning.evaluation.fidelity import ALL
 from tide_lightning.evaluation.files import write_bytes
@@ -74,6 +75,7 @@ def write_report(
     if end_to_end is not None:
         write_bytes(folder / "images.png", save_image(image_grid(end_to_end.images)))
     sections = [
+        _cuts(metrics),
         _faults(metrics),
         _section("At a glance", _overview(metrics)),
         _section("Floors: what cheaper predictors explain", _floors(metrics)),
@@ -213,6 +215,14 @@ def _faults(metrics: Mapping[str, Any]) -> str:
         f"<p><b>{escape(name)}</b>: {escape(found['fault'])}.</p>" for name, found in cases.items() if "fault" in found
     ]
     return f'<section class="fault"><h2>To be explained</h2>{"".join(faults)}</section>' if faults else ""
+
+
+def _cuts(metrics: Mapping[str, Any]) -> str:
+    lines = "".join(f"<li>{escape(line)}</li>" for line in cut_lines(metrics.get("budget", {})))
+    if not lines:
+        return ""
+    head = f"Cut to fit a budget of {metrics['budget']['minutes']:g} minutes"
+    return f'<section class="fault"><h2>{head}</h2><ul>{lines}</ul></section>'
 
 
 def _section(title: str, *parts: str) -> str:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from lightning import LightningModule, Trainer
 
+from tide_lightning.evaluation.budget import Budget
+
 
 class Table(NamedTuple):
     """A table of the report. Everything in it is plain text.
@@ -59,14 +61,20 @@ class Section(NamedTuple):
 class MeasuresSection(Protocol):
     """A callback that measures something of its own."""
 
-    def test_section(self, trainer: Trainer, pl_module: LightningModule) -> Section | None:
-        """The section, or None where there is nothing to measure. Called on rank 0 alone."""
+    def test_section(self, trainer: Trainer, pl_module: LightningModule, budget: Budget) -> Section | None:
+        """The section, or None where there is nothing to measure. Called on rank 0 alone.
+
+        Args:
+            trainer: with its datamodule.
+            pl_module: with the SAEs.
+            budget: says how much time is left, if that is limited, and is told what was cut.
+        """
 
 
-def measure_sections(trainer: Trainer, pl_module: LightningModule) -> Iterator[Section]:
+def measure_sections(trainer: Trainer, pl_module: LightningModule, budget: Budget) -> Iterator[Section]:
     """The sections of the trainer's callbacks, in their order."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, MeasuresSection):
-            section = callback.test_section(trainer, pl_module)
+            section = callback.test_section(trainer, pl_module, budget)
             if section is not None:
                 yield section

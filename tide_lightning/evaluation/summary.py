@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tide_lightning.evaluation.budget import cut_lines
 from tide_lightning.evaluation.fidelity import ALL
 from tide_lightning.evaluation.report import number
 
@@ -53,6 +54,8 @@ def print_summary(metrics: Mapping[str, Any], written: Sequence[Path], console: 
         console.print(f"not spliced  {escape(site)}: {escape(reason)}", soft_wrap=True)
     for note in sorted({found.get("alive_fraction_note", "") for found in metrics.get("sites", {}).values()} - {""}):
         console.print(f"alive {note}", soft_wrap=True)
+    for line in cut_lines(metrics.get("budget", {})):
+        console.print(f"[bold]cut to fit the budget[/bold]  {line}", soft_wrap=True)
     for path in written:
         console.print(f"written  {escape(str(path))}", soft_wrap=True)
 

@@ -13,6 +13,7 @@ from tide_lightning.callbacks.splicing import why_not
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.datamodules.harvest import Harvester
 from tide_lightning.errors import UserError
+from tide_lightning.evaluation.budget import Budget
 from tide_lightning.evaluation.sections import Section
 from tide_lightning.evaluation.summary import time_left
 from tide_lightning.saes import SAE
@@ -28,6 +29,11 @@ from tide_lightning.toybox.oracle import load_oracle
 from tide_lightning.training import TideModule
 
 SPLITS = ("train", "test")
+
+LEAST_SCENES = 32, 16
+"""Of each split; with fewer, too many factor values are missing."""
+
+_WORTH_IT = 1.5  # times the few scenes, from which on more of them are read
 
 
 class ToyboxBenchmark(Callback):
@@ -76,8 +82,8 @@ class ToyboxBenchmark(Callback):
     ) -> None:
         super().__init__()
         least = {
-            "num_train_scenes": (num_train_scenes, 32),
-            "num_test_scenes": (num_test_scenes, 16),
+            "num_train_scenes": (num_train_scenes, LEAST_SCENES[0]),
+            "num_test_scenes": (num_test_scenes, LEAST_SCENES[1]),
             "num_bins": (num_bins, 1),
             "num_steer_train_prompts": (num_steer_train_prompts, 1),
             "num_steer_prompts": (num_steer_prompts, 1),
@@ -105,8 +111,8 @@ class ToyboxBenchmark(Callback):
         self.print_every_seconds = print_every_seconds
 
     @torch.no_grad()
-    def test_section(self, trainer: Trainer, pl_module: LightningModule) -> Section:
-        """Measure everything; the evaluation's protocol asks for it."""
+    def test_section(self, trainer: Trainer, pl_module: LightningModule, budget: Budget) -> Section:
+        """Measure everything, or what there is time for; the evaluation's protocol asks for it."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, ActivationDataModule) or not isinstance(pl_module, TideModule):
             raise UserError("ToyboxBenchmark: needs a TideModule and an ActivationDataModule")
@@ -114,13 +120,32 @@ class ToyboxBenchmark(Callback):
         saes = {site: pl_module.sae(site) for site in pl_module.sites}
         candidates = self._candidates(saes)
         begun = time.monotonic()
-        scenes = self._scenes(data)
-        found, directions = self._read(data, saes, scenes, candidates)
-        figures: dict[str, Any] = {"settings": self._settings(data), **found}
+        num_scenes, found, directions = self._read_in_time(data, saes, candidates, budget)
+        figures: dict[str, Any] = {"settings": self._settings(data, num_scenes), **found}
         if self.targets:
-            figures["steering"] = self._steer(data, directions, [site for site in candidates if site not in directions])
+            absent = [site for site in candidates if site not in directions]
+            figures["steering"] = self._steer(data, directions, absent, budget)
         figures["seconds"] = time.monotonic() - begun
         return Section("toybox", "Toybox: what latents mean and cause", figures, report_parts(figures))
+
+    def _read_in_time(
+        self, data: ActivationDataModule, saes: Mapping[str, SAE], candidates: list[str], budget: Budget
+    ) -> tuple[dict[str, int], dict[str, Any], dict[str, Directions]]:
+        """Meaning and read-out on as many scenes as half of the time allows: a few first, to learn what they take."""
+        left = budget.left()
+        if left is None:
+            return self.num_scenes, *self._read(data, saes, self._scenes(data, self.num_scenes), candidates)
+        begun = time.monotonic()
+        few = dict(zip(SPLITS, LEAST_SCENES, strict=True))
+        found = self._read(data, saes, self._scenes(data, few), candidates)
+        took = time.monotonic() - begun
+        times = (left * (0.5 if self.targets else 1) - took) / took  # as many could be read besides
+        wanted = {name: min(number, int(few[name] * times)) for name, number in self.num_scenes.items()}
+        if times > _WORTH_IT:
+            few, found = wanted, self._read(data, saes, self._scenes(data, wanted), candidates)
+        for name, number in self.num_scenes.items():
+            budget.note(f"toybox: {name} scenes", few[name], number)
+        return few, *found
 
     def _candidates(self, saes: Mapping[str, SAE]) -> list[str]:
         """The sites to steer at."""
@@ -132,15 +157,12 @@ class ToyboxBenchmark(Callback):
                 raise UserError(f"ToyboxBenchmark: steer_sites has {site!r}; this run's sites are {', '.join(sites)}")
         return list(self.steer_sites)
 
-    def _scenes(self, data: ActivationDataModule) -> dict[str, LabelledScenes]:
+    def _scenes(self, data: ActivationDataModule, count: Mapping[str, int]) -> dict[str, LabelledScenes]:
         """Seed 0 is what the pipeline and the quickstart's SAEs have seen."""
-        print(f"toybox  rendering {sum(self.num_scenes.values())} scenes", flush=True)
-        train = labelled_scenes(data.denoiser, "train", self.num_scenes["train"], self.seed + 1)
+        print(f"toybox  rendering {sum(count.values())} scenes", flush=True)
+        train = labelled_scenes(data.denoiser, "train", count["train"], self.seed + 1)
         taken = frozenset(train.prompts)
-        return {
-            "train": train,
-            "test": labelled_scenes(data.denoiser, "test", self.num_scenes["test"], self.seed + 1, taken),
-        }
+        return {"train": train, "test": labelled_scenes(data.denoiser, "test", count["test"], self.seed + 1, taken)}
 
     def _read(
         self,
@@ -151,7 +173,7 @@ class ToyboxBenchmark(Callback):
     ) -> tuple[dict[str, Any], dict[str, Directions]]:
         """Meaning and read-out of every site, and what steering needs of the candidates."""
         harvester = Harvester(data.denoiser, data.denoiser.resolve_sites(list(saes)), data.window_radius, None)
-        step = self._progress("reading scenes", self.num_bins * sum(self.num_scenes.values()))
+        step = self._progress("reading scenes", self.num_bins * sum(map(len, scenes.values())))
         pooled: dict[tuple[str, str], list[dict[str, torch.Tensor]]] = {}
         meaning: dict[str, list[dict[str, Any]]] = {site: [] for site in saes}
         depth: dict[str, list[dict[str, Any]]] = {site: [] for site in saes}
@@ -192,7 +214,7 @@ class ToyboxBenchmark(Callback):
         return found, directions
 
     def _steer(
-        self, data: ActivationDataModule, directions: dict[str, Directions], absent: list[str]
+        self, data: ActivationDataModule, directions: dict[str, Directions], absent: list[str], budget: Budget
     ) -> dict[str, Any]:
         reason = "its known part uses the true noise, which no trajectory knows"
         missing = {"absent": dict.fromkeys(absent, reason)} if absent else {}
@@ -209,17 +231,24 @@ class ToyboxBenchmark(Callback):
             guidance_scale=data.guidance_scale if self.guidance_scale is None else self.guidance_scale,
             seed=self.seed,
         )
-        step = self._progress("steering images", plan.num_images(len(directions)))
+        fitted = plan.fitting(budget.left(), data.denoiser, len(directions))
+        for name in ("num_train_prompts", "num_test_prompts"):
+            budget.note(
+                f"toybox: {name.removeprefix('num_').replace('_', ' ')}", getattr(fitted, name), getattr(plan, name)
+            )
+        if not fitted.num_test_prompts:
+            return {"absent": dict.fromkeys([*directions, *absent], "no time was left")}
+        step = self._progress("steering images", fitted.num_images(len(directions)))
         oracles = load_oracle("a"), load_oracle("b")
-        return {**Steering(data.denoiser, list(directions.values()), oracles, plan, step).run(), **missing}
+        found = Steering(data.denoiser, list(directions.values()), oracles, fitted, step).run()
+        prompts = {"train_prompts": fitted.num_train_prompts, "test_prompts": fitted.num_test_prompts}
+        return {**found, **prompts, **missing}
 
-    def _settings(self, data: ActivationDataModule) -> dict[str, Any]:
+    def _settings(self, data: ActivationDataModule, num_scenes: Mapping[str, int]) -> dict[str, Any]:
         return {
-            "train_scenes": self.num_scenes["train"],
-            "test_scenes": self.num_scenes["test"],
+            "train_scenes": num_scenes["train"],
+            "test_scenes": num_scenes["test"],
             "steer_prompts": self.steer_prompts,
-            "train_prompts": self.num_prompts["train"],
-            "test_prompts": self.num_prompts["test"],
             "strengths": list(self.strengths),
             "window": list(self.window),
             "num_inference_steps": self.num_inference_steps,

@@ -8,14 +8,15 @@ activations and of what the known part leaves of them, the prompt itself.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tide_lightning.diffusion import Denoiser
+from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.saes import SAE
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.toybox.benchmark.canvases import About, Canvases, canvases
@@ -28,6 +29,9 @@ from tide_lightning.toybox.oracle import Oracle
 
 METHODS = ("none", "latent", "random", "dense", "dense_beyond_known", "prompt")
 """No push, the target's latent, random latents, two differences of means, the target in the prompt."""
+
+_NUM_TIMED = 8  # images of two steps, to learn how long one takes
+_OVERDRAFT = 1.3  # times the time left: so far a plan may go for the least number of prompts
 
 _CHOSEN = ("latent", "dense", "dense_beyond_known")  # with a strength of their own; random latents take the latent's
 
@@ -65,6 +69,21 @@ class SteeringPlan:
         test = self.num_test_prompts * (len(self.targets) + (len(METHODS) - 1) * values)
         trials = len(_CHOSEN) * len(self.strengths) * num_sites
         return test + self.num_train_prompts * (len(self.targets) + trials * values)
+
+    def fitting(self, seconds: float | None, denoiser: Denoiser, num_sites: int) -> SteeringPlan:
+        """The same with as few prompts as there is time for; none to measure on where there is too little."""
+        if seconds is None:
+            return self
+        begun = time.monotonic()
+        sample(denoiser, [""] * _NUM_TIMED, num_inference_steps=2, guidance_scale=self.guidance_scale)
+        image = (time.monotonic() - begun) / _NUM_TIMED * self.num_inference_steps / 2
+        part = seconds / (image * self.num_images(num_sites))
+        if part >= 1:
+            return self
+        train, test = (int(part * number) for number in (self.num_train_prompts, self.num_test_prompts))
+        fewer = replace(self, num_train_prompts=max(train, 1), num_test_prompts=max(test, 1))
+        too_many = fewer.num_images(num_sites) * image > _OVERDRAFT * seconds
+        return replace(fewer, num_test_prompts=0) if too_many else fewer
 
 
 class Directions(NamedTuple):
