@@ -139,7 +139,7 @@ def test_what_does_not_fit_the_budget_is_cut(tmp_path: Path) -> None:
     cut = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["budget"]["cut"]
     assert cut["toybox: train scenes"] == {"done": 32, "of": 48}
     assert cut["toybox: test scenes"] == {"done": 16, "of": 32}
-    assert cut["toybox: prompts to steer"] == {"done": 0, "of": 2}
+    assert cut["toybox: test prompts"] == {"done": 0, "of": 2}
     assert found["settings"]["train_scenes"] == 32
     assert found["steering"] == {"absent": {SITES[1]: "no time was left"}}
 
