@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.explore.conftest import D_SAE, SITES
+from tide_lightning.errors import UserError
+from tide_lightning.explore import Run, find_by_prompts, find_by_text
+from tide_lightning.explore.contrast import Case, differences, effects, moments_of
+from tide_lightning.explore.phrases import alternatives, as_text, replaced, says, words
+from tide_lightning.explore.retrieval import pose
+from tide_lightning.toybox import prompts
+
+CAPTIONS = [words(prompt) for prompt in prompts(400)]
+
+
+def test_captions_alone_tell_what_stands_in_a_words_place() -> None:
+    colours = {("yellow",), ("green",), ("cyan",), ("blue",), ("purple",), ("white",), ("black",)}
+    assert set(alternatives(words("red"), CAPTIONS, most=7)) == colours
+    assert alternatives(words("small"), CAPTIONS) == [("large",)]
+    places = {("on", "the", "right"), ("in", "the", "centre")}
+    assert set(alternatives(words("on the left"), CAPTIONS)) == places
+    assert alternatives(words("nowhere"), CAPTIONS) == []
+
+
+def test_phrases_are_whole_words() -> None:
+    caption = words("A red, redder cube")
+    assert says(caption, words("red"))
+    assert not says(caption, words("red redder"))
+    assert replaced(caption, words("red"), words("dark blue")) == "a dark blue, redder cube"
+    assert as_text(words("a cube, in front of a wall")) == "a cube, in front of a wall"
+    assert len(words("x" * 10_000)) == 1
+
+
+def test_a_question_changes_nothing_but_the_words_asked_for() -> None:
+    question = pose("red", None, CAPTIONS, 6)
+    assert len(question.prompts) == 6
+    for instead, rivals in zip(question.instead, question.rivals, strict=True):
+        for prompt, rival in zip(question.prompts, rivals, strict=True):
+            assert prompt.replace("red", instead, 1) == rival
+
+
+def test_a_question_may_name_its_rival_and_ask_for_what_no_caption_says() -> None:
+    assert pose("red cube", "cube", CAPTIONS, 3).rivals[0][0].count("red") == 0
+    painted = pose("watercolour painting", None, CAPTIONS, 3)
+    assert [prompt.removesuffix(", watercolour painting") for prompt in painted.prompts] == painted.rivals[0]
+    with pytest.raises(UserError, match="holds no word"):
+        pose("  ", None, CAPTIONS, 3)
+
+
+def test_latents_are_found_by_text_and_by_prompts(run: Run) -> None:
+    found = find_by_text(run, "red", num_prompts=2, num_inference_steps=3, num_candidates=2)
+    assert 0 < len(found) <= 4
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    for one in found:
+        assert one.site in SITES
+        assert 0 <= one.latent < D_SAE
+        assert one.contrast > 0
+        assert -1 <= one.effect <= 1
+        assert one.level > 0
+        assert len(one.places) == 64
+        assert max(one.places) == 1
+    here = find_by_prompts(
+        run, "a red cube", "a blue cube", sites=SITES[:1], num_samples=2, num_inference_steps=3, top=1
+    )
+    assert [one.site for one in here] == SITES[:1]
+    with pytest.raises(UserError, match="none of 3 steps"):
+        find_by_text(run, "red", window=(0.0, 0.01), num_inference_steps=3, num_prompts=2)
+
+
+def test_a_latent_that_makes_the_difference_is_found_and_has_its_effect(run: Run) -> None:
+    """Decoder rows are moved onto the very difference that the words make: that latent must win."""
+    sae = run.sae(SITES[0])
+    moments = moments_of(run.denoiser, ["a red cube"] * 2, (0.3, 1.0), 3, 4.5, 0)
+    case, rival = Case(["a red cube"] * 2, moments), Case(["a blue cube"] * 2, moments)
+    values = []
+    for prompts_here in (case.prompts, rival.prompts):
+        with run.denoiser.record(run.denoiser.resolve_sites(SITES[:1]), stop_early=True) as read, torch.no_grad():
+            run.denoiser.predict(*moments[0], run.denoiser.encode_prompts(prompts_here))
+        values.append(read[SITES[0]].float().flatten(0, 1))
+    direction = torch.nn.functional.normalize((values[0] - values[1]).mean(0), dim=0)
+    kept = sae.W_dec[5].clone(), sae.W_enc[5].clone(), sae.b_enc[5].clone()
+    try:
+        sae.W_dec[5], sae.W_enc[5] = direction, 50 * direction
+        sae.b_enc[5] = -50 * (values[1] @ direction).mean()
+        found = differences(run.denoiser, {SITES[0]: sae}, case, [rival])[SITES[0]]
+        strongest = found.contrast.topk(3).indices.tolist()
+        assert strongest[0] == 5
+        measured = effects(run.denoiser, {SITES[0]: sae}, {SITES[0]: strongest}, case, rival)
+        assert measured[SITES[0], 5] == max(measured.values()) > 0.2
+    finally:
+        sae.W_dec[5], sae.W_enc[5], sae.b_enc[5] = kept
