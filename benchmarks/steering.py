@@ -1,0 +1,308 @@
+r"""How well one latent, found by words alone, turns what an image shows; beside changing the word in the prompt.
+
+python -m benchmarks.steering runs/quickstart-{0,1,2}/latest --out docs/steering.json --page docs/steering.md
+
+On the toybox, whose oracles read the factors back from an image. For each target (`red`, `on the left`, …) the text
+query's first latent is taken as it is. Training prompts choose how strongly it is pushed; what is reported comes from
+held-out prompts and other noise. Beside it: no push, random latents pushed as strongly at the same places, the
+difference between what the site's tokens are with the word and with others (dense), and the word in the prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from benchmarks.seeds import markdown, spread, write
+from tide_lightning.callbacks.splicing import splice_denoiser
+from tide_lightning.diffusion import Denoiser, sample
+from tide_lightning.diffusion.counters import stream
+from tide_lightning.explore import Run, open_run
+from tide_lightning.explore.retrieval import find_by_text
+from tide_lightning.explore.steering import Edit, steer
+from tide_lightning.explore.watching import watch
+from tide_lightning.tokens import Half, TokenBatch
+from tide_lightning.toybox.benchmark.canvases import About, Canvases, canvases
+from tide_lightning.toybox.factors import FACTORS
+from tide_lightning.toybox.oracle import load_oracle
+
+GOALS = {"colour": 0.85, "shape": 0.6, "size": 0.6, "place": 0.6}
+"""Success to be reached, as a share of that of the changed prompt."""
+
+METHODS = ("none", "latent", "random", "dense", "prompt")
+AMOUNTS = {"latent": (4.0, 7.0, 12.0, 20.0), "dense": (1.0, 2.0, 4.0, 8.0)}
+"""Tried on training prompts: in units of the latent's value, and of the difference of means."""
+
+_PHRASES = {"left": "on the left", "centre": "in the centre", "right": "on the right"}
+_STEPS, _GUIDANCE = 10, 4.5
+_EARLY = 0.4  # t from which on the dense difference is taken
+
+Read = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One value of one factor, and what turns an image to it.
+
+    Args:
+        factor: such as colour.
+        value: its number.
+        site: of the latent.
+        latent: the first that the text query finds.
+        places: where it lives [T], by the query.
+        dense: the site's tokens with the word minus those with other words [D].
+        random: other latents of the site, for control.
+    """
+
+    factor: str
+    value: int
+    site: str
+    latent: int
+    places: Tensor
+    dense: Tensor
+    random: list[int]
+
+    def region(self, boards: Canvases) -> Tensor:
+        """What is pushed: the object's patches for what it is, the latent's own places for where and how large."""
+        return boards.tokens if self.factor in ("shape", "colour") else self.places
+
+
+class Bench:
+    """Draws and reads images of one run.
+
+    Args:
+        run: an open run.
+        num_train: prompts to choose amounts on.
+        num_test: held-out prompts.
+    """
+
+    def __init__(self, run: Run, num_train: int, num_test: int) -> None:
+        self.run, self.denoiser = run, run.denoiser
+        self.count = {"train": num_train, "test": num_test}
+        self.oracles = [load_oracle(name) for name in ("a", "b")]
+
+    def boards(self, factor: str, about: About, split: Any) -> Canvases:
+        """Prompts, noise, regions."""
+        return canvases(self.denoiser, factor, about, split, self.count[split], seed=1)
+
+    def read(self, denoiser: Denoiser, prompts: Sequence[str], noise: Tensor) -> list[dict[str, Tensor]]:
+        """What both oracles see in the images: chances of each value."""
+        with torch.no_grad():
+            latents = sample(
+                denoiser, prompts, num_inference_steps=_STEPS, guidance_scale=_GUIDANCE, initial_noise=noise
+            )
+            images = self.denoiser.decode_latents(latents)
+            return [oracle.read(images) for oracle in self.oracles]
+
+    def target(self, factor: str, value: int) -> Target:
+        """Found by words, without a look at any image's label."""
+        name = FACTORS[factor][value]
+        query = _PHRASES.get(name, name) if factor == "place" else name
+        found = find_by_text(self.run, query, top=1, num_prompts=6, num_candidates=4)[0]
+        boards = canvases(self.denoiser, factor, "silent", "train", 8, seed=2)
+        places = torch.tensor(found.places) > 0.5
+        region = boards.tokens if factor in ("shape", "colour") else places.expand(len(boards), -1)
+        others = [number for number in range(len(FACTORS[factor])) if number != value]
+        rivals = [boards.changed[others[row % len(others)]][row] for row in range(len(boards))]
+        dense = self._mean(found.site, boards.changed[value], boards.noise, region)
+        dense = dense - self._mean(found.site, rivals, boards.noise, region)
+        return Target(factor, value, found.site, found.latent, places, dense, self._random(found.site, boards, name))
+
+    def _mean(self, site: str, prompts: Sequence[str], noise: Tensor, region_NT: Tensor) -> Tensor:
+        """Mean token of a region over the early steps [D]."""
+        found: list[Tensor] = []
+
+        def look(tokens: TokenBatch) -> Tensor:
+            some = tokens.select(tokens.half == int(Half.CONDITIONAL))
+            if bool(some.t[0] >= _EARLY):
+                found.append(some.x[region_NT.flatten()].mean(0))
+            return tokens.x
+
+        self.read(splice_denoiser(self.denoiser, {site: look}, {site: self.run.sae(site).shape}), prompts, noise)
+        return torch.stack(found).mean(0)
+
+    def _random(self, site: str, boards: Canvases, name: str) -> list[int]:
+        """Latents that fire at all."""
+        seen = watch(
+            self.denoiser,
+            {site: self.run.sae(site)},
+            boards.prompts,
+            initial_noise=boards.noise,
+            num_inference_steps=_STEPS,
+            guidance_scale=_GUIDANCE,
+        )
+        alive = (seen.peak[site].amax((0, 1)) > 0).nonzero().squeeze(1)
+        chosen = stream(1, "random latents", site, name).choice(len(alive), self.count["test"], replace=False)
+        return alive[torch.from_numpy(chosen)].tolist()
+
+    def pushed(self, target: Target, boards: Canvases, method: str, amount: float) -> list[dict[str, Tensor]]:
+        """What both oracles see after a push."""
+        region = target.region(boards)
+        if method == "random":  # each image its own latent
+            reads = []
+            for row in range(len(boards)):
+                part = slice(row, row + 1)
+                here = region if region.ndim == 1 else region[part]
+                edit = Edit(target.site, target.random[row], "add", amount, region=here, half="conditional")
+                with steer(self.denoiser, self.run.saes, [edit]) as steered:
+                    reads.append(self.read(steered, boards.prompts[part], boards.noise[part]))
+            return [_joined([read[number] for read in reads]) for number in range(len(self.oracles))]
+        if method == "latent":
+            edit = Edit(target.site, target.latent, "add", amount, region=region, half="conditional")
+            with steer(self.denoiser, self.run.saes, [edit]) as steered:
+                return self.read(steered, boards.prompts, boards.noise)
+        predictor = _adding(amount * target.dense, region)
+        shapes = {target.site: self.run.sae(target.site).shape}
+        return self.read(splice_denoiser(self.denoiser, {target.site: predictor}, shapes), boards.prompts, boards.noise)
+
+    def amount(self, target: Target, boards: Canvases, plain: Read, method: str) -> float:
+        """That of the highest chance times stability on training prompts; the smallest of equals."""
+        scores = {}
+        for amount in AMOUNTS[method]:
+            after = self.pushed(target, boards, method, amount)[0]
+            counted = _counted(boards, target.value)
+            chance = float(after[target.factor][counted, target.value].mean()) if counted.any() else 0.0
+            scores[amount] = chance * _stability(target.factor, plain, after, counted)["mean"]
+        return max(scores, key=lambda amount: scores[amount])
+
+    def measure(self, factor: str, about: About) -> dict[str, Any]:
+        """All values of one factor."""
+        train, test = self.boards(factor, about, "train"), self.boards(factor, about, "test")
+        plain = {
+            split: self.read(self.denoiser, boards.prompts, boards.noise)
+            for split, boards in (("train", train), ("test", test))
+        }
+        found = {}
+        for value, name in enumerate(FACTORS[factor]):
+            target = self.target(factor, value)
+            amounts = {method: self.amount(target, train, plain["train"][0], method) for method in AMOUNTS}
+            after = {"none": plain["test"], "prompt": self.read(self.denoiser, test.changed[value], test.noise)}
+            for method in ("latent", "random", "dense"):
+                after[method] = self.pushed(target, test, method, amounts["latent" if method == "random" else method])
+            figures = {method: _figures(test, factor, value, plain["test"][0], after[method]) for method in METHODS}
+            found[name] = {"site": target.site, "latent": target.latent, "amounts": amounts, "methods": figures}
+            print(f"{factor} {name}: {target.site}/{target.latent}", end="", flush=True)
+            print("".join(f", {method} {figures[method]['success']:.2f}" for method in METHODS), flush=True)
+        return {"mean": _mean(found), "values": found}
+
+
+def _adding(vector: Tensor, region: Tensor) -> Callable[[TokenBatch], Tensor]:
+    """The vector added in the conditional half, in a region [T] or [N, T]."""
+
+    def predict(tokens: TokenBatch) -> Tensor:
+        inside = region.flatten().repeat(len(tokens) // region.numel())
+        on = inside & (tokens.half == int(Half.CONDITIONAL))
+        return torch.where(on.unsqueeze(1), tokens.x + vector, tokens.x)
+
+    return predict
+
+
+def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _counted(boards: Canvases, value: int) -> Tensor:
+    """Images whose prompt does not ask for the target anyway; silent prompts never do."""
+    word = [prompt == changed for prompt, changed in zip(boards.prompts, boards.changed[value], strict=True)]
+    return ~torch.tensor(word)
+
+
+def _stability(factor: str, before: Read, after: Read, counted: Tensor) -> dict[str, float]:
+    """The share of images in which each other factor is read as without steering."""
+    found = {
+        name: float((before[name].argmax(1) == after[name].argmax(1))[counted].double().mean())
+        for name in FACTORS
+        if name != factor
+    }
+    return {**found, "mean": sum(found.values()) / len(found)}
+
+
+def _figures(boards: Canvases, factor: str, value: int, before: Read, after: Sequence[Read]) -> dict[str, Any]:
+    counted = _counted(boards, value)
+    first, second = (read[factor].argmax(1)[counted] == value for read in after)
+    return {
+        "images": int(counted.sum()),
+        "success": float(first.double().mean()),
+        "confirmed": float((first & second).double().mean()),
+        "stability": _stability(factor, before, after[0], counted),
+    }
+
+
+def _mean(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Over values."""
+    rows = {method: [one["methods"][method] for one in found.values()] for method in METHODS}
+    return {
+        method: {
+            "success": sum(one["success"] for one in some) / len(some),
+            "confirmed": sum(one["confirmed"] for one in some) / len(some),
+            "stability": {
+                name: sum(one["stability"][name] for one in some) / len(some) for name in some[0]["stability"]
+            },
+        }
+        for method, some in rows.items()
+    }
+
+
+def tables(figures: Mapping[str, Any]) -> str:
+    """What the page shows: success by factor, share of the prompt's, stability of every other factor."""
+    parts = []
+    for about in figures["settings"]["about"]:
+        seeds = [seed[about] for seed in figures["seeds"]]
+        rows, stable = [], []
+        for factor, goal in GOALS.items():
+            means = [seed[factor]["mean"] for seed in seeds if factor in seed]
+            if not means:
+                continue
+            cells = [spread([mean[method]["success"] for mean in means], "%") for method in METHODS]
+            share = spread([mean["latent"]["success"] / mean["prompt"]["success"] for mean in means], ".2f")
+            confirmed = spread([mean["latent"]["confirmed"] for mean in means], "%")
+            rows.append([factor, *cells, share, f"{goal:g}", confirmed])
+            for method in ("latent", "prompt"):
+                kept = [mean[method]["stability"] for mean in means]
+                stable.append(
+                    [factor, method]
+                    + [spread([one[name] for one in kept], "%") if name != factor else "" for name in FACTORS]
+                )
+        head = ["factor", *METHODS, "latent / prompt", "goal", "latent, both oracles"]
+        parts.append(f"Prompts {about} about the factor; success:\n\n" + markdown(head, rows))
+        parts.append(
+            "How often every other factor stays as it was:\n\n" + markdown(["steered", "by", *FACTORS], stable)
+        )
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    """Measure, write figures and tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
+    parser.add_argument("runs", type=Path, nargs="+", help="one of each seed")
+    parser.add_argument("--factors", nargs="+", choices=list(GOALS), default=list(GOALS))
+    parser.add_argument("--about", nargs="+", choices=get_args(About), default=["silent"])
+    parser.add_argument("--train-prompts", type=int, default=4)
+    parser.add_argument("--test-prompts", type=int, default=12)
+    parser.add_argument("--out", type=Path, help="JSON file of all figures")
+    parser.add_argument("--page", type=Path, help="page whose `steering` section is replaced")
+    options = parser.parse_args()
+    settings = {"about": options.about, "train_prompts": options.train_prompts, "test_prompts": options.test_prompts}
+    figures: dict[str, Any] = {"settings": {**settings, "steps": _STEPS, "guidance_scale": _GUIDANCE}, "seeds": []}
+    for path in options.runs:
+        print(path, flush=True)
+        bench = Bench(open_run(path, device="cpu"), options.train_prompts, options.test_prompts)
+        figures["seeds"].append(
+            {about: {factor: bench.measure(factor, about) for factor in options.factors} for about in options.about}
+        )
+        if options.out:
+            options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    print(tables(figures))
+    if options.page:
+        write(options.page, "steering", tables(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The server answers its own page, and nobody else; whatever is sent, it goes on."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from tests.explore.conftest import D_SAE, SITES
+from tide_lightning.explore.play.server import PlayServer
+
+DRAW: dict[str, Any] = {"prompt": "a red cube", "seed": 1, "steps": 2}
+JSON = {"Content-Type": "application/json"}
+
+
+def ask(
+    server: PlayServer, path: str, body: Any = None, headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+    content = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    given = (JSON if body is not None else {}) | (headers or {})
+    connection.request("GET" if body is None else "POST", path, content, given)
+    answer = connection.getresponse()
+    found = answer.status, dict(answer.getheaders()), answer.read()
+    connection.close()
+    return found
+
+
+def test_listens_on_this_machine_only_and_lets_no_other_page_in(server: PlayServer) -> None:
+    assert server.server_address[0] == "127.0.0.1"
+    status, headers, content = ask(server, "/")
+    assert status == 200
+    assert b"<title>tide play</title>" in content
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "Access-Control-Allow-Origin" not in headers
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "evil.example:80"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+    ],
+)
+@pytest.mark.parametrize(("path", "body"), [("/", None), ("/api/about", None), ("/api/draw", DRAW)])
+def test_other_hosts_and_origins_are_refused(
+    server: PlayServer, headers: dict[str, str], path: str, body: dict[str, Any] | None
+) -> None:
+    assert ask(server, path, body, headers)[0] == 403
+
+
+def test_its_own_page_is_answered(server: PlayServer) -> None:
+    origin = server.url.rstrip("/")
+    assert ask(server, "/api/progress", None, {"Origin": origin})[0] == 200
+    assert ask(server, "/api/progress", None, {"Host": f"localhost:{server.server_port}"})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status"),
+    [
+        ("/nowhere", None, None, 404),
+        ("/../studio.py", None, None, 404),
+        ("/page/../../../../../etc/passwd", None, None, 404),
+        ("/api/nowhere", {}, None, 404),
+        ("/api/draw", b"prompt=a+cube", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ("/api/draw", b"{", None, 400),
+        ("/api/draw", b"[" * 100_000, None, 400),
+        ("/api/draw", b"[1]", None, 400),
+        ("/api/draw", b"\xff\xfe", None, 400),
+        ("/api/draw", b"x" * 300_000, None, 413),
+        ("/api/draw", {"prompt": 3}, None, 400),
+        ("/api/draw", {"prompt": "x" * 20_001}, None, 400),
+        ("/api/draw", {"prompt": "", "seed": -1}, None, 400),
+        ("/api/draw", {"prompt": "", "seed": 1.5}, None, 400),
+        ("/api/draw", {"prompt": "", "steps": True}, None, 400),
+        ("/api/draw", b'{"prompt": "", "guidance_scale": NaN}', None, 400),
+        ("/api/draw", {"prompt": "", "steps": 10**6}, None, 400),
+        ("/api/steer", {"edits": [1]}, None, 400),
+        ("/api/steer", {"edits": [{"site": "nowhere", "latent": 1}]}, None, 400),
+        ("/api/steer", {"edits": [{"site": SITES[0], "latent": D_SAE}]}, None, 400),
+        ("/api/steer", {"edits": [{"site": SITES[0], "latent": 1, "operation": "explode"}]}, None, 400),
+        ("/api/steer", {"edits": [{"site": SITES[0], "latent": 1}], "low": 0.6, "high": 0.7}, None, 400),
+        ("/api/find", {"query": "x" * 201}, None, 400),
+        ("/api/find", {"query": " "}, None, 400),
+    ],
+)
+def test_nonsense_is_answered_in_a_line(
+    server: PlayServer, path: str, body: Any, headers: dict[str, str] | None, status: int
+) -> None:
+    found, _, content = ask(server, path, body, headers)
+    assert found == status
+    told = json.loads(content)["error"]
+    assert told
+    assert "\n" not in told
+
+
+def test_one_thing_is_made_at_a_time(server: PlayServer) -> None:
+    found: list[int] = []
+    request = {**DRAW, "seed": 77, "steps": 12}
+    threads = [threading.Thread(target=lambda: found.append(ask(server, "/api/draw", request)[0])) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found)[0] == 200
+    assert set(found) <= {200, 409}
+    assert ask(server, "/api/draw", DRAW)[0] == 200
+    assert json.loads(ask(server, "/api/progress")[2])["busy"] is False
+
+
+def test_no_amount_gives_the_same_image(server: PlayServer) -> None:
+    edit = {"site": SITES[0], "latent": 3, "operation": "add", "amount": 0}
+    same = json.loads(ask(server, "/api/steer", {**DRAW, "edits": [edit]})[2])
+    assert same["before"] == same["after"]
+    assert same["changed"] == 0
+    other = json.loads(ask(server, "/api/steer", {**DRAW, "edits": [{**edit, "amount": 20}]})[2])
+    assert other["before"] == same["before"] != other["after"]
+    assert other["changed"] > 0

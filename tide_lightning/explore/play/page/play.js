@@ -1,0 +1,196 @@
+import { Sliders, element } from "./sliders.js";
+
+const $ = (id) => document.getElementById(id);
+const MOST_ROWS = 80;
+const reach = new Map(); // how far a site's sliders go
+let latents = [];        // those listed: {site, latent, peak, when?}
+let working = false;
+let waiting = false;     // a slider moved while something was drawn
+let drawn = null;        // what the images were made of
+
+const sliders = new Sliders($("edits"), () => {
+  $("no-edits").hidden = sliders.rows.size > 0;
+  list();
+  if (drawn !== null) steer();
+});
+
+async function ask(path, request) {
+  const options = request === undefined ? {} : {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(request),
+  };
+  let answer;
+  try {
+    const response = await fetch(path, options);
+    answer = await response.json();
+  } catch {
+    throw new Error("The server does not answer. Is `tide play` still running?");
+  }
+  if ("error" in answer) throw new Error(answer.error);
+  return answer;
+}
+
+function settings() {
+  return {
+    prompt: $("prompt").value, seed: Number($("seed").value), steps: Number($("steps").value),
+    guidance_scale: Number($("guidance").value),
+  };
+}
+
+// One thing at a time: buttons wait, and progress is asked for meanwhile.
+async function work(doing, done, action) {
+  if (working) return;
+  working = true;
+  for (const button of [$("go"), $("steer"), ...$("find").querySelectorAll("button")]) button.disabled = true;
+  $("error").textContent = "";
+  $("status").textContent = doing;
+  $("bar").removeAttribute("value");
+  const polling = setInterval(async () => {
+    const now = await ask("/api/progress").catch(() => null);
+    if (working && now?.of) {
+      $("bar").value = now.done / now.of;
+      $("status").textContent = `${doing} step ${now.done} of ${now.of}`;
+    }
+  }, 400);
+  try {
+    await action();
+    $("status").textContent = done();
+  } catch (error) {
+    $("error").textContent = error.message;
+    $("status").textContent = "";
+  } finally {
+    clearInterval(polling);
+    working = false;
+    $("bar").value = 0;
+    for (const button of [$("go"), $("steer"), ...$("find").querySelectorAll("button")]) button.disabled = false;
+  }
+  if (waiting) {
+    waiting = false;
+    steer();
+  }
+}
+
+function show(id, source, text) {
+  $(id).src = source;
+  $(id).alt = text;
+}
+
+function draw() {
+  return work("Drawing:", () => "Drawn. Add a latent from the list, or search for one.", async () => {
+    const request = settings();
+    const answer = await ask("/api/draw", request);
+    drawn = request;
+    show("before", answer.image, `Image of: ${request.prompt || "no prompt"}`);
+    latents = answer.active;
+    list();
+    if (sliders.rows.size) waiting = true;
+  });
+}
+
+function steer() {
+  if (working) {
+    waiting = true;
+    return undefined;
+  }
+  const edits = sliders.edits();
+  if (!edits.length) {
+    $("status").textContent = "Nothing to steer: add a latent first.";
+    return undefined;
+  }
+  let moved = 0;
+  return work("Steering:", () => `Steered: pixels moved by ${(100 * moved).toFixed(1)} % of the range.`, async () => {
+    const request = {
+      ...settings(), edits, low: Number($("low").value), high: Number($("high").value), half: $("half").value,
+    };
+    const answer = await ask("/api/steer", request);
+    drawn = request;
+    moved = answer.changed;
+    show("before", answer.before, `Image of: ${request.prompt || "no prompt"}`);
+    show("after", answer.after, `The same, with ${edits.map((e) => `${e.site}/${e.latent}`).join(", ")} steered`);
+    show("difference", answer.difference, "Bright where the two images differ");
+  });
+}
+
+function find() {
+  const query = $("find-words").value.trim();
+  return work("Searching for latents that make it; this takes some images' time.", () => `${latents.length} latents found.`,
+    async () => {
+      const answer = await ask("/api/find", { query });
+      latents = answer.found;
+      $("filter").value = "";
+      list(`Latents by which the model makes “${query}”, the best first`);
+    });
+}
+
+function curve(values) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 100 30");
+  svg.setAttribute("aria-hidden", "true");
+  const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
+  const last = Math.max(1, values.length - 1);
+  line.setAttribute("points", values.map((value, step) => `${(100 * step) / last},${28 - 26 * value}`).join(" "));
+  line.setAttribute("fill", "none");
+  line.setAttribute("stroke", "currentColor");
+  line.setAttribute("stroke-width", "2.5");
+  svg.append(line);
+  return svg;
+}
+
+function about(entry) {
+  if (entry.when === undefined) return `score ${entry.score.toFixed(2)}`;
+  const step = entry.when.indexOf(Math.max(...entry.when)) + 1;
+  return `up to ${entry.peak.toFixed(1)}, most at step ${step} of ${entry.when.length}`;
+}
+
+function list(title) {
+  const wanted = $("filter").value.trim().toLowerCase();
+  const found = latents.filter(({ site, latent }) => `${site}/${latent}`.toLowerCase().includes(wanted));
+  if (title !== undefined) $("listed").dataset.title = title;
+  const what = $("listed").dataset.title ?? "Latents active in this image, the strongest first";
+  if (latents.length) $("listed").textContent = `${what}: ${found.length}`;
+  $("latents").replaceChildren(...found.slice(0, MOST_ROWS).map((entry) => {
+    const name = `${entry.site}/${entry.latent}`;
+    const add = element("button", { type: "button", ariaLabel: `Add ${name}` }, "Add");
+    add.disabled = sliders.has(entry.site, entry.latent);
+    add.addEventListener("click", () => sliders.add(entry.site, entry.latent, reach.get(entry.site)));
+    const label = element("span", { className: "name" }, name, element("small", {}, about(entry)));
+    return element("li", {}, label, ...(entry.when ? [curve(entry.when)] : []), add);
+  }));
+}
+
+$("draw").addEventListener("submit", (event) => { event.preventDefault(); delete $("listed").dataset.title; draw(); });
+$("find").addEventListener("submit", (event) => { event.preventDefault(); find(); });
+$("steer").addEventListener("click", () => steer());
+$("clear").addEventListener("click", () => { sliders.clear(); });
+$("filter").addEventListener("input", () => list());
+$("another").addEventListener("click", () => {
+  $("seed").value = Math.floor(Math.random() * 100000);
+  draw();
+});
+for (const [id, other, hold] of [["low", "high", Math.max], ["high", "low", Math.min]]) {
+  $(id).addEventListener("input", () => {
+    $(other).value = hold(Number($(other).value), Number($(id).value));
+    for (const name of ["low", "high"]) $(name).parentElement.querySelector("output").textContent = $(name).value;
+  });
+  $(id).addEventListener("change", () => { if (sliders.rows.size) steer(); });
+}
+$("half").addEventListener("change", () => { if (sliders.rows.size) steer(); });
+
+try {
+  const known = await ask("/api/about");
+  $("run").textContent = `Run: ${known.run}`;
+  $("steps").value = known.steps;
+  $("guidance").value = known.guidance_scale;
+  for (const { site, reach: far } of known.sites) reach.set(site, far);
+  $("prompt").value = known.examples[0] ?? "";
+  for (const prompt of known.examples) {
+    const chip = element("button", { type: "button", title: prompt, dir: "auto" }, prompt);
+    chip.addEventListener("click", () => { $("prompt").value = prompt; draw(); });
+    $("examples").append(chip);
+  }
+  if (!known.guided) {
+    $("half").value = "both";
+    $("half-label").hidden = true;
+  }
+} catch (error) {
+  $("error").textContent = error.message;
+}
