@@ -11,11 +11,10 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
-import yaml
 
 from tests.diffusion import research_code
 from tests.diffusion.miniature import autoencoder, t5, tokenizer
-from tide_lightning.cli import main
+from tests.diffusion.small_runs import fit_and_test
 from tide_lightning.diffusion import Denoiser, describe_denoiser, load_denoiser, sample
 from tide_lightning.diffusion.trajectories import guided_prediction
 from tide_lightning.errors import UserError
@@ -122,29 +121,8 @@ def test_its_trajectories_are_the_code_bases_own(name: str, work: Path) -> None:
 def test_two_steps_of_fit_and_a_test(name: str, work: Path) -> None:
     _, weights = checkpoint(name, work)
     sites = ["blocks.0", "blocks.1:update", "blocks.1:mlp", "blocks.2:attention"]
-    data = {
-        "family": path_of(name),
-        "pretrained": weights,
-        "sites": sites,
-        "prompts": [str(label) for label in range(20)],
-        "source": "both",
-        "samples_per_batch": 4,
-        "tokens_per_sample": 4,
-        "num_validation_samples": 4,
-        "num_test_samples": 4,
-        "num_calibration_samples": 8,
-        "num_generated": 4,
-        "num_inference_steps": 2,
-    }
-    config = {
-        "run_name": "own",
-        "data": data,
-        "model": {"sae": {"class_path": "tide_lightning.saes.TideSAE", "init_args": {"expansion_factor": 2, "k": 4}}},
-        "trainer": {"max_steps": 2, "accelerator": "cpu", "devices": 1, "log_every_n_steps": 1},
-    }
-    Path("config.yaml").write_text(yaml.safe_dump(config))
-    assert main(["fit", "--config", "config.yaml"]) == 0
-    assert main(["test"]) == 0
+    prompts = [str(label) for label in range(20)]
+    fit_and_test("own", {"family": path_of(name), "pretrained": weights, "sites": sites, "prompts": prompts})
 
 
 def test_shapes_without_weights(work: Path) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from tests.diffusion.pipelines import Family
-from tide_lightning.cli import main
+from tests.diffusion.small_runs import fit_and_test
 from tide_lightning.datamodules.harvest import Call, Harvester
 from tide_lightning.diffusion import Denoiser, Site, Trajectories, load_denoiser, sample
 from tide_lightning.diffusion.counters import normal, stream
@@ -138,26 +137,11 @@ def test_two_steps_of_fit_and_a_test(
         "forward_batch_size": None,
         "sites": sites,
         "prompts": family.prompts * 5,
-        "source": "both",
-        "samples_per_batch": 4,
-        "tokens_per_sample": 4,
-        "num_validation_samples": 4,
-        "num_test_samples": 4,
-        "num_calibration_samples": 8,
-        "num_generated": 4,
-        "num_inference_steps": 2,
         "guidance_scale": 3.0,
         "latent_size": None if family.latent_size is None else list(family.latent_size),
     }
-    sae = {"class_path": "tide_lightning.saes.TideSAE", "init_args": {"expansion_factor": 2, "k": 4}}
-    here = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "precision": "32-true", "callbacks": []}
-    trainer = {"max_steps": 2, "log_every_n_steps": 1, **here}
-    config = {"run_name": name, "data": data, "model": {"sae": sae}, "trainer": trainer}
-    Path("small.yaml").write_text(yaml.safe_dump(config))
-    packaged = CONFIGS.get(name, name)
-    assert main(["fit", "--config", packaged, "--config", "small.yaml"]) == 0
-    assert main(["test", "--evaluation.num_images=2"]) == 0
-    metrics = json.loads((tmp_path / "runs" / name / "latest" / "metrics.json").read_text())
+    run = fit_and_test(name, data, CONFIGS.get(name, name))
+    metrics = json.loads((run / "metrics.json").read_text())
     assert set(metrics["sites"]) == set(sites)
     assert all(metrics["sites"][site]["tokens"] == 4 * family.sites[site][0] for site in sites)
     assert set(metrics["fidelity"]["sites"]) == set(sites)
