@@ -12,6 +12,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.torchrun import run_ranks
@@ -88,7 +89,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def test_metrics_hold_what_the_contract_names(metrics: dict[str, Any]) -> None:
-    assert set(metrics) == {"schema", "sites", "floors", "fidelity", "throughput"}
+    assert set(metrics) == {"schema", "sites", "floors", "fidelity", "throughput", "time"}
     assert metrics["schema"] == 1
     assert set(metrics["sites"]) == set(metrics["floors"]) == set(metrics["fidelity"]["sites"]) == set(SITES)
     for site in SITES:
@@ -122,6 +123,20 @@ def test_metrics_hold_what_the_contract_names(metrics: dict[str, Any]) -> None:
     assert set(whole["absent"]) == {"clip_score"}
     assert set(whole["unrelated"]) == {"cosine", "cosine_centred", "mse"}
     assert metrics["throughput"]["tokens_per_second"] > 0
+    assert set(metrics["time"]["lifetimes"]) == set(metrics["time"]["tracking"]["over_time"]) == set(SITES)
+    tracked = metrics["time"]["tracking"]["over_time"][SITES[0]]
+    assert tracked["tokens"] == 3 * 16
+    assert len(tracked["times"]) == 2
+    assert [(pair["from"], pair["to"]) for pair in metrics["time"]["tracking"]["over_blocks"]] == [tuple(SITES)]
+
+
+def test_firing_rates_lie_in_the_run_folder(run: Path, metrics: dict[str, Any]) -> None:
+    rates = load_file(run / "feature_times.safetensors")
+    for site in SITES:
+        assert rates[site].shape == (4 * 32, 4)
+        tokens = torch.tensor([row["tokens"] for row in metrics["sites"][site]["by_timestep"]])
+        mean_l0 = (rates[site].sum(0) * tokens).sum() / tokens.sum()
+        assert float(mean_l0) == pytest.approx(metrics["sites"][site]["l0"], rel=1e-5)
 
 
 class Page(HTMLParser):
@@ -156,6 +171,7 @@ def test_the_report_is_self_contained_and_escapes_what_users_wrote(run: Path, me
 def test_plots_lie_beside_the_report(run: Path) -> None:
     names = {path.name for path in (run / "report").iterdir()}
     plots = {"explained_variance.png", "loss_increase.png", "l0.png", "firing_frequency.png"}
+    plots |= {"feature_times.png", "feature_stays.png"}
     assert names == {"index.html", "images.png", *plots}
     for name in plots:
         with Image.open(run / "report" / name) as picture:
@@ -181,7 +197,7 @@ def test_parts_can_be_left_out(pretrained: Path, tmp_path: Path, capsys: pytest.
     protocol = EvaluateProtocol(fidelity_samples=0, num_images=0)
     trainer = make_trainer(tmp_path, 1, [protocol])
     trainer.test(module, datamodule=data, verbose=False)
-    assert set(read(tmp_path / "run")) == {"schema", "sites", "floors", "throughput"}  # into the log folder
+    assert set(read(tmp_path / "run")) == {"schema", "sites", "floors", "throughput", "time"}  # into the log folder
     assert not (tmp_path / "run" / "report" / "loss_increase.png").exists()
     printed = capsys.readouterr().out
     assert SITES[0] in printed
@@ -248,7 +264,7 @@ def test_a_budget_cuts_and_says_so(pretrained: Path, tmp_path: Path, capsys: pyt
 def test_a_long_budget_cuts_nothing(pretrained: Path, tmp_path: Path, metrics: dict[str, Any]) -> None:
     found = read(evaluate(pretrained, tmp_path / "run", budget=60))
     assert found["budget"]["cut"] == {}
-    for part in ("sites", "floors", "fidelity"):
+    for part in ("sites", "floors", "fidelity", "time"):
         assert found[part] == metrics[part]
 
 
@@ -273,7 +289,7 @@ def test_two_ranks_find_what_one_finds(pretrained: Path, tmp_path: Path, run: Pa
     run_ranks(_work, pretrained, tmp_path / "run", tmp_path / "state")
     found = read(tmp_path / "run")
     assert found["throughput"]["ranks"] == 2
-    for part in ("sites", "floors", "fidelity"):
+    for part in ("sites", "floors", "fidelity", "time"):
         assert_close(found[part], metrics[part], part)
     hasty = read(tmp_path / "hasty")
     assert hasty["sites"][SITES[0]]["tokens"] == 8 * 16

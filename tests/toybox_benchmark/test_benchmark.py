@@ -129,7 +129,8 @@ def test_the_report_shows_tables_and_plots(run: Path, figures: Any) -> None:
     mean = figures["meaning"][SITES[0]]["mean"]["auroc"]["best_latent"]
     for words in ("what latents mean and cause", "position only", "changed prompt", "colour: red", f"{mean:.3f}"):
         assert words in page
-    for name in ("toybox_meaning", "toybox_factors", "toybox_readout", "toybox_steering"):
+    assert "layout: depth" in page
+    for name in ("toybox_hierarchy", "toybox_meaning", "toybox_factors", "toybox_readout", "toybox_steering"):
         with Image.open(run / "report" / f"{name}.png") as picture:
             assert picture.width > 400
 

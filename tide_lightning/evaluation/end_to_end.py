@@ -25,6 +25,9 @@ from tide_lightning.saes import SAE
 
 ORIGINAL, KNOWN = "original", "known part alone"
 
+Watch = Callable[[Denoiser, range], Denoiser]
+"""Makes of the denoiser the one that samples the originals of some prompts, by their numbers."""
+
 NUM_SHOWN = 8
 """Images that are kept to be looked at."""
 
@@ -103,7 +106,7 @@ class Trajectories:
         real: RealImages | None = None,
         *,
         chunk_size: int = NUM_SHOWN,
-        watch: Callable[[int], Denoiser] | None = None,
+        watch: Watch | None = None,
         progress: Callable[[int], None] | None = None,
         deadline: float | None = None,
     ) -> EndToEnd:
@@ -113,7 +116,7 @@ class Trajectories:
             prompts: held-out ones.
             real: for Fréchet distances; as many as there are prompts, or fewer.
             chunk_size: prompts sampled together.
-            watch: gives the denoiser that samples the originals of so many prompts.
+            watch: looks at how the originals are sampled.
             progress: called with how many prompts are done.
             deadline: of `time.monotonic`, after which no chunk is begun but the first.
         """
@@ -149,10 +152,10 @@ class Trajectories:
         images_shown = torch.cat(shown, 1) if shown else torch.zeros(len(self.cases), 0, 3, 1, 1)
         return EndToEnd(measured(figures), self.cases, shown_prompts[:NUM_SHOWN], images_shown[:, :NUM_SHOWN])
 
-    def _sample(self, prompts: list[str], numbers: range, watch: Callable[[int], Denoiser] | None) -> Tensor:
+    def _sample(self, prompts: list[str], numbers: range, watch: Watch | None) -> Tensor:
         """Final latents of every case [cases, N, *latent_shape], each image from the noise of its number."""
         noise = torch.stack([normal(stream(self.seed, "sample", n), self.denoiser.latent_shape) for n in numbers])
-        original = self.denoiser if watch is None else watch(len(prompts))
+        original = self.denoiser if watch is None else watch(self.denoiser, numbers)
         return torch.stack(
             [
                 sample(

@@ -26,3 +26,12 @@ def ratio(numerator: float, denominator: float) -> float:
 def bin_edges(index: int, num_bins: int) -> dict[str, float]:
     """The edges of a bin of t, as they stand in metrics.json."""
     return {"low": index / num_bins, "high": (index + 1) / num_bins}
+
+
+def number(value: Any, style: str = ".4f") -> str:
+    """A figure for people; a dash where it was not measured."""
+    if value is None:
+        return "-"
+    if style == ".4f" and value and (abs(value) < 1e-3 or abs(value) >= 1e4):
+        style = ".3g"
+    return format(value, style)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from tide_lightning.datamodules import ActivationDataModule, HeldOutBatch
@@ -19,13 +20,16 @@ from tide_lightning.evaluation.budget import FIDELITY_SHARE, Budget, is_late
 from tide_lightning.evaluation.end_to_end import NUM_SHOWN, EndToEnd, Trajectories
 from tide_lightning.evaluation.fidelity import Fidelity
 from tide_lightning.evaluation.figures import measured
-from tide_lightning.evaluation.files import write_json
+from tide_lightning.evaluation.files import write_bytes, write_json
 from tide_lightning.evaluation.floors import SiteFloors
+from tide_lightning.evaluation.lifetimes import Lifetimes
 from tide_lightning.evaluation.plots import image_grid
 from tide_lightning.evaluation.reconstruction import SiteReconstruction
 from tide_lightning.evaluation.report import write_report
 from tide_lightning.evaluation.sections import MeasuresSection, Section, measure_sections
 from tide_lightning.evaluation.summary import print_summary, time_left
+from tide_lightning.evaluation.time_section import time_section
+from tide_lightning.evaluation.tracking import Tracker
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAE, SAEOutput
 from tide_lightning.sharding import is_sharded
@@ -83,6 +87,7 @@ class EvaluateProtocol(Callback):
         self.seed = seed
         self.print_every_seconds = print_every_seconds
         self.metrics: dict[str, Any] = {}
+        self.rates: dict[str, Tensor] = {}
         self.end_to_end: EndToEnd | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,7 +97,10 @@ class EvaluateProtocol(Callback):
             raise UserError("tide test works on whole SAEs: use --trainer.strategy auto --trainer.devices 1")
         saes = _saes(pl_module)
         self._trajectories = self._make_trajectories(data, saes) if self.num_images else None
+        num_steps = self.num_inference_steps or data.num_inference_steps
+        self._tracker = Tracker(saes, num_steps) if self.num_images else None
         self._reconstruction = {site: SiteReconstruction(sae, self.num_bins) for site, sae in saes.items()}
+        self._lifetimes = {site: Lifetimes(sae.d_sae, self.num_bins, pl_module.device) for site, sae in saes.items()}
         self._floors = {site: SiteFloors(sae, self.num_bins).to(pl_module.device) for site, sae in saes.items()}
         sections = any(isinstance(callback, MeasuresSection) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         self._absent = (() if self.num_images else ("images",)) + (() if sections else ("sections",))
@@ -118,6 +126,7 @@ class EvaluateProtocol(Callback):
         for site, output in produced.items():
             self._reconstruction[site].update(batch.tokens[unlabelled(site)], output)
             self._floors[site].update(batch.tokens[unlabelled(site)], output)
+            self._lifetimes[site].update(batch.tokens[unlabelled(site)], output)
         self._seen += len(batch)
         self._measure_fidelity(trainer, pl_module, batch)
         if is_late(self._until, pl_module.device):
@@ -129,18 +138,25 @@ class EvaluateProtocol(Callback):
         self.end_to_end = self._sample(trainer, pl_module)
         if self.end_to_end is not None:
             self.metrics.setdefault("fidelity", {})["end_to_end"] = self.end_to_end.figures
+        sections = [self._measure_time()]
+        self.metrics["time"] = measured(sections[0].figures)
         if not trainer.is_global_zero:
             return
-        written = self._write(trainer, [])  # before what other callbacks measure, which may take long
-        sections = []
+        written = self._write(trainer, sections)  # before what other callbacks measure, which may take long
         for section in measure_sections(trainer, pl_module, self.budget):
             sections.append(section)
             self.metrics[section.name] = measured(section.figures)
-        if sections:
-            written = self._write(trainer, sections)
+        written = self._write(trainer, sections)
         if isinstance(trainer.logger, TensorBoardLogger) and self.end_to_end is not None:
             trainer.logger.experiment.add_image("test/images", image_grid(self.end_to_end.images), trainer.global_step)
         print_summary(self.metrics, written)
+
+    def _measure_time(self) -> Section:
+        """Lifetimes of features, and where images were sampled, features followed along their trajectories."""
+        found = {site: lifetimes.compute() for site, lifetimes in self._lifetimes.items()}
+        lives = {site: figures for site, (figures, _) in found.items()}
+        self.rates = {site: rates for site, (_, rates) in found.items()}
+        return time_section(lives, self.rates, None if self._tracker is None else self._tracker.compute())
 
     def _write(self, trainer: Trainer, sections: list[Section]) -> list[Path]:
         self.metrics |= {"budget": spent} if (spent := self.budget.figures()) else {}
@@ -149,8 +165,9 @@ class EvaluateProtocol(Callback):
         text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None
         title = f"{folder.resolve().parent.name}/{folder.resolve().name}"
         path = write_json(folder / "metrics.json", self.metrics)
+        rates = write_bytes(folder / "feature_times.safetensors", save(self.rates))
         page = write_report(folder / "report", title, self.metrics, self.end_to_end, text, sections)
-        return [path, page]
+        return [path, rates, page]
 
     def _make_trajectories(self, data: ActivationDataModule, saes: dict[str, SAE]) -> Trajectories:
         """Made before anything is measured: what is wrong with the features or CLIP is told at once."""
@@ -240,6 +257,7 @@ class EvaluateProtocol(Callback):
             prompts,
             None if images is None else _HeldOutImages(images, len(prompts)),
             chunk_size=min(NUM_SHOWN, data.forward_batch_size or NUM_SHOWN),
+            watch=None if self._tracker is None else self._tracker.follow,
             progress=progress,
             deadline=self.budget.deadline("images", self._absent),
         )

@@ -11,6 +11,7 @@ from typing import Any
 from tide_lightning.evaluation.budget import cut_lines
 from tide_lightning.evaluation.end_to_end import EndToEnd
 from tide_lightning.evaluation.fidelity import ALL
+from tide_lightning.evaluation.figures import number
 from tide_lightning.evaluation.files import write_bytes
 from tide_lightning.evaluation.floors import FLOORS
 from tide_lightning.evaluation.plots import FLOOR_NAMES, draw_plots, image_grid, image_strip, save_image
@@ -96,15 +97,6 @@ def write_report(
 </main></body></html>
 """
     return write_bytes(folder / "index.html", page.encode())
-
-
-def number(value: Any, style: str = ".4f") -> str:
-    """A figure for people; a dash where it was not measured."""
-    if value is None:
-        return "-"
-    if style == ".4f" and value and (abs(value) < 1e-3 or abs(value) >= 1e4):
-        style = ".3g"
-    return format(value, style)
 
 
 def _measured_on(metrics: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from tide_lightning.saes import SAE
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.toybox.benchmark.canvases import About, parse_targets
 from tide_lightning.toybox.benchmark.causality import Directions, Steering, SteeringPlan, learn_directions
+from tide_lightning.toybox.benchmark.hierarchy import measure_hierarchy
 from tide_lightning.toybox.benchmark.meaning import measure_meaning
 from tide_lightning.toybox.benchmark.reading import read
 from tide_lightning.toybox.benchmark.readout import ReadOut
@@ -122,6 +123,7 @@ class ToyboxBenchmark(Callback):
         begun = time.monotonic()
         num_scenes, found, directions = self._read_in_time(data, saes, candidates, budget)
         figures: dict[str, Any] = {"settings": self._settings(data, num_scenes), **found}
+        figures["hierarchy"] = measure_hierarchy(found["meaning"], found["readout"])
         if self.targets:
             absent = [site for site in candidates if site not in directions]
             figures["steering"] = self._steer(data, directions, absent, budget)

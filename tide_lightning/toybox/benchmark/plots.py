@@ -7,8 +7,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from tide_lightning.toybox.factors import FACTORS
 
@@ -83,9 +85,30 @@ def draw_plots(figures: Mapping[str, Any]) -> dict[str, bytes]:
             list(readout), [reader("depth_r2_beyond_position"), reader("mask_iou")], (-0.05, 1.02)
         ),
     }
+    if figures["hierarchy"]["codes"]["concepts"]:
+        plots["toybox_hierarchy"] = _hierarchy(figures["hierarchy"]["codes"]["concepts"], list(meaning))
     if "mean" in figures.get("steering", {}):
         plots["toybox_steering"] = _steering(figures["steering"])
     return plots
+
+
+def _hierarchy(concepts: Mapping[str, Any], sites: list[str]) -> bytes:
+    figure = Figure(figsize=(6.4, 0.32 * len(concepts) + 1.4), layout="constrained")
+    axes = figure.subplots()
+    colours = [colormaps["viridis"](0.85 * number / max(len(sites) - 1, 1)) for number in range(len(sites))]
+    for row, found in enumerate(concepts.values()):
+        axes.axhline(row, color="#d9dee4", linewidth=0.8, zorder=0)
+        for site, colour in zip(sites, colours, strict=True):
+            if site in found["readable_from"]:
+                axes.plot(found["readable_from"][site], row, "o", color=colour)
+    axes.set_yticks(range(len(concepts)), [f"{found['level']}: {name}" for name, found in concepts.items()], fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1), xlabel="readable from t on (1 is pure noise)")
+    _tidy(axes)
+    handles = [Line2D([], [], marker="o", linestyle="", color=colour) for colour in colours]
+    names = [site.replace("$", r"\$") for site in sites]
+    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return _saved(figure)
 
 
 def _steering(steering: Mapping[str, Any]) -> bytes:

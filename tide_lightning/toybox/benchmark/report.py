@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tide_lightning.evaluation.report import number
+from tide_lightning.evaluation.figures import number
 from tide_lightning.evaluation.sections import Plot, Table
 from tide_lightning.toybox.benchmark.causality import METHODS
 from tide_lightning.toybox.benchmark.meaning import PREDICTORS
@@ -35,6 +35,7 @@ _CAPTIONS = {
     "toybox_meaning": "How well factor values are told apart, by timestep: AUROC, mean over factors.",
     "toybox_factors": "The best single latent, by factor and timestep: AUROC, mean over the factor's values.",
     "toybox_readout": "Depth beyond its mean at each place, and the objects' mask, read from single tokens.",
+    "toybox_hierarchy": "When concepts become readable from codes, by site: further right is earlier, in more noise.",
     "toybox_steering": "Steering: how often the target is reached, and how often the other factors stay as they were.",
 }
 
@@ -50,6 +51,8 @@ def report_parts(figures: Mapping[str, Any]) -> list[Table | Plot]:
         _by_value(figures),
         _readout(figures),
         plots.get("toybox_readout"),
+        _hierarchy(figures),
+        plots.get("toybox_hierarchy"),
         *_steering(figures),
         plots.get("toybox_steering"),
     ]
@@ -115,6 +118,33 @@ def _readout(figures: Mapping[str, Any]) -> Table:
         "activation has channels. The camera stands still, so the place alone tells most of the depth."
     )
     return Table(["read-out", *READER_NAMES.values()], rows, note)
+
+
+def _hierarchy(figures: Mapping[str, Any]) -> Table:
+    hierarchy, sites = figures["hierarchy"], list(figures["meaning"])
+    codes, dense = (hierarchy[reader]["concepts"] for reader in ("codes", "dense"))
+    rows = [
+        [
+            f"{found['level']}: {name}",
+            *(number(found["readable_from"].get(site), ".2f") for site in sites),
+            found["first"]["site"],
+            number(found["best"], ".3f"),
+            number(dense.get(name, {}).get("first", {}).get("t"), ".2f"),
+        ]
+        for name, found in codes.items()
+    ]
+    rows += [
+        [f"{level}, mean", *[""] * len(sites), "", "", number(hierarchy["dense"]["levels"].get(level), ".2f")]
+        for level in hierarchy["codes"]["levels"]
+    ]
+    for row, t in zip(rows[len(codes) :], hierarchy["codes"]["levels"].values(), strict=True):
+        row[len(sites) + 1] = f"t {t:.2f}"
+    note = (
+        f"From which t on, on the way from noise to image, 20 latents (depth and mask: as many as channels) reach "
+        f"{hierarchy['share']:.0%} of the way from chance to the best of all sites and times. Larger is earlier; a "
+        "dash means never at this site; no time before the noisiest bin's can be found. Captions are read too."
+    )
+    return Table(["readable from t", *sites, "first at", "best score", "dense activation: first t"], rows, note)
 
 
 def _steering(figures: Mapping[str, Any]) -> list[Table]:

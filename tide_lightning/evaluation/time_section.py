@@ -1,0 +1,178 @@
+"""The part of metrics.json and of the report about time: lifetimes of features, and features that are followed."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from tide_lightning.evaluation.figures import number
+from tide_lightning.evaluation.lifetimes import lives_in
+from tide_lightning.evaluation.sections import Plot, Section, Table
+
+_MAX_ROWS = 600  # of a map of features
+
+
+def time_section(lifetimes: Mapping[str, Any], rates: Mapping[str, Tensor], tracking: dict[str, Any] | None) -> Section:
+    """Figures, tables and plots.
+
+    Args:
+        lifetimes: each site's figures.
+        rates: each site's firing rates [F, T].
+        tracking: what following features along trajectories gave, if images were sampled.
+    """
+    figures: dict[str, Any] = {"lifetimes": dict(lifetimes)}
+    parts: list[Table | Plot] = [
+        _lifetimes(lifetimes),
+        Plot(
+            "feature_times",
+            _maps(rates),
+            "When features fire: one row a latent, by its mean t; brightness is its firing rate over its highest.",
+        ),
+    ]
+    if tracking:
+        figures["tracking"] = tracking
+        parts.append(_steps(tracking["over_time"]))
+        caption = (
+            "Of what fires on a token at one time (row), how much still fires on it at another (column), the same "
+            "latent on the same token of real trajectories."
+        )
+        parts.append(Plot("feature_stays", _stays(tracking["over_time"]), caption))
+        if tracking["over_blocks"]:
+            parts.append(_blocks(tracking["over_blocks"]))
+    return Section("time", "Time: how features live along the trajectory", figures, parts)
+
+
+def _lifetimes(lifetimes: Mapping[str, Any]) -> Table:
+    rows = [
+        [
+            site,
+            f"{found['latents']:,}",
+            *(number(found.get(name), ".2f") for name in ("born_at", "dies_at", "mean_t", "lifetime")),
+            number(found.get("lives_throughout"), ".1%"),
+        ]
+        for site, found in lifetimes.items()
+    ]
+    head = ["features", "latents counted", "born at t", "die at t", "mean t", "lifetime", "live throughout"]
+    note = (
+        "Along a trajectory t falls from 1 (noise) to 0 (image). A latent lives where its firing rate is at least half "
+        "of its highest. Births and deaths are medians, lifetime is the mean share of all times."
+    )
+    return Table(head, rows, note)
+
+
+def _steps(over_time: Mapping[str, Any]) -> Table:
+    rows = []
+    for site, found in over_time.items():
+        steps, stays, chance = found["steps"], found["stays"], found["chance"]
+        rows.append(
+            [
+                site,
+                number(_mean([step.get("jaccard_itself") for step in steps]), ".3f"),
+                number(_mean([step.get("stays_itself") for step in steps]), ".1%"),
+                number(_mean([step.get("cosine_of_successor") for step in steps]), ".3f"),
+                number(stays[0][-1] if stays else None, ".1%"),
+                number(chance[0][-1] if chance else None, ".1%"),
+            ]
+        )
+    head = [
+        "from step to step",
+        "Jaccard with itself",
+        "best match is itself",
+        "cosine of a successor",
+        "fires from first to last",
+        "by chance",
+    ]
+    note = (
+        "On the same tokens of real trajectories, between neighbouring times looked at. Where a latent's best match is "
+        "another one, that is its successor; the cosine is that of their directions."
+    )
+    return Table(head, rows, note)
+
+
+def _blocks(over_blocks: list[dict[str, Any]]) -> Table:
+    rows = [
+        [
+            f"{found['from']} → {found['to']}",
+            f"{found['latents']:,}",
+            *(number(found.get(name), ".3f") for name in ("cosine", "cosine_chance", "jaccard", "jaccard_chance")),
+            *(number(found.get(name), ".1%") for name in ("same_direction", "agree")),
+        ]
+        for found in over_blocks
+    ]
+    head = [
+        "from block to block",
+        "latents matched",
+        "best cosine",
+        "by chance",
+        "best Jaccard",
+        "by chance",
+        "cosine above 0.7",
+        "both name the same",
+    ]
+    note = (
+        "Each latent's best match in the next site: by the direction that it adds, and by firing on the same tokens. "
+        "Chance: random directions; the other site's codes on other tokens."
+    )
+    return Table(head, rows, note)
+
+
+def _maps(rates: Mapping[str, Tensor]) -> bytes:
+    def draw(axes: Axes, site: str) -> None:
+        fires = rates[site][rates[site].sum(1) > 0]
+        order = (fires @ torch.linspace(0, 1, fires.shape[1]) / fires.sum(1)).argsort(descending=True)
+        some = order[torch.linspace(0, max(len(order) - 1, 0), min(_MAX_ROWS, len(order))).long()]
+        shown = fires[some] / fires[some].amax(1, keepdim=True)
+        axes.imshow(shown.numpy(), aspect="auto", extent=(0, 1, 1, 0), cmap="magma", vmin=0, vmax=1)
+        alive = lives_in(fires).double().mean(0).numpy()
+        centres = (np.arange(len(alive)) + 0.5) / len(alive)
+        axes.plot(centres, 1 - alive, color="#5cc8ff", linewidth=1.5, label="share that lives")
+        axes.set_yticks([])
+        axes.set_ylim(1, 0)
+        axes.set_xlabel("t (1 is pure noise)")
+
+    return _panels(list(rates), draw, "share that lives (bottom 0, top 1)")
+
+
+def _stays(over_time: Mapping[str, Any]) -> bytes:
+    def draw(axes: Axes, site: str) -> None:
+        times = over_time[site]["times"]
+        axes.imshow(np.array(over_time[site]["stays"], dtype=float), cmap="magma", vmin=0, vmax=1)
+        shown = range(0, len(times), max(1, len(times) // 4))
+        names = [f"{times[place]:.2f}" for place in shown]
+        axes.set_xticks(list(shown), names)
+        axes.set_yticks(list(shown), names)
+        axes.set_xlabel("fires at t as well")
+        axes.set_ylabel("of what fires at t")
+
+    return _panels(list(over_time), draw, None)
+
+
+def _panels(names: list[str], draw: Any, legend: str | None) -> bytes:
+    columns = min(3, max(1, len(names)))
+    rows = max(1, math.ceil(len(names) / columns))
+    figure = Figure(figsize=(4.0 * columns, 3.4 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, name in zip(grid.flat, names, strict=False):
+        draw(axes, name)
+        axes.set_title(name.replace("$", r"\$"), fontsize=9)
+    for axes in list(grid.flat)[len(names) :]:
+        axes.set_visible(False)
+    handles, _ = grid.flat[0].get_legend_handles_labels()
+    if legend and handles:
+        figure.legend(handles[:1], [legend], loc="outside lower center", fontsize=8, frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(known) / len(known) if known else None
