@@ -79,7 +79,7 @@ def measure(source: Any, num_sites: int, args: argparse.Namespace) -> dict[str, 
     sites = data.denoiser.resolve_sites(data.site_patterns)
     step = training_step(data, args.device)
     bare = bare_forwards(source, data, sites)
-    batches = iter(data.train_loader(Shard()))
+    batches = iter(data.train_loader(Shard(), ahead=args.device != "cpu"))
     clock = timer(CLOCKS[args.clock], torch.device(args.device))
     rounds = []
     for _ in range(args.rounds + WARM_UP):

@@ -219,9 +219,9 @@ class ActivationDataModule(LightningDataModule):
         assert self._denoiser is not None
         return self._denoiser
 
-    def train_loader(self, shard: Shard) -> ActivationLoader:
-        """A rank's training batches."""
-        return ActivationLoader(self._feed(shard).training(), self.batches_per_epoch, self.denoiser.device)
+    def train_loader(self, shard: Shard, ahead: bool = True) -> ActivationLoader:
+        """A rank's training batches; `ahead` lets them be made beside the training, where that is possible."""
+        return ActivationLoader(self._feed(shard).training(), self.batches_per_epoch, self.denoiser.device, ahead)
 
     def calibration_batches(self, shard: Shard | None = None) -> Iterator[Tokens]:
         """About `num_calibration_samples` as in training, but drawn apart, one source at a time."""

@@ -117,14 +117,15 @@ class ActivationLoader:
         node: makes batches.
         num_batches: of an epoch.
         device: where they are made.
+        ahead: let batches be made beside the training.
     """
 
-    def __init__(self, node: BaseNode[Tokens], num_batches: int, device: torch.device) -> None:
+    def __init__(self, node: BaseNode[Tokens], num_batches: int, device: torch.device, ahead: bool = True) -> None:
         self._node = node
         self._num_batches = num_batches
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if ahead and device.type == "cuda" else None
         self._ahead: Ahead[Tokens] | None = None
-        if core_to_spare(device) and isinstance(node, ActivationNode) and node.is_counted:
+        if ahead and core_to_spare(device) and isinstance(node, ActivationNode) and node.is_counted:
             self._ahead = Ahead(lambda: next(node))
 
     def __len__(self) -> int:
