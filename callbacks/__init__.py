@@ -4,6 +4,7 @@ from tide_lightning.callbacks.annealing import AnnealSparsity
 from tide_lightning.callbacks.code_files import Codes, read_codes
 from tide_lightning.callbacks.exporting import ExportSAEs
 from tide_lightning.callbacks.monitoring import MonitorFeatures
+from tide_lightning.callbacks.predicting import KeepPredictions
 from tide_lightning.callbacks.progress import ShowProgress
 from tide_lightning.callbacks.resampling import ResampleDeadLatents
 from tide_lightning.callbacks.writing import WriteCodes
@@ -12,6 +13,7 @@ __all__ = [
     "AnnealSparsity",
     "Codes",
     "ExportSAEs",
+    "KeepPredictions",
     "MonitorFeatures",
     "ResampleDeadLatents",
     "ShowProgress",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from tide_lightning.datamodules.corpus import Corpus
 from tide_lightning.datamodules.disk_cache import DiskCache
 from tide_lightning.datamodules.draws import Walk
 from tide_lightning.datamodules.feed import Feed, SourceName
-from tide_lightning.datamodules.harvest import Harvester
+from tide_lightning.datamodules.harvest import Call, Harvester
 from tide_lightning.datamodules.heldout import HeldOutBatch, SizedIterable
 from tide_lightning.datamodules.latents import LatentStore
 from tide_lightning.datamodules.loader import ActivationLoader, Tokens
@@ -226,6 +226,10 @@ class ActivationDataModule(LightningDataModule):
     def calibration_batches(self, shard: Shard | None = None) -> Iterator[Tokens]:
         """About `num_calibration_samples` as in training, but drawn apart, one source at a time."""
         return self._feed(shard or self._shard()).calibration(self.num_calibration_samples)
+
+    def noised_calls(self, num_samples: int) -> Callable[[int], Call]:
+        """The k-th forward over `num_samples` noised training samples, whatever the source; batches do not change."""
+        return self._feed(self._shard()).noised_calls(num_samples)
 
     def sensitivity(self, sites: list[str]) -> dict[str, Tensor]:
         """E[J' J] [d, d] of the denoiser's prediction by a token's activation, on a quarter of the calibration samples.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -60,6 +60,11 @@ class Feed:
         rounds = range(-(-num_samples // self.samples_per_batch))
         for _ in track(rounds, "Reading calibration tokens", disable=self.shard.rank != 0):
             yield from node.parts()
+
+    def noised_calls(self, num_samples: int) -> Callable[[int], Call]:
+        """The k-th forward over `num_samples` noised samples, whatever the source, drawn apart from all batches."""
+        noise = self._noise("whole", num_samples)
+        return lambda k: noise.call(k)[0]
 
     def calibration_calls(self, num_samples: int) -> Iterator[tuple[Call, Tensor]]:
         """The forwards of about `num_samples` noised samples, whatever the source, with normal numbers for each."""

@@ -105,6 +105,7 @@ class TideModule(LightningModule):
         )
         self.register_buffer("tokens_seen", torch.zeros((), dtype=torch.int64))
         self.register_buffer("is_calibrated", torch.zeros((), dtype=torch.bool))
+        self.further_loss: Callable[[], Tensor | None] | None = None  # what a callback adds to a step's loss
         self._loss_sums: dict[str, tuple[list[str], Tensor]] = {}  # names of what is summed; the sums, and of how many
         self._decoder_norms: list[Tensor] = []  # of the gradients at this step
         self._logged_at: tuple[float, int] | None = None
@@ -195,7 +196,8 @@ class TideModule(LightningModule):
                 before = self._loss_sums[site][1] if site in self._loss_sums else 0
                 self._loss_sums[site] = list(named), before + parts
         self.tokens_seen += seen  # sites of one layout have as many; of several, the most are counted
-        return torch.stack(losses).sum()
+        further = self.further_loss() if self.further_loss is not None else None
+        return torch.stack(losses if further is None else [*losses, further]).sum()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep the decoders' gradients in the tangent of the unit sphere."""
