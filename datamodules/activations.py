@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tide_lightning.datamodules.checks import check_arguments
-from tide_lightning.datamodules.corpus import Corpus
+from tide_lightning.datamodules.corpus import Corpus, Part
 from tide_lightning.datamodules.disk_cache import DiskCache
 from tide_lightning.datamodules.draws import Walk
 from tide_lightning.datamodules.feed import Feed, SourceName
 from tide_lightning.datamodules.harvest import Call, Harvester
 from tide_lightning.datamodules.heldout import HeldOutBatch, SizedIterable
-from tide_lightning.datamodules.latents import LatentStore
+from tide_lightning.datamodules.latents import Latents, LatentStore
 from tide_lightning.datamodules.loader import ActivationLoader, Tokens
 from tide_lightning.datamodules.shards import Shard
 from tide_lightning.diffusion import Denoiser, Layout, describe_denoiser, load_denoiser, sensitivity
@@ -218,6 +218,10 @@ class ActivationDataModule(LightningDataModule):
             self.setup()
         assert self._denoiser is not None
         return self._denoiser
+
+    def latents(self, part: Part) -> Latents:
+        """Clean latents with their prompts, to train on or held out."""
+        return self._latents.of(part, self._shard())
 
     def train_loader(self, shard: Shard, ahead: bool = True) -> ActivationLoader:
         """A rank's training batches; `ahead` lets them be made beside the training, where that is possible."""

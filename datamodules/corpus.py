@@ -16,8 +16,8 @@ Part = Literal["train", "heldout"]
 class Images:
     """A part of a map-style dataset of dict(image, prompt).
 
-    A dataset may offer `__getitems__(indices)` to make many items at once, and `prompts(indices)` to give captions
-    without making images.
+    A dataset may offer `__getitems__(indices)` to make many items at once, `prompts(indices)` to give captions without
+    making images, and `factors(indices)` to give what is known of each image: {factor: [value, ...]}.
     """
 
     def __init__(self, dataset: Any, indices: range | None = None) -> None:
@@ -41,6 +41,12 @@ class Images:
         if callable(getattr(self.dataset, "prompts", None)):
             return str(self.dataset.prompts([self._indices[place]])[0])
         return str(self.items([place])[0]["prompt"])
+
+    def factors(self, places: Sequence[int]) -> list[dict[str, list[str]]]:
+        """What is known of the images at some places; nothing unless the dataset tells."""
+        if not callable(getattr(self.dataset, "factors", None)):
+            return [{} for _ in places]
+        return list(self.dataset.factors([self._indices[place] for place in places]))
 
 
 class Captions(Sequence[str]):

@@ -31,6 +31,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "atlas": Command("tide_lightning.explore.atlas.build:atlas", "Show every latent: images, times, words."),
     "play": Command("tide_lightning.explore.play.command:play", "Open a local page to search and steer latents."),
     "steer": Command("tide_lightning.explore.steering.command:steer_run", "Steer latents; see what changes."),
 }

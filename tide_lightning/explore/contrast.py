@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tide_lightning.callbacks.splicing import site_context
 from tide_lightning.diffusion import Conditioning, Denoiser, Site, sample, unlabelled
-from tide_lightning.saes import SparseCode, TideSAE
+from tide_lightning.saes import SAE, SparseCode
 from tide_lightning.tokens import TokenBatch
 
 _PUSH = 0.4  # how far candidates move tokens in the test, as a share of how far tokens are from their mean
@@ -96,7 +96,7 @@ def moments_of(
 
 @torch.no_grad()
 def differences(
-    denoiser: Denoiser, saes: Mapping[str, TideSAE], case: Case, rivals: Sequence[Case]
+    denoiser: Denoiser, saes: Mapping[str, SAE], case: Case, rivals: Sequence[Case]
 ) -> dict[str, Difference]:
     """Each SAE's difference between a case and its rivals."""
     means = [_means(denoiser, saes, one) for one in (case, *rivals)]
@@ -111,7 +111,7 @@ def differences(
 @torch.no_grad()
 def effects(
     denoiser: Denoiser,
-    saes: Mapping[str, TideSAE],
+    saes: Mapping[str, SAE],
     candidates: Mapping[str, Sequence[int]],
     case: Case,
     rival: Case,
@@ -155,7 +155,7 @@ class _Codes(NamedTuple):
     code: SparseCode
 
 
-def _means(denoiser: Denoiser, saes: Mapping[str, TideSAE], case: Case) -> dict[str, _Mean]:
+def _means(denoiser: Denoiser, saes: Mapping[str, SAE], case: Case) -> dict[str, _Mean]:
     conditioning = denoiser.encode_prompts(case.prompts)
     sums: dict[str, Tensor] = {}
     fired: dict[str, Tensor] = {}
@@ -177,7 +177,7 @@ def _means(denoiser: Denoiser, saes: Mapping[str, TideSAE], case: Case) -> dict[
 
 
 def _codes(
-    denoiser: Denoiser, saes: Mapping[str, TideSAE], moment: Moment, conditioning: Conditioning
+    denoiser: Denoiser, saes: Mapping[str, SAE], moment: Moment, conditioning: Conditioning
 ) -> dict[str, _Codes]:
     sites = [Site.parse(site) for site in dict.fromkeys(map(unlabelled, saes))]
     with denoiser.record(sites, stop_early=True) as values:
@@ -201,7 +201,7 @@ def _columns(code: SparseCode, latents_K: Tensor) -> Tensor:
     return dense.index_put_((code.tokens()[kept], column_Z[kept]), code.values.flatten()[kept].float())
 
 
-def _push(sae: TideSAE, latent: int, gained_B: Tensor, tokens: TokenBatch, length: Tensor) -> Tensor:
+def _push(sae: SAE, latent: int, gained_B: Tensor, tokens: TokenBatch, length: Tensor) -> Tensor:
     """What a latent adds where it gained, with a root mean square of `length` over the tokens [B, D]."""
     code = SparseCode(gained_B[:, None], torch.full_like(gained_B, latent, dtype=torch.int64)[:, None], sae.d_sae)
     context = tokens.context()

@@ -10,7 +10,7 @@ from tide_lightning.errors import UserError
 from tide_lightning.explore.contrast import Case, Difference, differences, effects, moments_of
 from tide_lightning.explore.phrases import Phrase, alternatives, as_text, replaced, says, words
 from tide_lightning.explore.run import Run
-from tide_lightning.saes import TideSAE
+from tide_lightning.saes import SAE
 
 _MAX_CAPTIONS = 4096  # read to learn how phrases are used
 _MAX_RIVALS = 3
@@ -148,9 +148,7 @@ def _appended(query: str, against: str | None, captions: Sequence[Phrase], num_p
     return Question([f"{caption}, {query}" for caption in plain], [rivals], [against or ""])
 
 
-def _rank(
-    run: Run, saes: Mapping[str, TideSAE], case: Case, rivals: Sequence[Case], num_candidates: int
-) -> list[Found]:
+def _rank(run: Run, saes: Mapping[str, SAE], case: Case, rivals: Sequence[Case], num_candidates: int) -> list[Found]:
     differ = differences(run.denoiser, saes, case, rivals)
     candidates = {
         key: one.contrast.topk(min(num_candidates, len(one.contrast))).indices.tolist() for key, one in differ.items()
@@ -179,7 +177,7 @@ def _found(key: str, latent: int, difference: Difference, effect: float) -> Foun
     )
 
 
-def _chosen(run: Run, sites: Sequence[str] | None) -> dict[str, TideSAE]:
+def _chosen(run: Run, sites: Sequence[str] | None) -> dict[str, SAE]:
     return run.saes if sites is None else {site: run.sae(site) for site in sites}
 
 

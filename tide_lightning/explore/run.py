@@ -16,7 +16,7 @@ from tide_lightning.diffusion import Denoiser, load_denoiser, unlabelled
 from tide_lightning.diffusion.precision import native_dtype
 from tide_lightning.errors import UserError
 from tide_lightning.runs import newest_run
-from tide_lightning.saes import TideSAE
+from tide_lightning.saes import SAE
 from tide_lightning.saes.storage import read_cfg
 
 _LOADING = ("family", "revision", "variant", "local_files_only", "latent_size", "prompt_cache")
@@ -43,14 +43,14 @@ class Run:
         return f"{self.folder.parent.name}/{self.folder.name}"
 
     @cached_property
-    def saes(self) -> dict[str, TideSAE]:
+    def saes(self) -> dict[str, SAE]:
         """The SAE of each site, in the order of the sites; keys may bear labels (`<site>@<name>`)."""
         folders = {read_cfg(path.parent)["site"]: path.parent for path in self.folder.glob("saes/*/cfg.json")}
         if not folders:
             raise UserError(f"{self.folder / 'saes'}: no SAE there; has the fit come to its end?")
         sites = [str(site) for site in self.denoiser.resolve_sites(list(dict.fromkeys(map(unlabelled, folders))))]
         ordered = sorted(folders, key=lambda key: (sites.index(unlabelled(key)), key))
-        saes = {key: TideSAE.from_pretrained(folders[key]) for key in ordered}
+        saes = {key: SAE.from_pretrained(folders[key]) for key in ordered}
         return {key: sae.to(self.device).requires_grad_(False) for key, sae in saes.items()}
 
     @cached_property
@@ -82,7 +82,7 @@ class Run:
         data.adopt(self.denoiser)
         return data
 
-    def sae(self, site: str) -> TideSAE:
+    def sae(self, site: str) -> SAE:
         """A site's SAE; an error that lists the sites where there is none."""
         if site not in self.saes:
             raise UserError(f"site {site!r}: this run has {', '.join(self.saes)}")

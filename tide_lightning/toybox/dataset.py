@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tide_lightning.toybox.captions import caption_scenes
-from tide_lightning.toybox.factors import Labels
+from tide_lightning.toybox.captions import Mentions, caption_scenes, describe
+from tide_lightning.toybox.factors import FACTORS, Labels
 from tide_lightning.toybox.renderer import Rendered, render
 from tide_lightning.toybox.world import SPLIT_START, Split, draw_scenes
 
@@ -55,6 +55,11 @@ class Scenes(Dataset[Scene]):
         """Labels alone, without rendering."""
         return draw_scenes(self.split, self._checked(indices), self.seed)[0]
 
+    def factors(self, indices: list[int] | Tensor) -> list[dict[str, list[str]]]:
+        """The values that each scene shows of every factor, by name; a scene of two objects may show two."""
+        columns = [label.tolist() for label in self.labels(indices)]
+        return [_values_shown(describe([column[row] for column in columns])) for row in range(len(indices))]
+
     def prompts(self, indices: list[int] | Tensor, variant: int = 0) -> list[str]:
         """Captions alone; another variant is another caption of the same scene."""
         index = self._checked(indices)
@@ -67,3 +72,8 @@ class Scenes(Dataset[Scene]):
             # IndexError also ends a plain `for scene in scenes`.
             raise IndexError(f"scene out of range: there are {self.num_scenes}")
         return index
+
+
+def _values_shown(mentions: Mentions) -> dict[str, list[str]]:
+    said = (*mentions.objects, mentions.scene)
+    return {name: sorted({each[name] for each in said if name in each}) for name in FACTORS}

@@ -1,0 +1,145 @@
+"""What an atlas measures, on constructed codes and on a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from tests.explore.conftest import D_SAE, SITES, write_run
+from tide_lightning.cli import main
+from tide_lightning.explore import open_run
+from tide_lightning.explore.atlas import build_atlas
+from tide_lightning.explore.atlas.meaning import auroc, gather_traits, measure_meaning
+from tide_lightning.explore.atlas.neighbours import FiringSample, by_direction, by_firing
+from tide_lightning.explore.atlas.sheets import heat_sheet
+from tide_lightning.explore.atlas.statistics import SiteStatistics
+from tide_lightning.saes import SparseCode
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("group_size", [1, 3, 8])
+def test_statistics_are_those_of_dense_codes_however_they_come(group_size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    num_latents, num_samples, num_bins, num_top = 12, 8, 2, 3
+    dense = torch.rand(num_bins, num_samples, 4, num_latents, generator=generator)  # 2 x 2 tokens each
+    dense = dense.where(dense > 0.7, 0)
+    dense[:, :, :, 5] = 0
+    found = SiteStatistics(num_latents, (2, 2), num_samples, num_bins, num_top, CPU)
+    for first in range(0, num_samples, group_size):
+        part = dense[:, first : first + group_size]
+        for at in range(num_bins):
+            found.add(SparseCode.from_dense(part[at].flatten(0, 1)), (at + 0.5) / num_bins)
+        found.end_group(first, part.shape[1])
+    assert found.live.tolist() == [latent for latent in range(num_latents) if latent != 5]
+    torch.testing.assert_close(found.fired, (dense > 0).sum((1, 2)).T)
+    torch.testing.assert_close(found.sums, dense.double().sum((1, 2)).T)
+    torch.testing.assert_close(found.peaks, dense.amax((0, 2)).T)
+    torch.testing.assert_close(found.top_peaks, dense.amax((0, 2)).T.topk(num_top).values)
+    for latent in found.live.tolist():
+        for place, sample in enumerate(found.top_samples[latent].tolist()):
+            shown = found.maps[latent, place].view(num_bins, 4).float()
+            expected = dense[:, sample, :, latent] if sample >= 0 else torch.zeros(num_bins, 4)
+            torch.testing.assert_close(shown, expected, atol=1e-3, rtol=0)
+
+
+def test_large_grids_are_pooled_and_frames_laid_on_one_another() -> None:
+    found = SiteStatistics(2, (2, 40, 20), 1, 1, 1, CPU)
+    assert found.map_shape == (14, 7)
+    dense = torch.zeros(2, 40, 20, 2)
+    dense[1, 39, 19, 0] = 3.0
+    found.add(SparseCode.from_dense(dense.flatten(0, 2)), 0.2)
+    found.end_group(0, 1)
+    assert found.maps[0, 0].view(14, 7)[13, 6] == 3
+    assert found.maps.count_nonzero() == 1
+
+
+def test_a_word_is_told_by_the_latent_that_follows_it() -> None:
+    generator = torch.Generator().manual_seed(1)
+    has = torch.rand(200, generator=generator) < 0.3
+    captions = ["a red cube" if red else "a dark blue cone" for red in has.tolist()]
+    labels = [{"size": ["large" if large else "small"]} for large in (torch.rand(200, generator=generator) < 0.5)]
+    follows, noise = has.float() + 0.1 * torch.rand(200, generator=generator), torch.rand(200, generator=generator)
+    traits = gather_traits(captions, labels, CPU)
+    assert {("", "a"), ("size", "small")} - set(traits.names) == {("", "a")}  # every caption says "a"
+    meaning = measure_meaning(torch.stack([follows, noise]), traits, 4)
+    told = traits.names[int(meaning.traits[0, 0])]
+    assert told in (("", "red"), ("", "cube"), ("", "red cube"), ("", "a red"), ("", "a red cube"))
+    assert meaning.auroc[0, 0] == 1
+    assert meaning.lift[0, 0] == pytest.approx(1 / has.float().mean())
+    assert meaning.hits[0, 0] == meaning.images[0] == 10
+    assert meaning.clarity[0] == 1
+    assert meaning.traits[1].tolist() == [-1] * 4
+    assert meaning.clarity[1] < 0.3
+
+
+def test_auroc_counts_ties_half() -> None:
+    peaks = torch.tensor([[0.0, 0.0, 1.0, 2.0]])
+    has = torch.tensor([[True], [False], [False], [True]])
+    pairs = [(0.0, 0.0), (0.0, 1.0), (2.0, 0.0), (2.0, 1.0)]
+    expected = sum(0.5 if a == b else float(a > b) for a, b in pairs) / 4
+    assert float(auroc(peaks, has)) == expected
+
+
+def test_neighbours_point_the_same_way_or_fire_together() -> None:
+    directions = torch.tensor([[1.0, 0], [0.9, 0.1], [-1, 0], [0, 1]])
+    nearest = by_direction(directions, torch.tensor([0, 1, 3]), 2)
+    assert nearest.latents.tolist() == [[1, -1], [0, 3], [1, -1]]
+    dense = torch.zeros(40, 5)
+    dense[:20, 0] = dense[:16, 1] = dense[:10, 2] = dense[30:, 4] = 1
+    firing = FiringSample(5, 1.0, CPU)
+    firing.add(SparseCode.from_dense(dense))
+    together = by_firing(firing, torch.tensor([0, 2, 4]), firing, 2)
+    assert together.latents.tolist() == [[1, 2], [1, 0], [-1, -1]]
+    torch.testing.assert_close(together.values, torch.tensor([[0.8, 0.5], [0.625, 0.5], [0, 0]]))
+
+
+def test_heat_is_transparent_where_a_latent_is_silent(tmp_path: Path) -> None:
+    maps = torch.zeros(2, 1, 2 * 4)
+    maps[0, 0, 5], maps[1, 0, 0] = 4.0, 2.0  # bin 1, row 0, column 1; bin 0, row 0, column 0
+    (tmp_path / "heat.png").write_bytes(heat_sheet(maps, (2, 2)))
+    picture = Image.open(tmp_path / "heat.png").convert("RGBA")
+    assert picture.size == (4, 4)
+    seen = [(x, y) for x in range(4) for y in range(4) if picture.getpixel((x, y))[3] > 0]
+    assert seen == [(0, 2), (3, 0)]
+    assert picture.getpixel((0, 2)) == picture.getpixel((3, 0))  # each beside its own strongest
+
+
+def test_the_command_writes_pages_and_tables(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "atlas"
+    assert main(["atlas", str(run_folder), "--out", str(out), "--samples", "24", "--bins", "3", "--device", "cpu"]) == 0
+    assert f"written  {out / 'index.html'}" in capsys.readouterr().out
+    features = pq.read_table(out / "tables" / "features.parquet").to_pylist()
+    assert {row["site"] for row in features} == set(SITES)
+    peaks = pq.read_table(out / "tables" / "peaks.parquet").to_pandas()
+    for row in features[:20]:
+        here = peaks[(peaks.site == row["site"]) & (peaks.latent == row["latent"])]
+        assert row["top"][0]["peak"] == pytest.approx(here.peak.max())
+        assert 0 < row["frequency"] <= 1 and len(row["frequency_by_bin"]) == 3  # noqa: PT018
+    samples = pq.read_table(out / "tables" / "samples.parquet").to_pylist()
+    assert len(samples) == 24
+    assert {one["factor"] for one in samples[0]["factors"]} > {"colour", "shape"}
+    assert main(["atlas", str(run_folder), "--samples", "0"]) == 2
+    assert "must be at least 1" in capsys.readouterr().err
+
+
+def test_trajectories_and_sweeps_have_atlases_too(tmp_path: Path) -> None:
+    keys = [f"{SITES[0]}@narrow", f"{SITES[0]}@wide"]
+    prompts = ["a red cube", "a blue cone", "a green ring"] * 4
+    folder = write_run(
+        tmp_path / "walk" / "1", keys, prompts=prompts, heldout_prompts=prompts, source="denoise", num_inference_steps=3
+    )
+    page = build_atlas(open_run(folder, device="cpu"), tmp_path / "atlas", num_samples=4, num_bins=4, group_size=3)
+    features = pq.read_table(page.parent / "tables" / "features.parquet").to_pylist()
+    assert {row["site"] for row in features} == set(keys)
+    assert all(row["latent"] < D_SAE for row in features)
+    assert [row["caption"] for row in pq.read_table(page.parent / "tables" / "samples.parquet").to_pylist()] == prompts[
+        :4
+    ]
+    assert len(list((page.parent / "data").glob("thumbnails-*.webp"))) == 1

@@ -1,0 +1,144 @@
+"""`tide atlas`: every live latent of a run on a page of its own."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from tide_lightning.diffusion import unlabelled
+from tide_lightning.errors import UserError
+from tide_lightning.evaluation.summary import time_left
+from tide_lightning.explore.atlas.chart import draw_chart
+from tide_lightning.explore.atlas.meaning import gather_traits
+from tide_lightning.explore.atlas.neighbours import FiringSample
+from tide_lightning.explore.atlas.pages import write_pages
+from tide_lightning.explore.atlas.reading import Group, Labels, num_samples_of, read_groups
+from tide_lightning.explore.atlas.sheets import thumbnails
+from tide_lightning.explore.atlas.statistics import SiteStatistics
+from tide_lightning.explore.atlas.tables import write_tables
+from tide_lightning.explore.run import Run, open_run
+from tide_lightning.saes import SAE
+
+_FIRING_TOKENS = 16384  # looked at to learn which latents fire together
+_SECONDS = 10.0  # between two lines about how far it is
+
+
+def atlas(
+    run: str,
+    out: str | None = None,
+    samples: int = 512,
+    bins: int = 8,
+    images: int = 6,
+    thumbnail: int = 96,
+    batch: int = 32,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Build an atlas of a run: a folder whose index.html opens in any browser, and its data as parquet.
+
+    Args:
+        run: run folder, or name below ./runs.
+        out: folder to write; `atlas` in the run's folder unless given.
+        samples: held-out images (or prompts, for a run on trajectories) that are read.
+        bins: equal bins of the normalised timestep.
+        images: shown of each latent: those in which it fires most.
+        thumbnail: side of a small image in pixels.
+        batch: samples read at once.
+        seed: of the noise.
+        device: where to read; auto takes a GPU where there is one.
+    """
+    opened = open_run(run, device)
+    folder = Path(out) if out else opened.folder / "atlas"
+    page = build_atlas(
+        opened,
+        folder,
+        num_samples=samples,
+        num_bins=bins,
+        num_images=images,
+        thumbnail_side=thumbnail,
+        group_size=batch,
+        seed=seed,
+        say=lambda line: print(line, flush=True),
+    )
+    print(f"written  {page}")
+
+
+@torch.no_grad()
+def build_atlas(
+    run: Run,
+    folder: Path,
+    *,
+    num_samples: int = 512,
+    num_bins: int = 8,
+    num_images: int = 6,
+    thumbnail_side: int = 96,
+    group_size: int = 32,
+    seed: int = 0,
+    say: Callable[[str], None] | None = None,
+) -> Path:
+    """Write an atlas and return its page; see `atlas`."""
+    if min(num_samples, num_bins, num_images, thumbnail_side, group_size) < 1:
+        raise UserError("atlas: samples, bins, images, thumbnail and batch must be at least 1")
+    tell = say or (lambda line: None)
+    saes, count = run.saes, num_samples_of(run, num_samples)
+    statistics = {
+        key: SiteStatistics(sae.d_sae, sae.shape.grid, count, num_bins, num_images, run.device)
+        for key, sae in saes.items()
+    }
+    firing = {key: _firing_sample(sae, count, num_bins, run) for key, sae in saes.items()}
+    captions: list[str] = []
+    labels: list[Labels] = []
+    pictures: list[Image.Image] = []
+    begun = said = time.monotonic()
+    for group in read_groups(run, count, num_bins, group_size, seed):
+        _add(group, saes, statistics, firing, first=len(captions))
+        captions += group.captions
+        labels += group.labels
+        pictures += thumbnails(group.images, thumbnail_side)
+        if (now := time.monotonic()) - said > _SECONDS:
+            said = now
+            tell(f"atlas  read {len(captions)} of {count}, {time_left(now - begun, len(captions), count)} left")
+    traits = gather_traits(captions, labels, run.device)
+    charts = []
+    for number, (key, sae) in enumerate(saes.items()):
+        tell(f"atlas  {key}, site {number + 1} of {len(saes)}: {len(statistics[key].live)} live latents")
+        directions = sae.W_dec if sae.metric is None else sae.metric.back(sae.W_dec)
+        charts.append(draw_chart(key, statistics.pop(key), traits, directions, firing[key], _around(key, saes, firing)))
+    write_tables(folder / "tables", charts, traits, captions, labels)
+    steps = f"{count} held-out {'trajectories' if run.data.source == 'denoise' else 'images'}, {num_bins} bins of time"
+    return write_pages(folder, run.name, charts, traits, captions, pictures, steps)
+
+
+def _add(
+    group: Group,
+    saes: Mapping[str, SAE],
+    statistics: Mapping[str, SiteStatistics],
+    firing: Mapping[str, FiringSample],
+    first: int,
+) -> None:
+    for key, sae in saes.items():
+        for look in group.looks:
+            tokens = look.tokens[unlabelled(key)]
+            code = sae.encode(tokens.x.float(), **tokens.context())
+            statistics[key].add(code, look.t)
+            firing[key].add(code)
+        statistics[key].end_group(first, len(group.captions))
+
+
+def _firing_sample(sae: SAE, num_samples: int, num_bins: int, run: Run) -> FiringSample:
+    looks = num_bins if run.data.source != "denoise" else run.data.num_inference_steps
+    tokens = num_samples * looks * math.prod(sae.shape.grid)
+    return FiringSample(sae.d_sae, min(1.0, _FIRING_TOKENS / tokens), run.device)
+
+
+def _around(key: str, saes: Mapping[str, SAE], firing: Mapping[str, FiringSample]) -> dict[str, FiringSample]:
+    """The site itself, and those before and behind it whose tokens are the same."""
+    keys = list(saes)
+    place = keys.index(key)
+    near = [key, *keys[max(place - 1, 0) : place], *keys[place + 1 : place + 2]]
+    return {other: firing[other] for other in near if saes[other].shape.grid == saes[key].shape.grid}

@@ -1,0 +1,166 @@
+"""What a latent stands for, in words of captions and values of factors.
+
+A latent is measured by how it ranks images, by its peak in each. What stands for it is chosen on every other image and
+measured on those between, so that the best of many words gets no credit for having been chosen.
+
+Shapes: F latents, S samples, V traits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tide_lightning.explore.atlas.reading import Labels
+from tide_lightning.explore.phrases import Phrase, is_mark, ngrams, words
+
+MIN_SAMPLES = 6
+"""Samples with, and samples without a trait that it takes to say anything about it."""
+
+_LEAST_STRENGTH = 3.5  # standard deviations above chance: of a few hundred traits hardly one gets there by luck
+_MAX_WORDS = 3  # of a phrase
+_MAX_TRAITS = 4000
+_BLOCK = 512  # latents at a time
+
+
+class Traits(NamedTuple):
+    """What can be true of a sample.
+
+    Fields:
+        names: (kind, text): kind is "" for words of a caption, else the factor whose value the text is.
+        has: [S, V], bool.
+    """
+
+    names: list[tuple[str, str]]
+    has: Tensor
+
+
+class Meaning(NamedTuple):
+    """How traits and latents go together; for each latent the traits that tell most about it.
+
+    Fields:
+        traits: numbers of traits, the strongest first [F, num]; -1 where there is none.
+        auroc: the chance that a sample with the trait has the higher peak [F, num].
+        lift: share of the trait among the latent's images over its share among all [F, num].
+        hits: of its images, how many have the trait [F, num].
+        images: how many images it has: those in which it peaks highest, a twentieth of all at most [F].
+        clarity: 2 AUROC - 1 of the one trait chosen on the other half of the samples, 0 at least [F].
+    """
+
+    traits: Tensor
+    auroc: Tensor
+    lift: Tensor
+    hits: Tensor
+    images: Tensor
+    clarity: Tensor
+
+
+def gather_traits(captions: Sequence[str], labels: Sequence[Labels], device: torch.device) -> Traits:
+    """Every phrase of captions and value of factors that enough samples have and enough have not."""
+    texts = [words(caption) for caption in captions]
+    held = [{("", " ".join(phrase)) for phrase in _phrases(text)} for text in texts]
+    for found, known in zip(held, labels, strict=True):
+        found |= {(factor, value) for factor, values in known.items() for value in values}
+    counts = Counter(name for found in held for name in found)
+    enough = {name: count for name, count in counts.items() if MIN_SAMPLES <= count <= len(held) - MIN_SAMPLES}
+    names = sorted(enough, key=lambda name: (name[0] == "", -enough[name], name))[:_MAX_TRAITS]
+    column = {name: number for number, name in enumerate(names)}
+    has = torch.zeros(len(held), len(names), dtype=torch.bool)
+    for row, found in enumerate(held):
+        has[row, [column[name] for name in found if name in column]] = True
+    return Traits(names, has.to(device))
+
+
+@torch.no_grad()
+def measure_meaning(peaks_FS: Tensor, traits: Traits, num: int) -> Meaning:
+    """The `num` traits that tell most about each latent."""
+    parts = [_measure(block, traits, num) for block in peaks_FS.split(_BLOCK)]
+    return Meaning(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def auroc(peaks_FS: Tensor, has_SV: Tensor) -> Tensor:
+    """The chance that a sample with a trait has a higher peak than one without, ties counting half [F, V]."""
+    has = has_SV.to(peaks_FS.dtype)
+    positives = has.sum(0)
+    negatives = len(has) - positives
+    rank_sums = _ranks(peaks_FS) @ has
+    return (rank_sums - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def _measure(peaks_FS: Tensor, traits: Traits, num: int) -> Meaning:
+    has, (num_latents, num_samples) = traits.has, peaks_FS.shape
+    highest, order = peaks_FS.topk(max(MIN_SAMPLES, num_samples // 20) if num_samples > MIN_SAMPLES else num_samples)
+    fires = highest > 0
+    images = fires.sum(1)
+    if not traits.names:
+        none = torch.zeros(num_latents, 0, device=peaks_FS.device)
+        return Meaning(none.long(), none, none, none.long(), images, none.new_zeros(num_latents))
+    hits_FV = (has[order] & fires[:, :, None]).sum(1)
+    lift_FV = (hits_FV / images.clamp(min=1)[:, None]) / has.float().mean(0)
+    auroc_FV = auroc(peaks_FS, has)
+    strength_FV = (auroc_FV - 0.5) / _deviation(has)
+    traits_FV = _chosen(strength_FV.where(hits_FV > 0, -1), traits, num)
+    place = traits_FV.clamp(min=0)
+    picked = [one.gather(1, place) for one in (auroc_FV, lift_FV, hits_FV)]
+    return Meaning(traits_FV, picked[0], picked[1], picked[2], images, _clarity(peaks_FS, has))
+
+
+def _clarity(peaks_FS: Tensor, has_SV: Tensor) -> Tensor:
+    even, odd = slice(0, None, 2), slice(1, None, 2)
+    counts = torch.stack([has_SV[part].sum(0) for part in (even, odd)])
+    sizes = torch.tensor([len(has_SV[part]) for part in (even, odd)], device=has_SV.device)[:, None]
+    least = MIN_SAMPLES // 2
+    usable = ((counts >= least) & (sizes - counts >= least)).all(0).nonzero().squeeze(1)
+    if not len(usable):
+        return peaks_FS.new_zeros(len(peaks_FS))
+    chosen_on, measured_on = has_SV[even][:, usable], has_SV[odd][:, usable]
+    best = ((auroc(peaks_FS[:, even], chosen_on) - 0.5) / _deviation(chosen_on)).argmax(1, keepdim=True)
+    found = auroc(peaks_FS[:, odd], measured_on).gather(1, best).squeeze(1)
+    return (2 * found - 1).clamp(min=0)
+
+
+def _deviation(has_SV: Tensor) -> Tensor:
+    """Standard deviation of an AUROC by chance [V]."""
+    positives = has_SV.sum(0).float()
+    negatives = len(has_SV) - positives
+    return ((len(has_SV) + 1) / (12 * positives * negatives)).sqrt()
+
+
+def _chosen(strength_FV: Tensor, traits: Traits, num: int) -> Tensor:
+    """The strongest traits; of phrases that hold one another only the strongest."""
+    count = min(4 * num, strength_FV.shape[1])
+    values, order = strength_FV.topk(count, dim=1)
+    rows = []
+    for strengths, candidates in zip(values.tolist(), order.tolist(), strict=True):
+        kept: list[int] = []
+        for strength, candidate in zip(strengths, candidates, strict=True):
+            if (
+                strength > _LEAST_STRENGTH
+                and len(kept) < num
+                and not any(_overlap(traits, candidate, other) for other in kept)
+            ):
+                kept.append(candidate)
+        rows.append(kept + [-1] * (num - len(kept)))
+    return torch.tensor(rows, device=strength_FV.device)
+
+
+def _overlap(traits: Traits, one: int, other: int) -> bool:
+    (kind, text), (other_kind, other_text) = traits.names[one], traits.names[other]
+    return kind == other_kind == "" and (f" {text} " in f" {other_text} " or f" {other_text} " in f" {text} ")
+
+
+def _phrases(caption: Phrase) -> set[Phrase]:
+    found = (phrase for length in range(1, _MAX_WORDS + 1) for _, phrase in ngrams(caption, length))
+    return {phrase for phrase in found if not any(map(is_mark, phrase)) and len(" ".join(phrase)) <= 60}
+
+
+def _ranks(peaks_FS: Tensor) -> Tensor:
+    """Ranks from 1 within each row, equal ones sharing their mean."""
+    ordered = peaks_FS.sort(dim=1).values
+    peaks = peaks_FS.contiguous()
+    below, up_to = torch.searchsorted(ordered, peaks), torch.searchsorted(ordered, peaks, right=True)
+    return (below + up_to + 1).to(peaks.dtype) / 2

@@ -1,0 +1,125 @@
+"""What an atlas is made from: samples, each read at many times at all sites.
+
+With a run on noised images every held-out image is noised at the middle of each bin of t, always by the same noise,
+so that what changes from bin to bin is time alone. With a run on trajectories held-out prompts are walked from noise to
+image, and every step counts for the bin that it lies in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tide_lightning.callbacks.splicing import site_context
+from tide_lightning.datamodules.harvest import Harvester
+from tide_lightning.datamodules.streams import noised_call
+from tide_lightning.diffusion import Conditioning, Site, sample, unlabelled
+from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.explore.run import Run
+from tide_lightning.tokens import TokenBatch
+
+Labels = Mapping[str, Sequence[str]]
+"""What is known of a sample: for each factor the values that it shows."""
+
+
+class Look(NamedTuple):
+    """One forward over a group's samples.
+
+    Fields:
+        t: normalised time, the same for all.
+        tokens: every token of each site, sample by sample.
+    """
+
+    t: float
+    tokens: dict[str, TokenBatch]
+
+
+class Group(NamedTuple):
+    """Some samples, and all looks at them.
+
+    Fields:
+        captions: one each.
+        labels: one each; empty where nothing is known.
+        images: [N, 3, H, W] in [-1, 1].
+        looks: in order.
+    """
+
+    captions: list[str]
+    labels: Sequence[Labels]
+    images: Tensor
+    looks: list[Look]
+
+
+def num_samples_of(run: Run, wanted: int) -> int:
+    """How many samples an atlas can have."""
+    if _is_walked(run):
+        return min(wanted, len(run.data.corpus.prompts("heldout")))
+    return min(wanted, len(run.data.latents("heldout")))
+
+
+def read_groups(run: Run, num_samples: int, num_bins: int, group_size: int, seed: int) -> Iterator[Group]:
+    """Held-out samples in groups, each with all looks at it."""
+    read = _read_walked if _is_walked(run) else _read_noised
+    for start in range(0, num_samples, group_size):
+        yield read(run, list(range(start, min(start + group_size, num_samples))), num_bins, seed)
+
+
+def _is_walked(run: Run) -> bool:
+    return run.data.source == "denoise"
+
+
+@torch.no_grad()
+def _read_noised(run: Run, numbers: list[int], num_bins: int, seed: int) -> Group:
+    data, denoiser = run.data, run.denoiser
+    sites = denoiser.resolve_sites(list(dict.fromkeys(map(unlabelled, run.saes))))
+    harvester = Harvester(denoiser, sites, data.window_radius, data.forward_batch_size)
+    x0, captions = data.latents("heldout").fetch(numbers)
+    noise = torch.stack([normal(stream(seed, "atlas", number), denoiser.latent_shape) for number in numbers])
+    looks = []
+    for place in range(num_bins):
+        u = torch.full((len(numbers),), (place + 0.5) / num_bins)
+        call = noised_call(harvester, x0, noise, u, captions, torch.tensor(numbers))
+        tokens = harvester.read(call, harvester.everywhere(len(numbers)))
+        looks.append(Look(float(call.t.mean()), tokens))
+    images = data.corpus.images("heldout")
+    labels = [{} for _ in numbers] if images is None else images.factors(numbers)
+    return Group(captions, labels, denoiser.decode_latents(x0), looks)
+
+
+@torch.no_grad()
+def _read_walked(run: Run, numbers: list[int], num_bins: int, seed: int) -> Group:
+    data, denoiser = run.data, run.denoiser
+    sites = denoiser.resolve_sites(list(dict.fromkeys(map(unlabelled, run.saes))))
+    shapes = {unlabelled(key): sae.shape for key, sae in run.saes.items()}
+    prompts = data.corpus.prompts("heldout")
+    captions = [prompts[number] for number in numbers]
+    looks = []
+
+    @contextmanager
+    def around(x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Iterator[None]:
+        with denoiser.record(sites) as values:
+            yield
+        rows = slice(len(raw_t) - len(numbers), None)  # of a guided forward's two halves the conditional one
+        here = x_t[rows], raw_t[rows], conditioning.select(rows)
+        tokens = {
+            site: replace(
+                site_context(denoiser, shapes[site], *here, Site.parse(site).stream),
+                x=value[rows].float().flatten(0, 1),
+            )
+            for site, value in values.items()
+        }
+        looks.append(Look(float(denoiser.schedule.t(raw_t[:1])), tokens))
+
+    latents = sample(
+        denoiser.within(around),
+        captions,
+        num_inference_steps=data.num_inference_steps,
+        guidance_scale=data.guidance_scale,
+        initial_noise=torch.stack([normal(stream(seed, "atlas", n), denoiser.latent_shape) for n in numbers]),
+    )
+    return Group(captions, [{} for _ in numbers], denoiser.decode_latents(latents), looks)
