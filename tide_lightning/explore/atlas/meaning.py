@@ -103,7 +103,7 @@ def _measure(peaks_FS: Tensor, traits: Traits, num: int) -> Meaning:
     lift_FV = (hits_FV / images.clamp(min=1)[:, None]) / has.float().mean(0)
     auroc_FV = auroc(peaks_FS, has)
     strength_FV = (auroc_FV - 0.5) / _deviation(has)
-    traits_FV = _chosen(strength_FV.where(hits_FV > 0, -1), traits, num)
+    traits_FV = _chosen(strength_FV.where(lift_FV > 1, -1), traits, num)
     place = traits_FV.clamp(min=0)
     picked = [one.gather(1, place) for one in (auroc_FV, lift_FV, hits_FV)]
     return Meaning(traits_FV, picked[0], picked[1], picked[2], images, _clarity(peaks_FS, has))
