@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 
 from tests.explore.conftest import D_SAE, SITES
+from tide_lightning.cli import main
 from tide_lightning.errors import UserError
 from tide_lightning.explore import Run, find_by_prompts, find_by_text
 from tide_lightning.explore.contrast import Case, differences, effects, moments_of
 from tide_lightning.explore.phrases import alternatives, as_text, replaced, says, words
-from tide_lightning.explore.retrieval import pose
+from tide_lightning.explore.retrieval import find_by_images, pose
 from tide_lightning.toybox import prompts
 
 CAPTIONS = [words(prompt) for prompt in prompts(400)]
@@ -56,6 +60,7 @@ def test_latents_are_found_by_text_and_by_prompts(run: Run) -> None:
         assert one.site in SITES
         assert 0 <= one.latent < D_SAE
         assert one.contrast > 0
+        assert one.effect is not None
         assert -1 <= one.effect <= 1
         assert one.level > 0
         assert len(one.places) == 64
@@ -90,3 +95,31 @@ def test_a_latent_that_makes_the_difference_is_found_and_has_its_effect(run: Run
         assert measured[SITES[0], 5] == max(measured.values()) > 0.2
     finally:
         sae.W_dec[5], sae.W_enc[5], sae.b_enc[5] = kept
+
+
+def test_two_images_are_told_apart_by_latents_of_what_differs(run: Run) -> None:
+    """The same image differs from itself in nothing; the code of one alone decides who wins."""
+    black, white = torch.full((3, 64, 64), -1.0), torch.full((3, 64, 64), 1.0)
+    assert find_by_images(run, black, black, times=[0.2]) == []
+    found = find_by_images(run, white, black, times=[0.2], sites=SITES[:1], top=3)
+    back = find_by_images(run, black, white, times=[0.2], sites=SITES[:1], top=D_SAE)
+    assert len(found) == 3
+    assert found[0].contrast >= found[1].contrast > 0
+    assert found[0].effect is None
+    assert not {one.latent for one in found} & {one.latent for one in back}
+
+
+def test_the_command_lists_what_it_finds(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = [str(run_folder), "--device", "cpu", "--sites", f'["{SITES[0]}"]', "--top", "2"]
+    for name, colour in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
+        Image.new("RGB", (80, 70), colour).save(tmp_path / f"{name}.png")
+    images = [str(tmp_path / "red.png"), "--against", str(tmp_path / "blue.png"), "--by", "images"]
+    assert main(["find", where[0], *images, *where[1:]]) == 0
+    assert SITES[0] in capsys.readouterr().out
+    for args, complaint in (
+        (["a red cube", "--by", "prompts"], "give --against"),
+        (["red", "--clip", "some/clip"], "give an atlas's folder"),
+        ([images[0], "--by", "images", "--against", str(run_folder / "config.yaml")], "not an image"),
+    ):
+        assert main(["find", where[0], *args, *where[1:]]) == 2
+        assert complaint in capsys.readouterr().err

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tide_lightning.callbacks.splicing import site_context
 from tide_lightning.diffusion import Conditioning, Denoiser, Site, sample, unlabelled
+from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.saes import SAE, SparseCode
 from tide_lightning.tokens import TokenBatch
 
@@ -57,7 +58,7 @@ class Difference:
 
     Args:
         contrast: by how much more a latent fires for the case than for the rival nearest to it, in the mean over
-            tokens and moments; only places where it fires more count [F].
+            tokens and moments [F].
         level: mean value where it fires for the case [F].
         places: the difference at each place [F, P].
     """
@@ -94,17 +95,37 @@ def moments_of(
     return found
 
 
+def noised_moments(denoiser: Denoiser, x0: Tensor, times: Sequence[float], seed: int) -> list[Moment]:
+    """A clean latent [1, *latent_shape] noised at some times, the n-th always by the same noise."""
+    found = []
+    for number, t in enumerate(times):
+        raw_t = denoiser.schedule.raw_t(torch.tensor([t], device=x0.device))
+        noise = normal(stream(seed, "example", number), denoiser.latent_shape).to(x0.device)
+        found.append(Moment(denoiser.schedule.add_noise(x0, noise[None], raw_t), raw_t))
+    return found
+
+
 @torch.no_grad()
 def differences(
-    denoiser: Denoiser, saes: Mapping[str, SAE], case: Case, rivals: Sequence[Case]
+    denoiser: Denoiser, saes: Mapping[str, SAE], case: Case, rivals: Sequence[Case], by_place: bool = True
 ) -> dict[str, Difference]:
-    """Each SAE's difference between a case and its rivals."""
+    """Each SAE's difference between a case and its rivals.
+
+    Args:
+        denoiser: what is asked.
+        saes: whose codes are compared.
+        case: the one.
+        rivals: the others.
+        by_place: whether what a latent gains at one place may be lost at another; for images whose things stand at
+            different places it must not count.
+    """
     means = [_means(denoiser, saes, one) for one in (case, *rivals)]
     found = {}
     for key in saes:
         own, others = means[0][key], torch.stack([mean[key].values for mean in means[1:]]).amax(0)
-        places = (own.values - others).clamp(min=0)  # [P, F]
-        found[key] = Difference(places.mean(0), own.level, places.T)
+        gained = own.values - others  # [P, F]
+        contrast = gained.clamp(min=0).mean(0) if by_place else gained.mean(0)
+        found[key] = Difference(contrast, own.level, gained.clamp(min=0).T)
     return found
 
 

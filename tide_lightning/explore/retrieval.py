@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from torch import Tensor
+
 from tide_lightning.errors import UserError
-from tide_lightning.explore.contrast import Case, Difference, differences, effects, moments_of
+from tide_lightning.explore.contrast import Case, Difference, differences, effects, moments_of, noised_moments
 from tide_lightning.explore.phrases import Phrase, alternatives, as_text, replaced, says, words
 from tide_lightning.explore.run import Run
 from tide_lightning.saes import SAE
@@ -22,9 +24,10 @@ class Found(NamedTuple):
     Fields:
         site: key of its SAE.
         latent: number in its dictionary.
-        score: what the list is sorted by: contrast times effect.
+        score: what the list is sorted by: contrast times effect, or contrast alone.
         contrast: by how much more it fires for what was asked than for the nearest rival (mean value a token).
-        effect: cosine of what it does to the denoiser's prediction and what the words do, from -1 to 1.
+        effect: cosine of what it does to the denoiser's prediction and what the words do, from -1 to 1; None where
+            images were compared, which the denoiser did not make.
         level: its mean value where it fires for what was asked.
         places: how much more it fires at each place of the site's grid, the largest being 1.
     """
@@ -33,7 +36,7 @@ class Found(NamedTuple):
     latent: int
     score: float
     contrast: float
-    effect: float
+    effect: float | None
     level: float
     places: tuple[float, ...]
 
@@ -116,6 +119,40 @@ def find_by_prompts(
     return _rank(run, _chosen(run, sites), Case(prompts, moments), rivals, num_candidates)[:top]
 
 
+def find_by_images(
+    run: Run,
+    image: Tensor,
+    against: Tensor,
+    *,
+    prompt: str = "",
+    sites: Sequence[str] | None = None,
+    top: int = 10,
+    times: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
+    seed: int = 0,
+) -> list[Found]:
+    """The latents that fire more for one image than for another, noised by the same noise at the same times.
+
+    Args:
+        run: an open run.
+        image: [3, H, W] in [-1, 1], of the denoiser's size.
+        against: likewise.
+        prompt: that both are read with.
+        sites: keys of SAEs; all unless given.
+        top: at most so many.
+        times: normalised.
+        seed: of the noise.
+    """
+    case, rival = (
+        Case([prompt], noised_moments(run.denoiser, run.denoiser.encode_images(one[None]), times, seed))
+        for one in (image, against)
+    )
+    found = []
+    for key, differ in differences(run.denoiser, _chosen(run, sites), case, [rival], by_place=False).items():
+        values, latents = differ.contrast.topk(min(top, len(differ.contrast)))
+        found += [_found(key, latent, differ, None) for latent in latents[values > 0].tolist()]
+    return sorted(found, key=lambda one: -one.score)[:top]
+
+
 def pose(query: str, against: str | None, captions: Sequence[Phrase], num_prompts: int) -> Question:
     """Turn a query into prompts, by the captions at hand.
 
@@ -164,12 +201,12 @@ def _in_turn(rivals: Sequence[Case]) -> Case:
     return Case(prompts, rivals[0].moments)
 
 
-def _found(key: str, latent: int, difference: Difference, effect: float) -> Found:
+def _found(key: str, latent: int, difference: Difference, effect: float | None) -> Found:
     places, contrast = difference.places[latent], float(difference.contrast[latent])
     return Found(
         key,
         latent,
-        contrast * effect,
+        contrast if effect is None else contrast * effect,
         contrast,
         effect,
         float(difference.level[latent]),

@@ -16,11 +16,12 @@ from typing import Any
 from PIL import Image
 
 from tide_lightning.diffusion import folder_name
+from tide_lightning.errors import UserError
 from tide_lightning.evaluation.files import write_bytes
 from tide_lightning.explore.atlas.chart import Chart
 from tide_lightning.explore.atlas.meaning import Traits
 from tide_lightning.explore.atlas.neighbours import Nearest
-from tide_lightning.explore.atlas.sheets import THUMBNAILS_A_SHEET, heat_sheet, thumbnail_sheets
+from tide_lightning.explore.atlas.sheets import COLUMNS, THUMBNAILS_A_SHEET, heat_sheet, thumbnail_sheets
 
 LATENTS_A_FILE = 64
 _MAX_CAPTION = 400  # letters of a caption on a page; the tables hold all of it
@@ -83,6 +84,23 @@ def write_pages(
     return write_bytes(folder / "index.html", (static / "index.html").read_bytes())  # last: what it needs is there
 
 
+def read_thumbnails(folder: Path) -> list[Image.Image]:
+    """The samples' pictures of an atlas, in order."""
+    meta = _read_value(folder / "data" / "meta.js")
+    side, each = meta["thumbnail"]["side"], meta["thumbnail"]["each"]
+    pictures = []
+    for start in range(0, meta["samples"], each):
+        path = folder / "data" / f"thumbnails-{start // each}.webp"
+        try:
+            sheet = Image.open(path).convert("RGB")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error}); build the atlas again") from error
+        for place in range(min(each, meta["samples"] - start)):
+            left, upper = place % COLUMNS * side, place // COLUMNS * side
+            pictures.append(sheet.crop((left, upper, left + side, upper + side)))
+    return pictures
+
+
 def _write_chart(folder: Path, chart: Chart) -> None:
     meaning = chart.meaning
     index = {
@@ -128,6 +146,15 @@ def _write_value(path: Path, name: str, value: Any) -> None:
     """A script that hands a value over under a name."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     write_bytes(path, f"atlas.receive({json.dumps(name)},{text});\n".encode())
+
+
+def _read_value(path: Path) -> Any:
+    """What `_write_value` wrote."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text.removeprefix("atlas.receive(").rstrip().removesuffix(");").partition(",")[2])
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no atlas there, or not a whole one; build it with `tide atlas`") from error
 
 
 def _digits(profile: Sequence[float]) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 THUMBNAILS_A_SHEET = 64
-_COLUMNS = 8
+COLUMNS = 8
 _LEVELS = 32
 _RAMP = ((255, 214, 10), (255, 120, 0), (230, 0, 60))  # from weak to strong
 _LEAST_ALPHA, _MOST_ALPHA = 70, 215
@@ -36,9 +36,9 @@ def thumbnail_sheets(pictures: Sequence[Image.Image]) -> list[bytes]:
     sheets = []
     for start in range(0, len(pictures), THUMBNAILS_A_SHEET):
         some = pictures[start : start + THUMBNAILS_A_SHEET]
-        whole = Image.new("RGB", (_COLUMNS * side, -(-THUMBNAILS_A_SHEET // _COLUMNS) * side))
+        whole = Image.new("RGB", (COLUMNS * side, -(-THUMBNAILS_A_SHEET // COLUMNS) * side))
         for place, picture in enumerate(some):
-            whole.paste(picture, (place % _COLUMNS * side, place // _COLUMNS * side))
+            whole.paste(picture, (place % COLUMNS * side, place // COLUMNS * side))
         sheets.append(_encoded(whole, "WEBP", quality=90))
     return sheets
 

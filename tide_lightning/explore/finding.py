@@ -1,0 +1,98 @@
+"""`tide find`: latents by words, by words against words, by two prompts or by two images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from tide_lightning.datamodules.images import image_tensor
+from tide_lightning.errors import UserError
+from tide_lightning.explore.lookup import AtlasTables, look_up, look_up_by_centroid
+from tide_lightning.explore.retrieval import find_by_images, find_by_prompts, find_by_text
+from tide_lightning.explore.run import Run, open_run
+
+
+def find(
+    where: str,
+    query: str,
+    against: str | None = None,
+    by: Literal["words", "prompts", "images"] = "words",
+    clip: str | None = None,
+    sites: list[str] | None = None,
+    top: int = 10,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Find latents: in a run by what they do when the denoiser is asked, in an atlas by what was seen there.
+
+    Args:
+        where: run folder (or its name below ./runs), or the folder of an atlas.
+        query: a word or a few; with --by prompts a prompt, with --by images a file.
+        against: what the query is told from; for prompts and images it is needed.
+        by: what query and against are: words, prompts or images.
+        clip: folder or hub id of a CLIP or SigLIP that compares an atlas's images with the query, in place of captions.
+        sites: keys of SAEs; all unless given.
+        top: how many are listed.
+        seed: of the noise.
+        device: where to ask; auto takes a GPU where there is one.
+    """
+    if AtlasTables.is_one(Path(where)):
+        _print_listed(where, query, against, by, clip, sites, top)
+        return
+    if clip is not None:
+        raise UserError(
+            f"--clip compares texts with the images of an atlas, and {where} is none: give an atlas's folder"
+        )
+    _print_found(open_run(where, device), query, against, by, sites, top, seed)
+
+
+def _print_listed(
+    where: str, query: str, against: str | None, by: str, clip: str | None, sites: list[str] | None, top: int
+) -> None:
+    if by != "words":
+        raise UserError(f"--by {by} asks the denoiser: give a run folder, not an atlas")
+    wanted = None if sites is None else set(sites)
+    if clip is None:
+        found = look_up(where, query, against, top, wanted)
+        basis = f"from {found[0].samples[0]} images that say it and {found[0].samples[1]} others"
+    else:
+        found = look_up_by_centroid(where, query, clip, against, top, wanted)
+        basis = f"from the {found[0].samples[0]} images of each in which it peaks highest"
+    measure = "AUROC" if clip is None else "cosine"
+    table = Table("site", "latent", measure, "page", title=escape(query), title_justify="left", caption=basis)
+    for one in found:
+        table.add_row(escape(one.site), str(one.latent), f"{one.score:.3f}", escape(f"#{one.site}/{one.latent}"))
+    Console().print(table)
+
+
+def _print_found(
+    run: Run, query: str, against: str | None, by: str, sites: list[str] | None, top: int, seed: int
+) -> None:
+    if by == "words":
+        found = find_by_text(run, query, against, sites=sites, top=top, seed=seed)
+    elif against is None:
+        raise UserError(f"--by {by} compares two: give --against")
+    elif by == "prompts":
+        found = find_by_prompts(run, query, against, sites=sites, top=top, seed=seed)
+    else:
+        found = find_by_images(run, _image(run, query), _image(run, against), sites=sites, top=top, seed=seed)
+    table = Table("site", "latent", "score", "contrast", "effect", "level", title=escape(query), title_justify="left")
+    for one in found:
+        effect = "" if one.effect is None else f"{one.effect:.2f}"
+        numbers = f"{one.score:.4f}", f"{one.contrast:.4f}", effect, f"{one.level:.2f}"
+        table.add_row(escape(one.site), str(one.latent), *numbers)
+    Console().print(table)
+
+
+def _image(run: Run, path: str) -> Tensor:
+    try:
+        with Image.open(path) as picture:
+            return image_tensor(picture, run.denoiser.image_shape[-1])
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not an image that can be read ({error})") from error
