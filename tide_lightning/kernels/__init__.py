@@ -5,7 +5,7 @@ from tide_lightning.kernels.choice import DecodeBackend
 from tide_lightning.kernels.decode import decode, decode_with_aux
 from tide_lightning.kernels.encode import Encoded, encode
 from tide_lightning.kernels.rows import normalise_rows, project_off_rows
-from tide_lightning.kernels.selection import BatchTopK, Rule, Threshold, TopK
+from tide_lightning.kernels.selection import BatchTopK, Rule, Threshold, TopK, Within
 from tide_lightning.kernels.topk import topk
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Rule",
     "Threshold",
     "TopK",
+    "Within",
     "decode",
     "decode_with_aux",
     "encode",

@@ -95,10 +95,10 @@ class BatchTopK:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Whatever exceeds a threshold, which is at least 0: each token's code is independent of the batch.
+    """Whatever exceeds a threshold and 0: each token's code is independent of the batch.
 
     Args:
-        threshold: one for all latents.
+        threshold: one for all latents, or one for each [M].
     """
 
     threshold: float | Tensor
@@ -106,6 +106,25 @@ class Threshold:
     def start(self, num_tokens: int, num_latents: int, backend: DecodeBackend = "auto") -> Selection:
         """Begin to select."""
         return _ThresholdSelection(num_tokens, num_latents, self.threshold)
+
+
+@dataclass(frozen=True)
+class Within:
+    """What another rule selects when each token has a range of latents of its own.
+
+    Args:
+        rule: the other rule; where it selects a latent outside the range, at value 0.
+        low_N: int64, the first latent of each token's range.
+        high_N: int64, the first one behind it.
+    """
+
+    rule: Rule
+    low_N: Tensor
+    high_N: Tensor
+
+    def start(self, num_tokens: int, num_latents: int, backend: DecodeBackend = "auto") -> Selection:
+        """Begin to select."""
+        return _WithinSelection(self.rule.start(num_tokens, num_latents, backend), self.low_N, self.high_N)
 
 
 class _TokenwiseSelection:
@@ -201,14 +220,34 @@ class _ThresholdSelection:
 
     def see(self, block: Block) -> None:
         pre_nm, first_token, first_latent, _ = block
+        threshold = self.threshold
+        if isinstance(threshold, Tensor) and threshold.ndim == 1:
+            threshold = threshold[first_latent : first_latent + pre_nm.shape[1]]
         flat = pre_nm.flatten()
-        places = ((flat > self.threshold) & (flat > 0)).nonzero().squeeze(1)
+        places = ((pre_nm > threshold) & (pre_nm > 0)).flatten().nonzero().squeeze(1)
         self.values.append(flat[places])
         self.places.append(_global_places(places, pre_nm.shape[1], first_token, first_latent, self.num_latents))
 
     def finish(self) -> Selected:
         places_Z, order_Z = torch.cat(self.places).sort()
         return _by_token(torch.cat(self.values)[order_Z], places_Z, self.num_tokens, self.num_latents)
+
+
+class _WithinSelection:
+    """Hides what lies outside each token's range from another selection, and from whoever sees the block after it."""
+
+    def __init__(self, selection: Selection, low_N: Tensor, high_N: Tensor) -> None:
+        self.selection, self.room, self.low_N, self.high_N = selection, selection.room, low_N, high_N
+
+    def see(self, block: Block) -> None:
+        tokens = slice(block.first_token, block.first_token + len(block.pre_nm))
+        latents_m = torch.arange(block.pre_nm.shape[1], device=block.pre_nm.device) + block.first_latent
+        below_nm = latents_m < self.low_N[tokens].unsqueeze(1)
+        block.pre_nm.masked_fill_(below_nm | (latents_m >= self.high_N[tokens].unsqueeze(1)), -torch.inf)
+        self.selection.see(block)
+
+    def finish(self) -> Selected:
+        return self.selection.finish()
 
 
 _SAMPLE_EVERY = 61  # no divisor of a usual number of latents: all of them take part
