@@ -30,7 +30,7 @@ def raise_flags(args: list[str], flags: tuple[str, ...] = FLAGS) -> list[str]:
 def packaged_configs() -> dict[str, Path]:
     """The configs that come with the package, by name."""
     folder = Path(str(files("tide_lightning"))) / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))}
 
 
 def resolve_configs(args: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.kernels.test_decode import LargestTensor
-from tide_lightning.kernels import BatchTopK, Encoded, Rule, Threshold, TopK, decode, encode
+from tide_lightning.kernels import BatchTopK, Encoded, Rule, Threshold, TopK, Within, decode, encode
 from tide_lightning.kernels import blocks as blocks_module
 from tide_lightning.kernels.blocks import BlockShape
 
@@ -126,10 +126,34 @@ def test_a_shared_budget_with_a_bound_for_each_token() -> None:
 
 
 @pytest.mark.usefixtures("_blocks")
-@pytest.mark.parametrize("threshold", [0.0, 2.5, torch.tensor(1.0, dtype=torch.float64), 1e9])
+@pytest.mark.parametrize(
+    "threshold", [0.0, 2.5, torch.tensor(1.0, dtype=torch.float64), 1e9, torch.linspace(-1, 3, 50, dtype=torch.float64)]
+)
 def test_a_threshold(threshold: float | Tensor) -> None:
     case = Problem(33, 50, 7)
     assert_same(case.run(Threshold(threshold)), case.reference((case.pre() > threshold).double()))
+
+
+@pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize("rule", [TopK(4), BatchTopK(4), Threshold(1.0)], ids=lambda rule: type(rule).__name__)
+def test_latents_outside_a_tokens_range_are_hidden_from_any_rule(rule: Rule) -> None:
+    case = Problem(30, 50, 7, dead=12)
+    low = torch.tensor([0, 10, 35]).repeat(10)
+    high = torch.tensor([10, 35, 50]).repeat(10)
+    latents = torch.arange(50)
+    inside = (latents >= low.unsqueeze(1)) & (latents < high.unsqueeze(1))
+    pre = torch.where(inside, case.pre(), 0)
+    kept = torch.zeros_like(pre)
+    if isinstance(rule, TopK):
+        kept.scatter_(1, pre.topk(4).indices, 1)
+    elif isinstance(rule, BatchTopK):
+        kept.flatten()[pre.flatten().topk(4 * 30).indices] = 1
+    else:
+        kept = (pre > 1.0).double()
+    assert case.dead is not None
+    dead_pre = pre * torch.zeros(50).index_fill(0, case.dead, 1)
+    kept_aux = torch.zeros_like(pre).scatter(1, dead_pre.topk(3).indices, 1) * (dead_pre > 0)
+    assert_same(case.run(Within(rule, low, high), 3), case.reference(kept * inside, kept_aux))
 
 
 @settings(max_examples=40, deadline=None)

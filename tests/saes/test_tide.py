@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -17,8 +18,10 @@ from tide_lightning.saes import SAE, KnownStatistics, TideSAE, training_loss
 from tide_lightning.saes.modulation import TemporalModulation
 from tide_lightning.tokens import TokenBatch
 
+AnySAE = TypeVar("AnySAE", bound=SAE)
 
-def calibrated(sae: TideSAE, batch: TokenBatch) -> TideSAE:
+
+def calibrated(sae: AnySAE, batch: TokenBatch) -> AnySAE:
     statistics = KnownStatistics(sae.known)
     statistics.update(batch)
     statistics.fit()

@@ -1,0 +1,261 @@
+r"""Every rival against TideSAE, at equal L0 and on the same tokens: what is kept, what is meant, what can be steered.
+
+    python -m benchmarks.pareto --preset quick                      # 20 minutes on two cores, one seed
+    python -m benchmarks.pareto --ks 16 --factors 8                 # a piece of the full one; pieces add up
+    python -m benchmarks.pareto                                     # everything: days on two cores
+    python -m benchmarks.pareto --only_table                        # what is there so far
+
+One middle block of the toybox. The rivals are those of configs/rivals, each as its paper has it and with our known
+part, and TideSAE is configs/quickstart's. All SAEs of a piece (a seed, a size, an L0) are trained side by side on one
+harvest, which is kept on disk for the seed's other pieces. Resumable: rows that the JSON file holds are not measured
+again, and rows of other settings are refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning import Trainer, seed_everything
+
+from benchmarks.ablation import write_table
+from benchmarks.pareto_page import plot, table
+from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
+from tide_lightning.command_line import packaged_configs
+from tide_lightning.datamodules import ActivationDataModule, DiskCache
+from tide_lightning.datamodules.harvest import Harvester
+from tide_lightning.evaluation.fidelity import Fidelity
+from tide_lightning.evaluation.reconstruction import SiteReconstruction
+from tide_lightning.saes import SAE
+from tide_lightning.tokens import SiteShape, TokenBatch
+from tide_lightning.toybox import Scenes
+from tide_lightning.toybox.benchmark.canvases import parse_targets
+from tide_lightning.toybox.benchmark.causality import Steering, SteeringPlan, learn_directions
+from tide_lightning.toybox.benchmark.meaning import measure_meaning
+from tide_lightning.toybox.benchmark.reading import read
+from tide_lightning.toybox.benchmark.scenes import labelled_scenes
+from tide_lightning.toybox.oracle import load_oracle
+from tide_lightning.training import TideModule
+
+SITE = "transformer_blocks.3"
+OURS = "tide"
+WITH_KNOWN = "-known"
+"""Behind the name of a rival that got our known part."""
+
+QUICK = {"ks": [16], "factors": [8], "seeds": [0], "steps": 800, "test_samples": 1024, "steer_prompts": 0}
+"""The preset: one L0, one size, one seed, short fits, no steering; all rivals."""
+
+Figures = dict[str, Any]
+
+
+def variants() -> dict[str, dict[str, Any]]:
+    """By name, the class and the arguments of each SAE."""
+    found = {OURS: _sae_of("quickstart")}
+    for name in packaged_configs():
+        if name.startswith("rivals/"):
+            config, short = _sae_of(name), name.removeprefix("rivals/")
+            found[short] = config
+            known = config["init_args"] | {"known_part": found[OURS]["init_args"]["known_part"], "num_bins": 20}
+            found[short + WITH_KNOWN] = config | {"init_args": known}
+    return found
+
+
+def _sae_of(config: str) -> dict[str, Any]:
+    sae: dict[str, Any] = yaml.safe_load(packaged_configs()[config].read_text(encoding="utf-8"))["model"]["sae"]
+    return sae
+
+
+def builder(variant: dict[str, Any], k: int, factor: float) -> Callable[[SiteShape], SAE]:
+    """Makes the variant at an L0 and a size."""
+    module, _, name = variant["class_path"].rpartition(".")
+    made: Callable[[SiteShape], SAE] = getattr(import_module(module), name)
+    return partial(made, **(variant["init_args"] | {"k": k, "expansion_factor": factor}))
+
+
+def harvest(seed: int, options: argparse.Namespace) -> ActivationDataModule:
+    """The data of a seed: 512 tokens a batch, kept on disk."""
+    return ActivationDataModule(
+        "package:tide_lightning.toybox/pipeline",
+        [SITE],
+        images=Scenes(split="train", num_scenes=options.scenes),
+        heldout_images=Scenes(split="test", num_scenes=options.scenes // 4),
+        samples_per_batch=16,
+        tokens_per_sample=32,
+        batches_per_epoch=options.steps,
+        num_calibration_samples=1024,
+        num_test_samples=options.test_samples,
+        dtype="auto",
+        cache=DiskCache(options.folder / f"harvest-{seed}"),
+        seed=seed,
+    )
+
+
+def train(data: ActivationDataModule, saes: dict[str, Callable[[SiteShape], SAE]], seed: int, steps: int) -> TideModule:
+    """The SAEs after `steps` batches: the quickstart's training for all of them."""
+    seed_everything(seed, verbose=False)
+    module = TideModule(data.site_shapes, saes=saes, lr=1.5e-3, warmup_steps=200, dead_after_tokens=30_000)
+    trainer = Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        gradient_clip_val=1.0,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=[ResampleDeadLatents(every_n_steps=100), ShowProgress()],
+    )
+    trainer.fit(module, datamodule=data)
+    return module.eval()
+
+
+@torch.no_grad()
+def measure(data: ActivationDataModule, saes: dict[str, SAE], options: argparse.Namespace) -> dict[str, Figures]:
+    """Reconstruction, health and the denoiser's loss on held-out samples."""
+    figures = {name: SiteReconstruction(sae, num_bins=10) for name, sae in saes.items()}
+    fidelity: dict[str, Fidelity] = {}
+    seen = 0
+    for batch in data.test_dataloader():
+        tokens = batch.tokens[SITE]
+        for name, sae in saes.items():
+            figures[name].update(tokens, sae(tokens))
+            if name not in fidelity:
+                fidelity[name] = Fidelity(data.denoiser, {SITE: sae}, {SITE: tokens.x.mean(0)}, num_bins=10)
+        call = batch.call
+        if seen < options.fidelity_samples and call.x0 is not None and call.noise is not None:
+            target = data.denoiser.schedule.target(call.x0, call.noise, call.raw_t)
+            for part in fidelity.values():
+                part.update(call.x_t, call.raw_t, call.conditioning, target)
+            seen += len(batch)
+    rows = {}
+    for name in saes:
+        found, losses = figures[name].compute(), fidelity[name].compute()["sites"][SITE]
+        kept = ("explained_variance", "fvu", "alive_fraction", "l0", "tokens")
+        rows[name] = {key: found[key] for key in kept}
+        rows[name] |= {key: losses[key] for key in ("loss_increase", "loss_increase_known")}
+    return rows
+
+
+@torch.no_grad()
+def understand(data: ActivationDataModule, saes: dict[str, SAE], options: argparse.Namespace) -> dict[str, Figures]:
+    """Factor F1 and AUROC of the best latents, and what steering one of them does."""
+    denoiser = data.denoiser
+    train_scenes = labelled_scenes(denoiser, "train", options.labelled_scenes, 1)
+    test_scenes = labelled_scenes(denoiser, "test", options.labelled_scenes // 2, 1, frozenset(train_scenes.prompts))
+    labelled = {f"{SITE}@{name}": sae for name, sae in saes.items()}
+    harvester = Harvester(denoiser, denoiser.resolve_sites(list(labelled)), 0, None)
+    oracles = load_oracle("a"), load_oracle("b")
+    bins = [(number / 5, (number + 1) / 5) for number in range(5)]
+    readings = [[read(harvester, labelled, part, bounds, 0) for bounds in bins] for part in (train_scenes, test_scenes)]
+    rows = {}
+    for name, sae in saes.items():
+        train, test = ([reading[f"{SITE}@{name}"] for reading in split] for split in readings)
+        pooled, heldout = (
+            {key: torch.cat([part.pooled[key] for part in parts]) for key in parts[0].pooled} for parts in (train, test)
+        )
+        meaning = measure_meaning((train_scenes, pooled), (test_scenes, heldout), len(bins), 0)["mean"]
+        rows[name] = {"f1": meaning["f1"]["best_latent"], "auroc": meaning["auroc"]["best_latent"]}
+        if options.steer_prompts:
+            reference = TokenBatch.concatenate([part.reference for part in train])
+            directions = learn_directions(SITE, sae, train_scenes, pooled, len(bins), reference)
+            plan = SteeringPlan(
+                targets=parse_targets(["colour:red", "colour:blue", "wall:mint", "wall:sky"]),
+                about="silent",
+                num_train_prompts=1,
+                num_test_prompts=options.steer_prompts,
+                strengths=[1.0, 2.0, 4.0],
+                window=(0.0, 1.0),
+                num_inference_steps=10,
+                guidance_scale=data.guidance_scale,
+                seed=0,
+            )
+            steered = Steering(denoiser, [directions], oracles, plan).run()["mean"]["latent"]
+            rows[name] |= {"steering_success": steered["success"], "steering_stability": steered["stability_mean"]}
+    print(f"  {name}: {rows[name]}", flush=True)
+    return rows
+
+
+def settings(options: argparse.Namespace) -> dict[str, int]:
+    """What rows of one file have in common."""
+    names = ("steps", "scenes", "test_samples", "fidelity_samples", "labelled_scenes", "steer_prompts")
+    return {name: getattr(options, name) for name in names}
+
+
+def load(options: argparse.Namespace) -> dict[str, Any]:
+    """The file's content; of other settings it is an error."""
+    if not options.json.is_file():
+        return {"settings": settings(options), "pieces": {}}
+    found: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8"))
+    if found["settings"] != settings(options) and not options.only_table:
+        raise SystemExit(f"{options.json} was measured with {found['settings']}, not {settings(options)}: name another")
+    return found
+
+
+def run_piece(rows: dict[str, Figures], seed: int, factor: float, k: int, options: argparse.Namespace) -> None:
+    """Train and measure what a piece has not yet, into its rows."""
+    every = variants()
+    missing = [name for name in options.variants or every if name not in rows]
+    for start in range(0, len(missing), options.together):
+        names = missing[start : start + options.together]
+        print(f"seed {seed}, {factor:g}x, k = {k}: {', '.join(names)}", flush=True)
+        data = harvest(seed, options)
+        builders = {name: builder(every[name], k, factor) for name in names}
+        module = train(data, builders, seed, options.steps)
+        saes = {name: module.sae(f"{SITE}@{name}") for name in names}
+        for name, sae in saes.items():
+            sae.save_pretrained(options.folder / f"seed-{seed}" / f"{factor:g}x-k{k}" / name, site=SITE)
+        figures, meaning = measure(data, saes, options), understand(data, saes, options)
+        rows.update({name: figures[name] | meaning[name] for name in names})
+
+
+def parse() -> argparse.Namespace:
+    """The command line; a preset gives other defaults."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--preset", choices=["quick", "full"], default="full")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--ks", type=int, nargs="+", default=[8, 16, 64])
+    parser.add_argument("--factors", type=float, nargs="+", default=[8, 32], help="latents per channel")
+    parser.add_argument("--variants", nargs="+", choices=list(variants()), help="all unless given")
+    parser.add_argument("--together", type=int, default=20, help="SAEs trained side by side")
+    parser.add_argument("--steps", type=int, default=3500)
+    parser.add_argument("--scenes", type=int, default=2048)
+    parser.add_argument("--test_samples", type=int, default=16384)
+    parser.add_argument("--fidelity_samples", type=int, default=256)
+    parser.add_argument("--labelled_scenes", type=int, default=320)
+    parser.add_argument("--steer_prompts", type=int, default=4, help="for each target and method; 0 does not steer")
+    parser.add_argument("--json", type=Path, default=Path("pareto.json"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/pareto"), help="of the harvests and the SAEs")
+    parser.add_argument("--page", type=Path, help="a Markdown file whose table to replace")
+    parser.add_argument("--plot", type=Path, help="a PNG to write")
+    parser.add_argument("--only_table", action="store_true")
+    if parser.parse_known_args()[0].preset == "quick":
+        parser.set_defaults(**QUICK)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure what is missing, piece by piece; then print the table, and write it and the plot where wanted."""
+    options = parse()
+    torch.set_float32_matmul_precision("medium")
+    content = load(options)
+    pieces = [(seed, factor, k) for factor in options.factors for k in options.ks for seed in options.seeds]
+    for seed, factor, k in [] if options.only_table else pieces:
+        rows = content["pieces"].setdefault(f"{factor:g}x k={k}", {}).setdefault(str(seed), {})
+        run_piece(rows, seed, factor, k, options)
+        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    names = list(variants())
+    print(text := table(content["pieces"], names))
+    if options.page:
+        write_table(options.page, text)
+    if options.plot:
+        plot(content["pieces"], names, options.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The table and the plot of `benchmarks/pareto.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+Pieces = dict[str, dict[str, dict[str, dict[str, Any]]]]
+"""Rows by piece (size and k), seed and variant."""
+
+COLUMNS = {
+    "l0": ("L0", ".1f"),
+    "explained_variance": ("explained variance", ".3f"),
+    "loss_increase": ("loss increase", ".0%"),
+    "alive_fraction": ("alive", ".2f"),
+    "f1": ("factor F1", ".3f"),
+    "steering_success": ("steering", ".0%"),
+}
+
+
+def values(piece: dict[str, dict[str, dict[str, Any]]], name: str, column: str) -> list[float]:
+    """One figure of a variant over the seeds that have it."""
+    return [rows[name][column] for rows in piece.values() if column in rows.get(name, {})]
+
+
+def table(pieces: Pieces, names: list[str]) -> str:
+    """Markdown, one table a piece: mean over seeds and, behind ±, half the range."""
+    parts = []
+    for title, piece in pieces.items():
+        lines = ["| SAE | seeds | " + " | ".join(head for head, _ in COLUMNS.values()) + " |"]
+        lines.append("| --- |" + " --- |" * (1 + len(COLUMNS)))
+        for name in names:
+            seeds = len(values(piece, name, "l0"))
+            if seeds:
+                cells = (cell(values(piece, name, column), form) for column, (_, form) in COLUMNS.items())
+                lines.append(f"| {name} | {seeds} | " + " | ".join(cells) + " |")
+        parts.append(f"### {title}\n\n" + "\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def cell(found: list[float], form: str) -> str:
+    """Mean ± half the range; of one seed no spread."""
+    if not found:
+        return "-"
+    mean, half = sum(found) / len(found), (max(found) - min(found)) / 2
+    return f"{mean:{form}}" + (f" ± {half:{form}}" if len(found) > 1 else "")
+
+
+def plot(pieces: Pieces, names: list[str], path: Path) -> None:
+    """Loss increase against factor F1, one panel a piece; hollow as papers have it, filled with the known part."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    rivals = [name for name in names if f"{name}-known" in names]
+    colours = dict(zip(rivals, pyplot.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
+    figure, axes = pyplot.subplots(1, len(pieces), figsize=(1.5 + 4.5 * len(pieces), 4.2), squeeze=False, sharey=True)
+    for axis, (title, piece) in zip(axes[0], pieces.items(), strict=True):
+        for name in names:
+            losses, scores = values(piece, name, "loss_increase"), values(piece, name, "f1")
+            if not losses or not scores:
+                continue
+            rival = name.removesuffix("-known")
+            colour, filled = colours.get(rival, "black"), rival != name or rival not in colours
+            x, y = sum(losses) / len(losses), sum(scores) / len(scores)
+            axis.errorbar(
+                x,
+                y,
+                xerr=[[x - min(losses)], [max(losses) - x]],
+                yerr=[[y - min(scores)], [max(scores) - y]],
+                fmt="*" if rival not in colours else "o",
+                markersize=14 if rival not in colours else 7,
+                color=colour,
+                markerfacecolor=colour if filled else "white",
+                elinewidth=1,
+                label=None if rival != name else rival,
+            )
+        axis.set(xscale="log", title=title, xlabel="loss increase when spliced (left is better)")
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("factor F1 of the best latents")
+    axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), title="hollow: its paper's")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
