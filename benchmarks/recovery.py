@@ -1,0 +1,163 @@
+# mypy: disable-error-code="import-not-found, import-untyped"
+r"""A known dictionary, recovered from what it makes: by our training and by sae-lens' own, at the same budget.
+
+    pip install -e '.[bench]'
+    python -m benchmarks.recovery --json docs/recovery.json
+
+Each token is a sum of a few features of a random dictionary and a little noise. Both trainers get the same tokens, the
+same numbers of latents and steps, and TopK at the true mean number of features. How much was recovered is the mean,
+over true features, of the largest cosine with a decoder row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, Trainer, seed_everything
+from torch import Tensor
+
+from tide_lightning.callbacks import ResampleDeadLatents
+from tide_lightning.saes import TideSAE
+from tide_lightning.tokens import TokenBatch
+from tide_lightning.training import TideModule
+
+SITE = "synthetic"
+
+
+class KnownDictionary(LightningDataModule):
+    """Tokens made of a dictionary's features, each active with the same probability and of size 1 to 2.
+
+    Args:
+        d_in: channels.
+        num_features: rows of the dictionary.
+        num_active: features of a token, on average.
+        batch_size: tokens.
+        seed: of the dictionary and of the tokens.
+        noise: standard deviation of what is added to each channel.
+    """
+
+    denoiser = None
+
+    def __init__(
+        self, d_in: int, num_features: int, num_active: int, batch_size: int, seed: int, noise: float = 0.02
+    ) -> None:
+        super().__init__()
+        self.num_active, self.batch_size, self.noise = num_active, batch_size, noise
+        self.draw = torch.Generator().manual_seed(seed)
+        directions = torch.randn(num_features, d_in, generator=self.draw)
+        self.dictionary = torch.nn.functional.normalize(directions, dim=1)
+
+    def activations(self) -> Tensor:
+        """The next batch [B, d_in]."""
+        size = self.batch_size, len(self.dictionary)
+        active = torch.rand(size, generator=self.draw) < self.num_active / size[1]
+        sizes = active * (1 + torch.rand(size, generator=self.draw))
+        made = sizes @ self.dictionary
+        return made + self.noise * torch.randn(made.shape, generator=self.draw)
+
+    def batches(self) -> Iterator[dict[str, TokenBatch]]:
+        """The same as tokens of a site, without end."""
+        while True:
+            x = self.activations()
+            none, flag = torch.zeros(len(x)), torch.zeros(len(x), dtype=torch.int8)
+            place, number = torch.zeros(len(x), 1, dtype=torch.long), torch.arange(len(x))
+            yield {SITE: TokenBatch(x, none, none, place, number, torch.zeros(len(x), 1), flag, flag)}
+
+    def calibration_batches(self) -> Iterator[dict[str, TokenBatch]]:
+        """For the mean and the scale."""
+        source = self.batches()
+        return (next(source) for _ in range(4))
+
+    def train_dataloader(self) -> Iterator[dict[str, TokenBatch]]:
+        """The stream."""
+        return self.batches()
+
+    def recovered(self, W_dec: Tensor) -> float:
+        """The mean over features of the largest cosine with a decoder row."""
+        rows = torch.nn.functional.normalize(W_dec.detach(), dim=1)
+        return float((self.dictionary @ rows.T).max(1).values.mean())
+
+
+def ours(data: KnownDictionary, steps: int, seed: int) -> Tensor:
+    """The decoder that our training finds."""
+    seed_everything(seed, verbose=False)
+    num_features, d_in = data.dictionary.shape
+    module = TideModule(
+        {SITE: {"d_in": d_in, "grid": [1], "d_input": 1}},
+        sae=lambda shape: TideSAE(
+            shape, num_features / d_in, data.num_active, known_part="mean", modulation="none", num_bins=1
+        ),
+        warmup_steps=100,
+        dead_after_tokens=20 * data.batch_size,
+    )
+    trainer = Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        limit_val_batches=0,
+        callbacks=[ResampleDeadLatents(every_n_steps=50)],
+    )
+    trainer.fit(module, datamodule=data)
+    return module.sae(SITE).W_dec
+
+
+def lens(data: KnownDictionary, steps: int, seed: int) -> Tensor:
+    """The decoder that sae-lens' trainer finds, with our learning rate and schedule."""
+    from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    seed_everything(seed, verbose=False)
+    num_features, d_in = data.dictionary.shape
+    sae = TopKTrainingSAE(
+        TopKTrainingSAEConfig(d_in=d_in, d_sae=num_features, k=data.num_active, apply_b_dec_to_input=True)
+    )
+    config = SAETrainerConfig(
+        total_training_samples=steps * data.batch_size,
+        train_batch_size_samples=data.batch_size,
+        lr=1e-3,
+        lr_warm_up_steps=100,
+        lr_decay_steps=round(0.3 * steps),
+        dead_feature_window=20,
+        logger=LoggingConfig(log_to_wandb=False),
+    )
+    SAETrainer(config, sae, iter(data.activations, None)).fit()
+    found: Tensor = sae.W_dec
+    return found
+
+
+def main() -> None:
+    """Both, for each seed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--d_in", type=int, default=64)
+    parser.add_argument("--num_features", type=int, default=128)
+    parser.add_argument("--num_active", type=int, default=6)
+    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows: dict[str, Any] = {}
+    for seed in options.seeds:
+        rows[str(seed)] = {}
+        for name, train in (("tide-lightning", ours), ("sae-lens", lens)):
+            sizes = options.d_in, options.num_features, options.num_active, options.batch_size
+            data = KnownDictionary(*sizes, seed=seed)
+            rows[str(seed)][name] = round(data.recovered(train(data, options.steps, seed)), 4)
+        print(f"seed {seed}: {rows[str(seed)]}", flush=True)
+    if options.json:
+        settings = {name: value for name, value in vars(options).items() if isinstance(value, int)}
+        options.json.write_text(json.dumps({"settings": settings, "recovered": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
