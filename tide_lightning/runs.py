@@ -45,6 +45,16 @@ def newest_run(root: Path, name: str | None = None) -> Path | None:
     return max(runs, key=lambda run: run.name, default=None)
 
 
+def find_run(run: Path, root: Path) -> Path:
+    """The folder of a run that was named by its folder, a folder with `latest` in it, or a name below `root`."""
+    for folder in (run, run / "latest", root / run / "latest", root / run):
+        if (folder / "config.yaml").is_file():
+            return folder.resolve()
+    newest = newest_run(root)
+    hint = f"; the newest below {root} is {newest.parent.name}" if newest else "; make one with `tide fit --config …`"
+    raise UserError(f"{run}: no run folder there (it would hold config.yaml){hint}")
+
+
 def last_checkpoint(run: Path) -> Path | None:
     """The checkpoint from which a run can go on."""
     checkpoints = sorted((run / "checkpoints").glob("last*.ckpt"), key=lambda path: path.stat().st_mtime)

@@ -71,8 +71,8 @@ def lifetime_figures(rates_FT: Tensor) -> dict[str, Any]:
     centre = (place + 0.5) / num_bins
     return {
         "latents": num_latents,
-        "born_at": float(((born + 1) / num_bins).median()),
-        "dies_at": float((died / num_bins).median()),
+        "born_at": (int(born.median()) + 1) / num_bins,
+        "dies_at": int(died.median()) / num_bins,
         "mean_t": float(((rates_FT * centre).sum(1) / rates_FT.sum(1)).mean()),
         "lifetime": float(((born + 1 - died) / num_bins).mean()),
         "lives_throughout": float((alive.all(1)).double().mean()),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from tide_lightning.evaluation.budget import cut_lines
 from tide_lightning.evaluation.end_to_end import EndToEnd
@@ -14,8 +15,10 @@ from tide_lightning.evaluation.fidelity import ALL
 from tide_lightning.evaluation.figures import number
 from tide_lightning.evaluation.files import write_bytes
 from tide_lightning.evaluation.floors import FLOORS
+from tide_lightning.evaluation.page import Block, block_of, data_uri, html_page, html_plot, html_table
 from tide_lightning.evaluation.plots import FLOOR_NAMES, draw_plots, image_grid, image_strip, save_image
-from tide_lightning.evaluation.sections import Plot, Section, Table
+from tide_lightning.evaluation.sections import Plot, Section
+from tide_lightning.evaluation.settings import flat_settings
 
 _CAPTIONS = {
     "explained_variance": "Explained variance by timestep, beside the floors; in each bin about the bin's own mean.",
@@ -24,30 +27,15 @@ _CAPTIONS = {
     "firing_frequency": "How often latents fire. Left of the dashed line they count as dead.",
 }
 
-_CSS = """
-:root { --ink: #1f2933; --soft: #616e7c; --line: #d9dee4; --paper: #ffffff; --back: #f3f5f7; --accent: #c2255c; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--back); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 68rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.5rem; margin: .5rem 0 0; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 0 0 .5rem; }
-p { margin: .3rem 0; } .soft { color: var(--soft); font-size: .9rem; }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: 8px; padding: 1rem; margin: 1rem 0; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; max-width: 8rem; }
-.wide > img { min-width: 36rem; }
-figure { margin: 0 0 1.2rem; } figcaption { color: var(--soft); font-size: .9rem; }
-img { max-width: 100%; height: auto; display: block; }
-.fault { border-left: 5px solid var(--accent); }
-.strip { min-width: var(--width); max-width: calc(2 * var(--width)); }
-.strip img { width: 100%; image-rendering: pixelated; }
-.names { display: grid; grid-auto-columns: 1fr; grid-auto-flow: column; font-size: .75rem; color: var(--soft); }
-.names span { overflow-wrap: anywhere; padding-right: .3rem; }
-pre { overflow-x: auto; font-size: .8rem; background: var(--back); padding: .8rem; border-radius: 6px; }
-"""
+
+_SIMILARITY = {
+    "cosine_centred": "centred cosine",
+    "mse": "MSE",
+    "cosine": "raw cosine",
+    "frechet": "Fréchet distance to real images",
+    "frechet_to_original": "Fréchet distance to originals",
+    "clip_score": "CLIP score",
+}
 
 
 def write_report(
@@ -75,28 +63,20 @@ def write_report(
         write_bytes(folder / f"{plot.name}.png", plot.png)
     if end_to_end is not None:
         write_bytes(folder / "images.png", save_image(image_grid(end_to_end.images)))
-    sections = [
-        _cuts(metrics),
-        _faults(metrics),
-        _section("At a glance", _overview(metrics)),
-        _section("Floors: what cheaper predictors explain", _floors(metrics)),
-        _section("Fidelity: the denoiser's loss with replaced activations", _fidelity(metrics)),
-        _section("Over the timestep", *(_plot(png, _CAPTIONS[name]) for name, png in plots.items())),
-        _section("End to end: the same noise, with and without splicing", _similarity(metrics), _images(end_to_end)),
-        *(_section(section.title, *map(_part, section.parts)) for section in others),
-        _section("Config", f"<details><summary>config.yaml</summary><pre>{escape(config)}</pre></details>")
-        if config
-        else "",
+    blocks = [
+        Block(_cut_title(metrics), _cuts(metrics), is_warning=True),
+        Block("To be explained", _faults(metrics), is_warning=True),
+        Block("At a glance", _overview(metrics)),
+        Block("Floors: what cheaper predictors explain", _floors(metrics)),
+        Block("Fidelity: the denoiser's loss with replaced activations", _fidelity(metrics)),
+        Block("Over the timestep", "".join(html_plot(png, _CAPTIONS[name]) for name, png in plots.items())),
+        Block("End to end: the same noise, with and without splicing", _similarity(metrics) + _images(end_to_end)),
+        *map(block_of, others),
+        Block(
+            "Config", f"<details><summary>config.yaml</summary><pre>{escape(config)}</pre></details>" if config else ""
+        ),
     ]
-    page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title><style>{_CSS}</style></head>
-<body><main><h1>{escape(title)}</h1>
-<p class="soft">{escape(_measured_on(metrics))}</p>
-{"".join(sections)}
-</main></body></html>
-"""
-    return write_bytes(folder / "index.html", page.encode())
+    return write_bytes(folder / "index.html", html_page(title, _measured_on(metrics), blocks).encode())
 
 
 def _measured_on(metrics: Mapping[str, Any]) -> str:
@@ -133,7 +113,7 @@ def _overview(metrics: Mapping[str, Any]) -> str:
         found["alive_fraction_note"] for found in metrics.get("sites", {}).values() if "alive_fraction_note" in found
     }
     notes = [note, *(f"Alive {text}." for text in sorted(few))]
-    return _table([*head, "normalised MSE", "centred cosine", "raw cosine"], rows, " ".join(notes))
+    return html_table([*head, "normalised MSE", "centred cosine", "raw cosine"], rows, " ".join(notes))
 
 
 def _floors(metrics: Mapping[str, Any]) -> str:
@@ -144,7 +124,7 @@ def _floors(metrics: Mapping[str, Any]) -> str:
         cells = [number(found.get(name, {}).get("explained_variance")) for name in names]
         rows.append([site, *cells, number(sae.get("explained_variance"))])
     note = "Explained variance on the same held-out tokens, fitted on calibration tokens. k is the SAE's."
-    return _table(["site", *(FLOOR_NAMES[name] for name in names), "SAE"], rows, note)
+    return html_table(["site", *(FLOOR_NAMES[name] for name in names), "SAE"], rows, note)
 
 
 def _fidelity(metrics: Mapping[str, Any]) -> str:
@@ -162,7 +142,7 @@ def _fidelity(metrics: Mapping[str, Any]) -> str:
         f"<p><b>{escape(site)}</b> is not spliced: {escape(reason)}.</p>"
         for site, reason in fidelity.get("absent", {}).items()
     )
-    return _table(head, rows, note) + absent
+    return html_table(head, rows, note) + absent
 
 
 def _similarity(metrics: Mapping[str, Any]) -> str:
@@ -170,21 +150,25 @@ def _similarity(metrics: Mapping[str, Any]) -> str:
     if not found:
         return ""
     named = {
+        "nothing": found.get("original"),
         **found["sites"],
         "all sites": found.get(ALL),
         "known part alone, all sites": found.get("known_alone"),
         "unrelated images": found.get("unrelated"),
     }
-    rows = [
-        [name, *(number(case.get(key)) for key in ("cosine_centred", "mse", "cosine"))]
-        for name, case in named.items()
-        if case
-    ]
+    columns = {key: name for key, name in _SIMILARITY.items() if any(key in (case or {}) for case in named.values())}
+    rows = [[name, *(number(case.get(key)) for key in columns)] for name, case in named.items() if case]
     note = (
         f"Final latents of {found['images']} held-out prompts, {found['num_inference_steps']} steps, guidance "
         f"{found['guidance_scale']:g}. Unrelated images, of other prompts, are the baseline."
     )
-    return _table(["spliced", "centred cosine", "MSE", "raw cosine"], rows, note)
+    if "frechet" in columns:
+        note += (
+            f" Fréchet distances of {found['images']} generated to {found['real_images']} real images, and to the "
+            "generated originals; with so few images read them beside each other only."
+        )
+    absent = "".join(f"<p>Not measured: {escape(reason)}.</p>" for reason in found.get("absent", {}).values())
+    return html_table(["spliced", *columns.values()], rows, note) + absent
 
 
 def _images(end_to_end: EndToEnd | None) -> str:
@@ -195,51 +179,43 @@ def _images(end_to_end: EndToEnd | None) -> str:
     width = f'style="--width: {6 * len(end_to_end.cases)}rem"'
     return "".join(
         f'<figure><figcaption>{escape(prompt)}</figcaption><div class="wide"><div class="strip" {width}>'
-        f'<div class="names">{names}</div><img alt="" src="{_data(png)}"></div></div></figure>'
+        f'<div class="names">{names}</div><img alt="" src="{data_uri(png)}"></div></div></figure>'
         for prompt, png in zip(end_to_end.prompts, image_strip(end_to_end.images), strict=True)
     )
+
+
+def _config(text: str | None) -> str:
+    """The settings that matter most, and the whole file to be unfolded."""
+    if not text:
+        return ""
+    try:
+        settings = flat_settings(yaml.safe_load(text))
+    except yaml.YAMLError:
+        settings = {}
+    rows = [[name, settings[name]] for name in settings if name.startswith(_SHOWN)]
+    return html_table(["setting", "value"], rows) + (
+        f"<details><summary>config.yaml</summary><pre>{escape(text)}</pre></details>"
+    )
+
+
+_SHOWN = (
+    *("data.pretrained", "data.sites", "data.source", "data.samples_per_batch", "data.tokens_per_sample"),
+    *("model.", "trainer.max_steps", "seed_everything"),
+)
 
 
 def _faults(metrics: Mapping[str, Any]) -> str:
     fidelity = metrics.get("fidelity", {})
     cases = {**fidelity.get("sites", {}), **({"all sites": fidelity[ALL]} if ALL in fidelity else {})}
-    faults = [
+    return "".join(
         f"<p><b>{escape(name)}</b>: {escape(found['fault'])}.</p>" for name, found in cases.items() if "fault" in found
-    ]
-    return f'<section class="fault"><h2>To be explained</h2>{"".join(faults)}</section>' if faults else ""
+    )
+
+
+def _cut_title(metrics: Mapping[str, Any]) -> str:
+    return f"Cut to fit a budget of {metrics.get('budget', {}).get('minutes', 0):g} minutes"
 
 
 def _cuts(metrics: Mapping[str, Any]) -> str:
     lines = "".join(f"<li>{escape(line)}</li>" for line in cut_lines(metrics.get("budget", {})))
-    if not lines:
-        return ""
-    head = f"Cut to fit a budget of {metrics['budget']['minutes']:g} minutes"
-    return f'<section class="fault"><h2>{head}</h2><ul>{lines}</ul></section>'
-
-
-def _section(title: str, *parts: str) -> str:
-    body = "".join(parts)
-    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
-
-
-def _part(part: Table | Plot) -> str:
-    return _table(*part) if isinstance(part, Table) else _plot(part.png, part.caption)
-
-
-def _plot(png: bytes, caption: str) -> str:
-    caption = escape(caption)
-    image = f'<div class="wide"><img alt="{caption}" src="{_data(png)}"></div>'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> str:
-    if not rows:
-        return ""
-    names = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    table = f'<div class="wide"><table><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table></div>'
-    return f'{table}<p class="soft">{escape(note)}</p>'
-
-
-def _data(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+    return f"<ul>{lines}</ul>" if lines else ""

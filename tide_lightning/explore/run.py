@@ -15,7 +15,7 @@ from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.diffusion import Denoiser, load_denoiser, unlabelled
 from tide_lightning.diffusion.precision import native_dtype
 from tide_lightning.errors import UserError
-from tide_lightning.runs import newest_run
+from tide_lightning.runs import find_run
 from tide_lightning.saes import SAE
 from tide_lightning.saes.storage import read_cfg
 
@@ -110,7 +110,7 @@ def open_run(run: str | Path, device: str = "auto", root: str | Path = "runs") -
         device: where to; auto takes a GPU where there is one.
         root: folder of all runs.
     """
-    folder = _find(Path(run), Path(root))
+    folder = find_run(Path(run), Path(root))
     path = folder / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -122,12 +122,3 @@ def open_run(run: str | Path, device: str = "auto", root: str | Path = "runs") -
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r}: {str(error).splitlines()[0]}") from error
     return Run(folder, config if isinstance(config, dict) else {}, where)
-
-
-def _find(run: Path, root: Path) -> Path:
-    for folder in (run, run / "latest", root / run / "latest", root / run):
-        if (folder / "config.yaml").is_file():
-            return folder.resolve()
-    newest = newest_run(root)
-    hint = f"; the newest below {root} is {newest.parent.name}" if newest else "; make one with `tide fit --config …`"
-    raise UserError(f"{run}: no run folder there (it would hold config.yaml){hint}")

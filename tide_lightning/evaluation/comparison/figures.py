@@ -1,0 +1,156 @@
+"""What of metrics.json is set beside each other, and the mean and spread of repetitions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tide_lightning.evaluation.comparison.runs import Group, TestedRun
+
+ALL_SITES = "all sites"
+
+
+class Figure(NamedTuple):
+    """A figure that runs are compared by.
+
+    Fields:
+        name: for people.
+        path: to it in metrics.json, * for the site.
+        form: how it is written.
+        better: 1 if more is better, -1 if less is, 0 if neither.
+    """
+
+    name: str
+    path: str
+    form: str
+    better: int
+
+
+OF_SITES = (
+    Figure("explained variance", "sites/*/explained_variance", ".4f", 1),
+    Figure("beyond known", "sites/*/explained_variance_beyond_known", ".3f", 1),
+    Figure("known part alone", "floors/*/known/explained_variance", ".4f", 0),
+    Figure("loss increase", "fidelity/sites/*/loss_increase", "%", -1),
+    Figure("loss increase, known alone", "fidelity/sites/*/loss_increase_known", "%", 0),
+    Figure("alive", "sites/*/alive_fraction", "%", 1),
+    Figure("L0", "sites/*/l0", ".1f", 0),
+    Figure("centred cosine of final latents", "fidelity/end_to_end/sites/*/cosine_centred", ".3f", 1),
+    Figure("mean lifetime of features", "time/lifetimes/*/lifetime", ".3f", 0),
+    Figure("best latent, AUROC", "toybox/meaning/*/mean/auroc/best_latent", ".3f", 1),
+    Figure("best latent, F1", "toybox/meaning/*/mean/f1/best_latent", ".3f", 1),
+    Figure("20 latents, AUROC", "toybox/meaning/*/mean/auroc/latents_20", ".3f", 1),
+    Figure("depth beyond position, R²", "toybox/readout/*/depth_r2_beyond_position/codes", ".3f", 1),
+    Figure("mask, IoU", "toybox/readout/*/mask_iou/codes", ".3f", 1),
+)
+"""Measured at each site."""
+
+OF_RUNS = (
+    Figure("loss increase, all spliced", "fidelity/all/loss_increase", "%", -1),
+    Figure("loss increase, known parts alone", "fidelity/all/loss_increase_known", "%", 0),
+    Figure("centred cosine of final latents", "fidelity/end_to_end/all/cosine_centred", ".3f", 1),
+    Figure("unrelated images", "fidelity/end_to_end/unrelated/cosine_centred", ".3f", 0),
+    Figure("Fréchet distance, originals", "fidelity/end_to_end/original/frechet", ".2f", 0),
+    Figure("Fréchet distance, all spliced", "fidelity/end_to_end/all/frechet", ".2f", -1),
+    Figure("CLIP score, originals", "fidelity/end_to_end/original/clip_score", ".2f", 0),
+    Figure("CLIP score, all spliced", "fidelity/end_to_end/all/clip_score", ".2f", 1),
+    Figure("steering: target reached", "toybox/steering/mean/latent/success", "%", 1),
+    Figure("steering: other factors stable", "toybox/steering/mean/latent/stability_mean", "%", 1),
+    Figure("steering: by chance", "toybox/steering/mean/none/success", "%", 0),
+)
+"""Measured once a run."""
+
+
+class Spread(NamedTuple):
+    """A figure of a group.
+
+    Fields:
+        mean: over its runs.
+        half_range: half of the distance between lowest and highest; 0 for a single run.
+        number: of runs that have the figure.
+    """
+
+    mean: float
+    half_range: float
+    number: int
+
+
+class Row(NamedTuple):
+    """A line of the comparison.
+
+    Fields:
+        site: or all of them.
+        figure: what is compared.
+        spreads: each group's; None where it was not measured.
+    """
+
+    site: str
+    figure: Figure
+    spreads: list[Spread | None]
+
+    def best(self) -> set[int]:
+        """The groups with the best mean, where some are better than others."""
+        means = [spread.mean * self.figure.better for spread in self.spreads if spread is not None]
+        if len(means) < 2 or len(set(means)) == 1:
+            return set()
+        return {
+            place
+            for place, spread in enumerate(self.spreads)
+            if spread is not None and spread.mean * self.figure.better == max(means)
+        }
+
+
+def compare_figures(groups: Sequence[Group]) -> list[Row]:
+    """Every figure that at least one group has, by site and then of all sites together."""
+    sites = list(dict.fromkeys(site for group in groups for run in group.runs for site in run.metrics["sites"]))
+    places = [(site, figure) for site in sites for figure in OF_SITES] + [(ALL_SITES, figure) for figure in OF_RUNS]
+    rows = [Row(site, figure, [spread(group.runs, figure, site) for group in groups]) for site, figure in places]
+    return [row for row in rows if any(row.spreads)]
+
+
+def mean_over_sites(rows: Sequence[Row]) -> list[Row]:
+    """The same rows, with those of single sites replaced by their means over the sites that all groups share."""
+    shared = {
+        figure: [row.spreads for row in rows if row.figure == figure and row.site != ALL_SITES and all(row.spreads)]
+        for figure in OF_SITES
+    }
+    means = [
+        Row(f"mean of {len(spreads)} sites", figure, [_joined(column) for column in zip(*spreads, strict=True)])
+        for figure, spreads in shared.items()
+        if spreads
+    ]
+    return means + [row for row in rows if row.site == ALL_SITES]
+
+
+def spread(runs: Sequence[TestedRun], figure: Figure, site: str) -> Spread | None:
+    """A figure of several runs; None where none has it."""
+    values = [value for run in runs if (value := value_at(run.metrics, figure.path, site)) is not None]
+    if not values:
+        return None
+    return Spread(sum(values) / len(values), (max(values) - min(values)) / 2, len(values))
+
+
+def value_at(metrics: Mapping[str, Any], path: str, site: str) -> float | None:
+    """What stands at a path, if it does."""
+    found: Any = metrics
+    for key in path.split("/"):
+        found = found.get(site if key == "*" else key) if isinstance(found, Mapping) else None
+    return float(found) if isinstance(found, int | float) else None
+
+
+def written(spread: Spread | None, form: str) -> str:
+    """Mean and, behind ±, half the range where there are several runs."""
+    if spread is None:
+        return "-"
+    form = ".1%" if form == "%" else form
+    mean = format(spread.mean, form)
+    return mean if spread.number < 2 else f"{mean} ± {format(spread.half_range, form)}"
+
+
+def _joined(spreads: Sequence[Spread | None]) -> Spread | None:
+    known = [spread for spread in spreads if spread is not None]
+    number = len(known)
+    return Spread(
+        sum(spread.mean for spread in known) / number,
+        sum(spread.half_range for spread in known) / number,
+        min(spread.number for spread in known),
+    )
