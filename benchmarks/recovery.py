@@ -103,7 +103,6 @@ def ours(data: KnownDictionary, steps: int, seed: int) -> Tensor:
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
-        limit_val_batches=0,
         callbacks=[ResampleDeadLatents(every_n_steps=50)],
     )
     trainer.fit(module, datamodule=data)

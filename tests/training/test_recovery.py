@@ -9,6 +9,7 @@ from benchmarks.recovery import KnownDictionary, ours
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning",
     "ignore:The 'train_dataloader' does not have many workers:UserWarning",
+    "ignore:You defined a `validation_step` but have no `val_dataloader`",
 )
 
 
