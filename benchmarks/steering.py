@@ -42,6 +42,7 @@ AMOUNTS = {"latent": (4.0, 7.0, 12.0, 20.0), "dense": (1.0, 2.0, 4.0, 8.0)}
 
 _PHRASES = {"left": "on the left", "centre": "in the centre", "right": "on the right"}
 _STEPS, _GUIDANCE = 10, 4.5
+_NUM_RANDOM = 4  # latents that share the test images
 _EARLY = 0.4  # t from which on the dense difference is taken
 
 Read = dict[str, Tensor]
@@ -139,20 +140,20 @@ class Bench:
             guidance_scale=_GUIDANCE,
         )
         alive = (seen.peak[site].amax((0, 1)) > 0).nonzero().squeeze(1)
-        chosen = stream(1, "random latents", site, name).choice(len(alive), self.count["test"], replace=False)
+        chosen = stream(1, "random latents", site, name).choice(len(alive), _NUM_RANDOM, replace=False)
         return alive[torch.from_numpy(chosen)].tolist()
 
     def pushed(self, target: Target, boards: Canvases, method: str, amount: float) -> list[dict[str, Tensor]]:
         """What both oracles see after a push."""
         region = target.region(boards)
-        if method == "random":  # each image its own latent
+        if method == "random":
             reads = []
-            for row in range(len(boards)):
-                part = slice(row, row + 1)
-                here = region if region.ndim == 1 else region[part]
-                edit = Edit(target.site, target.random[row], "add", amount, region=here, half="conditional")
+            for number, rows in enumerate(torch.arange(len(boards)).chunk(_NUM_RANDOM)):
+                here = region if region.ndim == 1 else region[rows]
+                edit = Edit(target.site, target.random[number], "add", amount, region=here, half="conditional")
                 with steer(self.denoiser, self.run.saes, [edit]) as steered:
-                    reads.append(self.read(steered, boards.prompts[part], boards.noise[part]))
+                    some = [boards.prompts[row] for row in rows.tolist()]
+                    reads.append(self.read(steered, some, boards.noise[rows]))
             return [_joined([read[number] for read in reads]) for number in range(len(self.oracles))]
         if method == "latent":
             edit = Edit(target.site, target.latent, "add", amount, region=region, half="conditional")
