@@ -3,9 +3,10 @@ r"""How well one latent, found by words alone, turns what an image shows; beside
 python -m benchmarks.steering runs/quickstart-{0,1,2}/latest --out docs/steering.json --page docs/steering.md
 
 On the toybox, whose oracles read the factors back from an image. For each target (`red`, `on the left`, …) the text
-query's first latent is taken as it is. Training prompts choose how strongly it is pushed; what is reported comes from
-held-out prompts and other noise. Beside it: no push, random latents pushed as strongly at the same places, the
-difference between what the site's tokens are with the word and with others (dense), and the word in the prompt.
+query's first latents are tried on training prompts, and the one is taken whose images come closest to what the changed
+prompts draw from the same noise: no label and no oracle has a say in it. What is reported comes from held-out prompts
+and other noise. Beside it: no push, random latents pushed as strongly at the same places, the difference between what
+the site's tokens are with the word and with others (dense), and the word in the prompt.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tide_lightning.diffusion.counters import stream
 from tide_lightning.explore import Run, open_run
 from tide_lightning.explore.retrieval import find_by_text
 from tide_lightning.explore.steering import Edit, steer
+from tide_lightning.explore.steering.trying import Trial
 from tide_lightning.explore.watching import watch
 from tide_lightning.tokens import Half, TokenBatch
 from tide_lightning.toybox.benchmark.canvases import About, Canvases, canvases
@@ -37,8 +39,11 @@ GOALS = {"colour": 0.85, "shape": 0.6, "size": 0.6, "place": 0.6}
 """Success to be reached, as a share of that of the changed prompt."""
 
 METHODS = ("none", "latent", "random", "dense", "prompt")
-AMOUNTS = {"latent": (4.0, 7.0, 12.0, 20.0), "dense": (1.0, 2.0, 4.0, 8.0)}
-"""Tried on training prompts: in units of the latent's value, and of the difference of means."""
+FIRST_AMOUNT, AMOUNTS = 8.0, (4.0, 14.0, 24.0)
+"""All candidates are tried with the first, the best of them with the others."""
+DENSE_AMOUNTS = (1.0, 2.0, 4.0, 8.0)
+"""In units of the difference of means."""
+NUM_CANDIDATES = 8
 
 _PHRASES = {"left": "on the left", "centre": "in the centre", "right": "on the right"}
 _STEPS, _GUIDANCE = 10, 4.5
@@ -56,23 +61,27 @@ class Target:
         factor: such as colour.
         value: its number.
         site: of the latent.
-        latent: the first that the text query finds.
+        latent: found by words.
+        amount: added to it.
         places: where it lives [T], by the query.
-        dense: the site's tokens with the word minus those with other words [D].
+        dense: the site's tokens with the word minus those with other words [D], as often as it is added.
         random: other latents of the site, for control.
+        closeness: of the latent's images to the wanted ones, on training prompts.
     """
 
     factor: str
     value: int
     site: str
     latent: int
+    amount: float
     places: Tensor
     dense: Tensor
     random: list[int]
+    closeness: float
 
     def region(self, boards: Canvases) -> Tensor:
-        """What is pushed: the object's patches for what it is, the latent's own places for where and how large."""
-        return boards.tokens if self.factor in ("shape", "colour") else self.places
+        """What is pushed."""
+        return _region(self.factor, self.places, boards)
 
 
 class Bench:
@@ -87,6 +96,7 @@ class Bench:
     def __init__(self, run: Run, num_train: int, num_test: int) -> None:
         self.run, self.denoiser = run, run.denoiser
         self.count = {"train": num_train, "test": num_test}
+        self._targets: dict[tuple[str, int], Target] = {}
         self.oracles = [load_oracle(name) for name in ("a", "b")]
 
     def boards(self, factor: str, about: About, split: Any) -> Canvases:
@@ -106,15 +116,45 @@ class Bench:
         """Found by words, without a look at any image's label."""
         name = FACTORS[factor][value]
         query = _PHRASES.get(name, name) if factor == "place" else name
-        found = find_by_text(self.run, query, top=1, num_prompts=6, num_candidates=4)[0]
-        boards = canvases(self.denoiser, factor, "silent", "train", 8, seed=2)
-        places = torch.tensor(found.places) > 0.5
-        region = boards.tokens if factor in ("shape", "colour") else places.expand(len(boards), -1)
+        found = find_by_text(self.run, query, top=NUM_CANDIDATES, num_prompts=6)
+        places = {(one.site, one.latent): torch.tensor(one.places) > 0.5 for one in found}
+        boards = self.boards(factor, "silent", "train")
+        trial = Trial(self.denoiser, boards.prompts, boards.changed[value], boards.noise)
+        saes = self.run.saes
+
+        def edit(site: str, latent: int, amount: float) -> Edit:
+            region = _region(factor, places[site, latent], boards)
+            return Edit(site, latent, "add", amount, region=region, half="conditional")
+
+        first, close = trial.best(saes, [edit(one.site, one.latent, FIRST_AMOUNT) for one in found])
+        others, closer = trial.best(saes, [edit(first.site, first.latent, amount) for amount in AMOUNTS])
+        best = others if closer > close else first
+        home = places[best.site, best.latent]
+        region = _region(factor, home, boards)
+        dense = self._difference(best.site, factor, value, boards, region)
+        shapes = {best.site: saes[best.site].shape}
+        pushes = {amount: {best.site: _adding(amount * dense, region)} for amount in DENSE_AMOUNTS}
+        amount = max(pushes, key=lambda amount: trial.closeness(splice_denoiser(self.denoiser, pushes[amount], shapes)))
+        random = self._random(best.site, boards, name)
+        return Target(
+            factor,
+            value,
+            best.site,
+            best.latent,
+            float(best.amount),
+            home,
+            amount * dense,
+            random,
+            max(close, closer),
+        )
+
+    def _difference(self, site: str, factor: str, value: int, boards: Canvases, region: Tensor) -> Tensor:
+        """What a region's tokens are with the word minus what they are with other words [D]."""
         others = [number for number in range(len(FACTORS[factor])) if number != value]
         rivals = [boards.changed[others[row % len(others)]][row] for row in range(len(boards))]
-        dense = self._mean(found.site, boards.changed[value], boards.noise, region)
-        dense = dense - self._mean(found.site, rivals, boards.noise, region)
-        return Target(factor, value, found.site, found.latent, places, dense, self._random(found.site, boards, name))
+        everywhere = region.expand(len(boards), -1)
+        own = self._mean(site, boards.changed[value], boards.noise, everywhere)
+        return own - self._mean(site, rivals, boards.noise, everywhere)
 
     def _mean(self, site: str, prompts: Sequence[str], noise: Tensor, region_NT: Tensor) -> Tensor:
         """Mean token of a region over the early steps [D]."""
@@ -143,55 +183,44 @@ class Bench:
         chosen = stream(1, "random latents", site, name).choice(len(alive), _NUM_RANDOM, replace=False)
         return alive[torch.from_numpy(chosen)].tolist()
 
-    def pushed(self, target: Target, boards: Canvases, method: str, amount: float) -> list[dict[str, Tensor]]:
+    def pushed(self, target: Target, boards: Canvases, method: str) -> list[dict[str, Tensor]]:
         """What both oracles see after a push."""
         region = target.region(boards)
-        if method == "random":
-            reads = []
-            for number, rows in enumerate(torch.arange(len(boards)).chunk(_NUM_RANDOM)):
-                here = region if region.ndim == 1 else region[rows]
-                edit = Edit(target.site, target.random[number], "add", amount, region=here, half="conditional")
-                with steer(self.denoiser, self.run.saes, [edit]) as steered:
-                    some = [boards.prompts[row] for row in rows.tolist()]
-                    reads.append(self.read(steered, some, boards.noise[rows]))
-            return [_joined([read[number] for read in reads]) for number in range(len(self.oracles))]
-        if method == "latent":
-            edit = Edit(target.site, target.latent, "add", amount, region=region, half="conditional")
+        if method == "dense":
+            shapes = {target.site: self.run.sae(target.site).shape}
+            pushed = splice_denoiser(self.denoiser, {target.site: _adding(target.dense, region)}, shapes)
+            return self.read(pushed, boards.prompts, boards.noise)
+        latents = target.random if method == "random" else [target.latent]
+        reads = []
+        for latent, rows in zip(latents, torch.arange(len(boards)).chunk(len(latents)), strict=True):
+            here = region if region.ndim == 1 else region[rows]
+            edit = Edit(target.site, latent, "add", target.amount, region=here, half="conditional")
             with steer(self.denoiser, self.run.saes, [edit]) as steered:
-                return self.read(steered, boards.prompts, boards.noise)
-        predictor = _adding(amount * target.dense, region)
-        shapes = {target.site: self.run.sae(target.site).shape}
-        return self.read(splice_denoiser(self.denoiser, {target.site: predictor}, shapes), boards.prompts, boards.noise)
-
-    def amount(self, target: Target, boards: Canvases, plain: Read, method: str) -> float:
-        """That of the highest chance times stability on training prompts; the smallest of equals."""
-        scores = {}
-        for amount in AMOUNTS[method]:
-            after = self.pushed(target, boards, method, amount)[0]
-            counted = _counted(boards, target.value)
-            chance = float(after[target.factor][counted, target.value].mean()) if counted.any() else 0.0
-            scores[amount] = chance * _stability(target.factor, plain, after, counted)["mean"]
-        return max(scores, key=lambda amount: scores[amount])
+                reads.append(self.read(steered, [boards.prompts[row] for row in rows.tolist()], boards.noise[rows]))
+        return [_joined([read[number] for read in reads]) for number in range(len(self.oracles))]
 
     def measure(self, factor: str, about: About) -> dict[str, Any]:
         """All values of one factor."""
-        train, test = self.boards(factor, about, "train"), self.boards(factor, about, "test")
-        plain = {
-            split: self.read(self.denoiser, boards.prompts, boards.noise)
-            for split, boards in (("train", train), ("test", test))
-        }
+        test = self.boards(factor, about, "test")
+        plain = self.read(self.denoiser, test.prompts, test.noise)
         found = {}
         for value, name in enumerate(FACTORS[factor]):
-            target = self.target(factor, value)
-            amounts = {method: self.amount(target, train, plain["train"][0], method) for method in AMOUNTS}
-            after = {"none": plain["test"], "prompt": self.read(self.denoiser, test.changed[value], test.noise)}
-            for method in ("latent", "random", "dense"):
-                after[method] = self.pushed(target, test, method, amounts["latent" if method == "random" else method])
-            figures = {method: _figures(test, factor, value, plain["test"][0], after[method]) for method in METHODS}
-            found[name] = {"site": target.site, "latent": target.latent, "amounts": amounts, "methods": figures}
-            print(f"{factor} {name}: {target.site}/{target.latent}", end="", flush=True)
+            target = self._targets.get((factor, value)) or self.target(factor, value)
+            self._targets[factor, value] = target
+            after = {"none": plain, "prompt": self.read(self.denoiser, test.changed[value], test.noise)}
+            after |= {method: self.pushed(target, test, method) for method in ("latent", "random", "dense")}
+            figures = {method: _figures(test, factor, value, plain[0], after[method]) for method in METHODS}
+            chosen = {"site": target.site, "latent": target.latent, "amount": target.amount}
+            found[name] = {**chosen, "closeness": target.closeness, "methods": figures}
+            print(f"{factor} {name}: {target.site}/{target.latent} + {target.amount:g}", end="")
+            print(f" (closeness {target.closeness:.2f})", end="")
             print("".join(f", {method} {figures[method]['success']:.2f}" for method in METHODS), flush=True)
         return {"mean": _mean(found), "values": found}
+
+
+def _region(factor: str, places: Tensor, boards: Canvases) -> Tensor:
+    """The object's patches for what it is, the latent's own places for where it is and how large."""
+    return boards.tokens if factor in ("shape", "colour") else places
 
 
 def _adding(vector: Tensor, region: Tensor) -> Callable[[TokenBatch], Tensor]:

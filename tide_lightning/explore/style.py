@@ -1,0 +1,197 @@
+"""Style: carry how one prompt or image looks over to another, and leave what it shows.
+
+From the same noises, what latents do for the style's prompt (or on its noised image) is compared with what they do for
+the prompt at hand, place by place and step by step. Latents whose difference is spread over much of the image make up
+the style, those whose difference is gathered in a few places the content. The style's difference is added along a new
+trajectory, in the prompt's half of each forward; what the SAE does not explain and all other latents stay.
+
+Shapes: N noises, S steps, T tokens, F latents, L latents of the style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tide_lightning.callbacks.splicing import Predictor, splice_denoiser
+from tide_lightning.diffusion import Denoiser, sample
+from tide_lightning.errors import UserError
+from tide_lightning.explore.steering.steer import effect
+from tide_lightning.saes import SAE
+from tide_lightning.tokens import Half, TokenBatch
+
+Walk = Callable[[Denoiser], None]
+"""Runs a denoiser through its steps on N samples; what is seen on the way is the point."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """One site's style.
+
+    Args:
+        latents: those that make it up [L].
+        extent: over what share of the places each one's difference is spread [L].
+        t: of the steps [S].
+        difference: how much more they fire with the style [S, T, L].
+    """
+
+    latents: Tensor
+    extent: Tensor
+    t: Tensor
+    difference: Tensor
+
+
+def walk_prompt(prompt: str, noise: Tensor, num_inference_steps: int, guidance_scale: float) -> Walk:
+    """Guided trajectories of one prompt from each noise [N, *latent_shape]."""
+
+    def walk(denoiser: Denoiser) -> None:
+        settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        sample(denoiser, [prompt] * len(noise), initial_noise=noise, **settings)  # type: ignore[arg-type]
+
+    return walk
+
+
+def walk_image(image: Tensor, noise: Tensor, num_inference_steps: int) -> Walk:
+    """An image [3, H, W] in [-1, 1] under each noise, at the times of a trajectory's steps, without a prompt."""
+
+    @torch.no_grad()
+    def walk(denoiser: Denoiser) -> None:
+        x0 = denoiser.encode_images(image.unsqueeze(0)).expand(len(noise), *denoiser.latent_shape)
+        blank = denoiser.encode_prompts([""] * len(noise))
+        for timestep in denoiser.new_scheduler(num_inference_steps).timesteps:
+            raw_t = denoiser.raw_t(timestep.to(x0.device)).expand(len(x0))
+            denoiser.predict(denoiser.schedule.add_noise(x0, noise.to(x0), raw_t), raw_t, blank)
+
+    return walk
+
+
+@torch.no_grad()
+def separate_style(
+    denoiser: Denoiser,
+    saes: Mapping[str, SAE],
+    style: Walk,
+    content: Walk,
+    *,
+    latents: Mapping[str, Sequence[int]] | None = None,
+    least_extent: float = 0.25,
+    count: int = 32,
+) -> dict[str, Style]:
+    """What makes up the style, at each site.
+
+    Args:
+        denoiser: the frozen denoiser.
+        saes: by site.
+        style: where the style is seen.
+        content: where it is to go; the same number of samples and steps.
+        latents: chosen by hand; unless given, those of the widest differences.
+        least_extent: over what share of an image's places a difference must be spread to be style.
+        count: at most so many latents at each site, the most different ones.
+    """
+    if latents is None:
+        total = {site: [_summed(denoiser, site, sae, walk) for walk in (style, content)] for site, sae in saes.items()}
+        chosen = {site: _wide(own - other, least_extent, count) for site, (own, other) in total.items()}
+    else:
+        chosen = {site: torch.tensor(list(some), dtype=torch.long) for site, some in latents.items()}
+    found = {}
+    for site, some in chosen.items():
+        if len(some):
+            (t, own), (_, other) = (_recorded(denoiser, site, saes[site], walk, some) for walk in (style, content))
+            found[site] = Style(some, extent((own - other).sum(0)), t, own - other)
+    if not found:
+        raise UserError(
+            f"style: no latent differs over at least {least_extent:g} of the image; name latents, or lower the extent"
+        )
+    return found
+
+
+def extent(difference_TL: Tensor) -> Tensor:
+    """Over what share of the places each latent's difference is spread [L]: 1 if all are equal, 1 / T for a single."""
+    size = difference_TL.abs()
+    share = size.sum(0).square() / size.square().sum(0).clamp_min(1e-20) / len(size)
+    return torch.where(size.sum(0) > 0, share, 0)
+
+
+@contextmanager
+def transfer_style(
+    denoiser: Denoiser,
+    saes: Mapping[str, SAE],
+    styles: Mapping[str, Style],
+    *,
+    strength: float = 1.0,
+    window: tuple[float, float] = (0.0, 1.0),
+) -> Iterator[Denoiser]:
+    """A denoiser that draws in the style.
+
+    Args:
+        denoiser: the original.
+        saes: by site.
+        styles: by site.
+        strength: how many times the difference is added.
+        window: low and high t of the steps in which it is.
+    """
+    predictors = {site: _adding(saes[site], style, strength, window) for site, style in styles.items()}
+    yield splice_denoiser(denoiser, predictors, {site: saes[site].shape for site in styles})
+
+
+def _adding(sae: SAE, style: Style, strength: float, window: tuple[float, float]) -> Predictor:
+    def predict(tokens: TokenBatch) -> Tensor:
+        inside = (tokens.t >= window[0]) & (tokens.t <= window[1]) & (tokens.half == int(Half.CONDITIONAL))
+        rows = inside.nonzero().squeeze(1)
+        if not len(rows):
+            return tokens.x
+        some = tokens.select(rows)
+        step = (some.t.unsqueeze(1) - style.t.to(some.t).unsqueeze(0)).abs().argmin(1)
+        place = rows % style.difference.shape[1]
+        amounts = strength * style.difference.to(some.x)[step, place]
+        latents = style.latents.to(rows.device).expand(len(rows), -1)
+        return tokens.x.index_copy(0, rows, some.x + effect(sae, latents, amounts, some).to(some.x.dtype))
+
+    return predict
+
+
+def _wide(difference_TF: Tensor, least_extent: float, count: int) -> Tensor:
+    """The most different of those that differ widely."""
+    wide = extent(difference_TF) >= least_extent
+    size = torch.where(wide, difference_TF.abs().sum(0), 0)
+    values, latents = size.topk(min(count, len(size)))
+    return latents[values > 0]
+
+
+def _summed(denoiser: Denoiser, site: str, sae: SAE, walk: Walk) -> Tensor:
+    """All steps' codes by place, summed over samples [T, F]."""
+    num_tokens = sae.shape.grid
+    total = torch.zeros(torch.Size(num_tokens).numel(), sae.d_sae)
+
+    def take(tokens: TokenBatch) -> None:
+        dense = sae.encode(tokens.x, **tokens.context()).to_dense().float()
+        total.add_(dense.unflatten(0, (-1, len(total))).mean(0).cpu())
+
+    walk(_watched(denoiser, site, sae, take))
+    return total
+
+
+def _recorded(denoiser: Denoiser, site: str, sae: SAE, walk: Walk, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Times [S], and some latents' mean over samples at each step and place [S, T, L]."""
+    times: list[Tensor] = []
+    means: list[Tensor] = []
+    num_tokens = torch.Size(sae.shape.grid).numel()
+
+    def take(tokens: TokenBatch) -> None:
+        dense = sae.encode(tokens.x, **tokens.context()).to_dense()[:, latents.to(tokens.x.device)].float()
+        means.append(dense.unflatten(0, (-1, num_tokens)).mean(0).cpu())
+        times.append(tokens.t[:1].cpu())
+
+    walk(_watched(denoiser, site, sae, take))
+    return torch.cat(times), torch.stack(means)
+
+
+def _watched(denoiser: Denoiser, site: str, sae: SAE, take: Callable[[TokenBatch], None]) -> Denoiser:
+    def predict(tokens: TokenBatch) -> Tensor:
+        take(tokens.select(tokens.half == int(Half.CONDITIONAL)))
+        return tokens.x
+
+    return splice_denoiser(denoiser, {site: predict}, {site: sae.shape})
