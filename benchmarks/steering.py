@@ -26,8 +26,8 @@ from tide_lightning.callbacks.splicing import splice_denoiser
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import stream
 from tide_lightning.explore import Run, open_run
-from tide_lightning.explore.retrieval import find_by_text
 from tide_lightning.explore.steering import Edit, steer
+from tide_lightning.explore.steering.handles import find_handles
 from tide_lightning.explore.steering.trying import Trial
 from tide_lightning.explore.watching import watch
 from tide_lightning.tokens import Half, TokenBatch
@@ -39,14 +39,14 @@ GOALS = {"colour": 0.85, "shape": 0.6, "size": 0.6, "place": 0.6}
 """Success to be reached, as a share of that of the changed prompt."""
 
 METHODS = ("none", "latent", "random", "dense", "prompt")
-FIRST_AMOUNT, AMOUNTS = 8.0, (4.0, 14.0, 24.0)
+FIRST_AMOUNT, AMOUNTS = 8.0, (4.0, 16.0)
 """All candidates are tried with the first, the best of them with the others."""
-DENSE_AMOUNTS = (1.0, 2.0, 4.0, 8.0)
+DENSE_AMOUNTS = (2.0, 6.0)
 """In units of the difference of means."""
-NUM_CANDIDATES = 8
+NUM_CANDIDATES = 6
 
-_PHRASES = {"left": "on the left", "centre": "in the centre", "right": "on the right"}
 _STEPS, _GUIDANCE = 10, 4.5
+_NUM_TRIED = 4  # training prompts on which pushes are tried
 _NUM_RANDOM = 4  # latents that share the test images
 _EARLY = 0.4  # t from which on the dense difference is taken
 
@@ -97,6 +97,8 @@ class Bench:
         self.run, self.denoiser = run, run.denoiser
         self.count = {"train": num_train, "test": num_test}
         self._targets: dict[tuple[str, int], Target] = {}
+        self._means: dict[tuple[str, str, int], Tensor] = {}
+        self._alive: dict[str, Tensor] = {}
         self.oracles = [load_oracle(name) for name in ("a", "b")]
 
     def boards(self, factor: str, about: About, split: Any) -> Canvases:
@@ -114,28 +116,28 @@ class Bench:
 
     def target(self, factor: str, value: int) -> Target:
         """Found by words, without a look at any image's label."""
-        name = FACTORS[factor][value]
-        query = _PHRASES.get(name, name) if factor == "place" else name
-        found = find_by_text(self.run, query, top=NUM_CANDIDATES, num_prompts=6)
-        places = {(one.site, one.latent): torch.tensor(one.places) > 0.5 for one in found}
         boards = self.boards(factor, "silent", "train")
-        trial = Trial(self.denoiser, boards.prompts, boards.changed[value], boards.noise)
+        rivals = self._rivals(factor, value, boards)
         saes = self.run.saes
+        found = find_handles(self.denoiser, saes, boards.changed[value], rivals, boards.noise, count=NUM_CANDIDATES)
+        places = {(one.site, one.latent): one.home for one in found}
+        few = canvases(self.denoiser, factor, "silent", "train", _NUM_TRIED, seed=1)  # the first of the boards
+        trial = Trial(self.denoiser, few.prompts, few.changed[value], few.noise)
 
         def edit(site: str, latent: int, amount: float) -> Edit:
-            region = _region(factor, places[site, latent], boards)
+            region = _region(factor, places[site, latent], few)
             return Edit(site, latent, "add", amount, region=region, half="conditional")
 
         first, close = trial.best(saes, [edit(one.site, one.latent, FIRST_AMOUNT) for one in found])
         others, closer = trial.best(saes, [edit(first.site, first.latent, amount) for amount in AMOUNTS])
         best = others if closer > close else first
         home = places[best.site, best.latent]
-        region = _region(factor, home, boards)
-        dense = self._difference(best.site, factor, value, boards, region)
+        region = _region(factor, home, few)
+        dense = self._difference(best.site, factor, value, boards, _region(factor, home, boards))
         shapes = {best.site: saes[best.site].shape}
         pushes = {amount: {best.site: _adding(amount * dense, region)} for amount in DENSE_AMOUNTS}
         amount = max(pushes, key=lambda amount: trial.closeness(splice_denoiser(self.denoiser, pushes[amount], shapes)))
-        random = self._random(best.site, boards, name)
+        random = self._random(best.site, boards, FACTORS[factor][value])
         return Target(
             factor,
             value,
@@ -150,38 +152,48 @@ class Bench:
 
     def _difference(self, site: str, factor: str, value: int, boards: Canvases, region: Tensor) -> Tensor:
         """What a region's tokens are with the word minus what they are with other words [D]."""
+        means = torch.stack([self._mean(site, factor, one, boards) for one in range(len(FACTORS[factor]))])
+        inside = region.expand(len(boards), -1)
+        by_value = torch.stack([one[inside].mean(0) for one in means])
+        others = [number for number in range(len(by_value)) if number != value]
+        return by_value[value] - by_value[others].mean(0)
+
+    def _rivals(self, factor: str, value: int, boards: Canvases) -> list[str]:
+        """The training prompts with another word in the target's place, each in turn."""
         others = [number for number in range(len(FACTORS[factor])) if number != value]
-        rivals = [boards.changed[others[row % len(others)]][row] for row in range(len(boards))]
-        everywhere = region.expand(len(boards), -1)
-        own = self._mean(site, boards.changed[value], boards.noise, everywhere)
-        return own - self._mean(site, rivals, boards.noise, everywhere)
+        return [boards.changed[others[row % len(others)]][row] for row in range(len(boards))]
 
-    def _mean(self, site: str, prompts: Sequence[str], noise: Tensor, region_NT: Tensor) -> Tensor:
-        """Mean token of a region over the early steps [D]."""
-        found: list[Tensor] = []
+    def _mean(self, site: str, factor: str, value: int, boards: Canvases) -> Tensor:
+        """A site's tokens with a word, averaged over the early steps [N, T, D]; kept for the factor's other values."""
+        if (site, factor, value) not in self._means:
+            found: list[Tensor] = []
 
-        def look(tokens: TokenBatch) -> Tensor:
-            some = tokens.select(tokens.half == int(Half.CONDITIONAL))
-            if bool(some.t[0] >= _EARLY):
-                found.append(some.x[region_NT.flatten()].mean(0))
-            return tokens.x
+            def look(tokens: TokenBatch) -> Tensor:
+                some = tokens.select(tokens.half == int(Half.CONDITIONAL))
+                if bool(some.t[0] >= _EARLY):
+                    found.append(some.x.reshape(len(boards), -1, some.x.shape[1]))
+                return tokens.x
 
-        self.read(splice_denoiser(self.denoiser, {site: look}, {site: self.run.sae(site).shape}), prompts, noise)
-        return torch.stack(found).mean(0)
+            watched = splice_denoiser(self.denoiser, {site: look}, {site: self.run.sae(site).shape})
+            self.read(watched, boards.changed[value], boards.noise)
+            self._means[site, factor, value] = torch.stack(found).mean(0)
+        return self._means[site, factor, value]
 
     def _random(self, site: str, boards: Canvases, name: str) -> list[int]:
-        """Latents that fire at all."""
-        seen = watch(
-            self.denoiser,
-            {site: self.run.sae(site)},
-            boards.prompts,
-            initial_noise=boards.noise,
-            num_inference_steps=_STEPS,
-            guidance_scale=_GUIDANCE,
-        )
-        alive = (seen.peak[site].amax((0, 1)) > 0).nonzero().squeeze(1)
+        """Latents that fire at all in images of any prompts."""
+        if site not in self._alive:
+            seen = watch(
+                self.denoiser,
+                {site: self.run.sae(site)},
+                boards.prompts,
+                initial_noise=boards.noise,
+                num_inference_steps=_STEPS,
+                guidance_scale=_GUIDANCE,
+            )
+            self._alive[site] = (seen.peak[site].amax((0, 1)) > 0).nonzero().squeeze(1)
+        alive = self._alive[site]
         chosen = stream(1, "random latents", site, name).choice(len(alive), _NUM_RANDOM, replace=False)
-        return alive[torch.from_numpy(chosen)].tolist()
+        return [int(latent) for latent in alive[torch.from_numpy(chosen)]]
 
     def pushed(self, target: Target, boards: Canvases, method: str) -> list[dict[str, Tensor]]:
         """What both oracles see after a push."""
@@ -192,7 +204,7 @@ class Bench:
             return self.read(pushed, boards.prompts, boards.noise)
         latents = target.random if method == "random" else [target.latent]
         reads = []
-        for latent, rows in zip(latents, torch.arange(len(boards)).chunk(len(latents)), strict=True):
+        for latent, rows in zip(latents, torch.arange(len(boards)).tensor_split(len(latents)), strict=True):
             here = region if region.ndim == 1 else region[rows]
             edit = Edit(target.site, latent, "add", target.amount, region=here, half="conditional")
             with steer(self.denoiser, self.run.saes, [edit]) as steered:
@@ -314,7 +326,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="one of each seed")
     parser.add_argument("--factors", nargs="+", choices=list(GOALS), default=list(GOALS))
     parser.add_argument("--about", nargs="+", choices=get_args(About), default=["silent"])
-    parser.add_argument("--train-prompts", type=int, default=4)
+    parser.add_argument("--train-prompts", type=int, default=8)
     parser.add_argument("--test-prompts", type=int, default=12)
     parser.add_argument("--out", type=Path, help="JSON file of all figures")
     parser.add_argument("--page", type=Path, help="page whose `steering` section is replaced")

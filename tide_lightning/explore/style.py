@@ -3,7 +3,7 @@
 From the same noises, what latents do for the style's prompt (or on its noised image) is compared with what they do for
 the prompt at hand, place by place and step by step. Latents whose difference is spread over much of the image make up
 the style, those whose difference is gathered in a few places the content. The style's difference is added along a new
-trajectory, in the prompt's half of each forward; what the SAE does not explain and all other latents stay.
+trajectory, in the prompt's half of each forward and once the layout stands; all else stays.
 
 Shapes: N noises, S steps, T tokens, F latents, L latents of the style.
 """
@@ -77,7 +77,7 @@ def separate_style(
     content: Walk,
     *,
     latents: Mapping[str, Sequence[int]] | None = None,
-    least_extent: float = 0.25,
+    least_extent: float = 0.5,
     count: int = 32,
 ) -> dict[str, Style]:
     """What makes up the style, at each site.
@@ -87,20 +87,20 @@ def separate_style(
         saes: by site.
         style: where the style is seen.
         content: where it is to go; the same number of samples and steps.
-        latents: chosen by hand; unless given, those of the widest differences.
-        least_extent: over what share of an image's places a difference must be spread to be style.
+        latents: chosen by hand; unless given, those of wide differences.
+        least_extent: over what share of the places a difference must be spread to be style.
         count: at most so many latents at each site, the most different ones.
     """
-    if latents is None:
-        total = {site: [_summed(denoiser, site, sae, walk) for walk in (style, content)] for site, sae in saes.items()}
-        chosen = {site: _wide(own - other, least_extent, count) for site, (own, other) in total.items()}
-    else:
-        chosen = {site: torch.tensor(list(some), dtype=torch.long) for site, some in latents.items()}
     found = {}
-    for site, some in chosen.items():
-        if len(some):
-            (t, own), (_, other) = (_recorded(denoiser, site, saes[site], walk, some) for walk in (style, content))
-            found[site] = Style(some, extent((own - other).sum(0)), t, own - other)
+    for site, sae in saes.items():
+        if latents is None:
+            own, other = (_summed(denoiser, site, sae, walk) for walk in (style, content))
+            chosen = _wide(own - other, least_extent, count)
+        else:
+            chosen = torch.tensor(list(latents.get(site, ())), dtype=torch.long)
+        if len(chosen):
+            (t, own), (_, other) = (_recorded(denoiser, site, sae, walk, chosen) for walk in (style, content))
+            found[site] = Style(chosen, spread((own - other).sum(0)), t, own - other)
     if not found:
         raise UserError(
             f"style: no latent differs over at least {least_extent:g} of the image; name latents, or lower the extent"
@@ -108,11 +108,11 @@ def separate_style(
     return found
 
 
-def extent(difference_TL: Tensor) -> Tensor:
-    """Over what share of the places each latent's difference is spread [L]: 1 if all are equal, 1 / T for a single."""
-    size = difference_TL.abs()
-    share = size.sum(0).square() / size.square().sum(0).clamp_min(1e-20) / len(size)
-    return torch.where(size.sum(0) > 0, share, 0)
+def spread(difference_TL: Tensor) -> Tensor:
+    """Over what share of the places each difference is spread [L]: 1 if equal everywhere, 1 / T if at one place."""
+    size_TL = difference_TL.abs()
+    share = size_TL.sum(0).square() / size_TL.square().sum(0).clamp_min(1e-20) / len(size_TL)
+    return torch.where(size_TL.sum(0) > 0, share, 0)
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def transfer_style(
     styles: Mapping[str, Style],
     *,
     strength: float = 1.0,
-    window: tuple[float, float] = (0.0, 1.0),
+    window: tuple[float, float] = (0.0, 0.5),
 ) -> Iterator[Denoiser]:
     """A denoiser that draws in the style.
 
@@ -155,8 +155,7 @@ def _adding(sae: SAE, style: Style, strength: float, window: tuple[float, float]
 
 def _wide(difference_TF: Tensor, least_extent: float, count: int) -> Tensor:
     """The most different of those that differ widely."""
-    wide = extent(difference_TF) >= least_extent
-    size = torch.where(wide, difference_TF.abs().sum(0), 0)
+    size = torch.where(spread(difference_TF) >= least_extent, difference_TF.abs().sum(0), 0)
     values, latents = size.topk(min(count, len(size)))
     return latents[values > 0]
 

@@ -1,0 +1,111 @@
+"""`tide style`: a prompt in the style of another prompt, or of an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tide_lightning.datamodules.images import image_tensor
+from tide_lightning.diffusion import Denoiser, sample
+from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.errors import UserError
+from tide_lightning.explore.pictures import picture_format, save_picture, sheet
+from tide_lightning.explore.run import open_run
+from tide_lightning.explore.steering.edits import Edit, check_edits
+from tide_lightning.explore.steering.requests import check_windows, parse_latents, parse_numbers, parse_window
+from tide_lightning.explore.style import separate_style, transfer_style, walk_image, walk_prompt
+
+
+def transfer(
+    run: str,
+    prompt: str = "",
+    style: str = "",
+    image: str | None = None,
+    out: str = "style.png",
+    latent: str | None = None,
+    sites: str | None = None,
+    window: str = "0,0.5",
+    strength: str = "1",
+    extent: float = 0.5,
+    samples: int = 4,
+    seed: int = 0,
+    steps: int = 20,
+    guidance_scale: float | None = None,
+    device: str = "auto",
+) -> None:
+    """Draw a prompt in the style of another prompt or of an image, its content kept.
+
+    Args:
+        run: a run folder, or a run's name below runs/.
+        prompt: what to draw.
+        style: a prompt in whose style.
+        image: or a picture file in whose style.
+        out: the picture: the prompt's image, and below it with the style, for several seeds.
+        latent: latents that make up the style, SITE/NUMBER separated by commas; separated automatically unless given.
+        sites: where latents are carried over, separated by commas; the run's first site unless given.
+        window: low,high; the times t within which, 1 being pure noise. Late ones leave the layout as it is.
+        strength: how many times the difference is added; several separated by commas make rows.
+        extent: over what share of an image's places a latent must differ to count as style.
+        samples: noises over which the style is averaged, and images drawn.
+        seed: of the noises.
+        steps: of the trajectories.
+        guidance_scale: as in the run's data unless given.
+        device: where to compute; auto takes a GPU where there is one.
+    """
+    if steps < 1 or samples < 1:
+        raise UserError(f"--steps {steps}, --samples {samples}: at least 1 each")
+    if bool(style) == bool(image):
+        raise UserError("name one source of style: --style PROMPT or --image FILE")
+    picture_format(out)
+    strengths, (low, high) = parse_numbers("--strength", strength), parse_window(window)
+    opened = open_run(run, device)
+    denoiser = opened.denoiser
+    named = None if latent is None else parse_latents(latent, "add", 0.0, (low, high), None, "both")
+    names = [edit.site for edit in named] if named else _split(sites) or list(opened.saes)[:1]
+    saes = {site: opened.sae(site) for site in dict.fromkeys(names)}
+    check_edits(denoiser, saes, named or [Edit(site, 0) for site in saes])
+    check_windows(denoiser, [Edit(next(iter(saes)), 0, window=(low, high))], steps)
+    scale = opened.config["data"].get("guidance_scale", 4.5) if guidance_scale is None else guidance_scale
+    settings: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": scale}
+    noise = _noise(denoiser, seed, "style", samples)
+    source = walk_prompt(style, noise, **settings)
+    if image is not None:
+        source = walk_image(_read_image(denoiser, image), noise, steps)
+    chosen = None if named is None else {site: [e.latent for e in named if e.site == site] for site in saes}
+    content = walk_prompt(prompt, noise, **settings)
+    found = separate_style(denoiser, saes, source, content, latents=chosen, least_extent=extent)
+    for site, one in found.items():
+        print(f"{site}: {len(one.latents)} latents: {', '.join(map(str, one.latents.tolist()))}")
+    start, prompts = _noise(denoiser, seed, "sample", samples), [prompt] * samples
+    before = denoiser.decode_latents(sample(denoiser, prompts, initial_noise=start, **settings))
+    rows = [[("original" if number == 0 else "", one) for number, one in enumerate(before)]]
+    for value in strengths:
+        with transfer_style(denoiser, saes, found, strength=value, window=(low, high)) as styled:
+            after = denoiser.decode_latents(sample(styled, prompts, initial_noise=start, **settings))
+        rows.append([(f"style x {value:g}" if number == 0 else "", one) for number, one in enumerate(after)])
+        print(f"style x {value:g}: pixels moved by {float((after - before).abs().mean()) / 2:.1%} of the range")
+    print(save_picture(sheet(rows), out))
+
+
+def _split(text: str | None) -> list[str]:
+    return [] if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _noise(denoiser: Denoiser, seed: int, purpose: str, count: int) -> Tensor:
+    return torch.stack([normal(stream(seed, purpose, number), denoiser.latent_shape) for number in range(count)])
+
+
+def _read_image(denoiser: Denoiser, path: str) -> Tensor:
+    """The picture, cut to a square and scaled to what the denoiser draws."""
+    try:
+        with Image.open(Path(path)) as picture:
+            found = image_tensor(picture, denoiser.image_shape[-1])
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"--image {path}: cannot be read as a picture ({' '.join(str(error).split())})") from error
+    if tuple(found.shape) != denoiser.image_shape:
+        raise UserError(f"--image {path}: this denoiser draws {list(denoiser.image_shape)}, not squares of that kind")
+    return found
