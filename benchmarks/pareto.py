@@ -24,14 +24,17 @@ from typing import Any
 import torch
 import yaml
 from lightning import Trainer, seed_everything
+from torch import Tensor
 
 from benchmarks.ablation import write_table
-from benchmarks.pareto_page import plot, table
+from benchmarks.pareto_page import Pieces, plot, table
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
 from tide_lightning.command_line import packaged_configs
 from tide_lightning.datamodules import ActivationDataModule, DiskCache
 from tide_lightning.datamodules.harvest import Harvester
+from tide_lightning.evaluation.comparison.reproducibility import match
 from tide_lightning.evaluation.fidelity import Fidelity
+from tide_lightning.evaluation.matching import directions
 from tide_lightning.evaluation.reconstruction import SiteReconstruction
 from tide_lightning.saes import SAE
 from tide_lightning.tokens import SiteShape, TokenBatch
@@ -197,6 +200,17 @@ def load(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def piece_of(factor: float, k: int) -> str:
+    """The name of a size and an L0."""
+    return f"{factor:g}x k={k}"
+
+
+def sae_folder(options: argparse.Namespace, seed: int | str, piece: str, name: str) -> Path:
+    """Where a trained SAE is kept."""
+    folder: Path = options.folder / f"seed-{seed}" / piece.replace(" k=", "-k") / name
+    return folder
+
+
 def run_piece(rows: dict[str, Figures], seed: int, factor: float, k: int, options: argparse.Namespace) -> None:
     """Train and measure what a piece has not yet, into its rows."""
     every = variants()
@@ -209,9 +223,25 @@ def run_piece(rows: dict[str, Figures], seed: int, factor: float, k: int, option
         module = train(data, builders, seed, options.steps)
         saes = {name: module.sae(f"{SITE}@{name}") for name in names}
         for name, sae in saes.items():
-            sae.save_pretrained(options.folder / f"seed-{seed}" / f"{factor:g}x-k{k}" / name, site=SITE)
+            sae.save_pretrained(sae_folder(options, seed, piece_of(factor, k), name), site=SITE)
         figures, meaning = measure(data, saes, options), understand(data, saes, options)
         rows.update({name: figures[name] | meaning[name] for name in names})
+
+
+def find_again(pieces: Pieces, options: argparse.Namespace) -> None:
+    """Add to each row the share of its decoder directions that the other seeds found too, where their SAEs are kept."""
+    for piece, seeds in pieces.items():
+        found: dict[str, dict[str, Tensor]] = {}
+        for seed, rows in seeds.items():
+            for name in rows:
+                folder = sae_folder(options, seed, piece, name)
+                if (folder / "cfg.json").is_file():
+                    found.setdefault(name, {})[seed] = directions(SAE.from_pretrained(folder))
+        for name, by_seed in found.items():
+            for seed, rows_FD in by_seed.items():
+                others = [match(rows_FD, other) for number, other in by_seed.items() if number != seed]
+                if others:
+                    seeds[seed][name]["matched_share"] = sum(part["matched_share"] for part in others) / len(others)
 
 
 def parse() -> argparse.Namespace:
@@ -246,8 +276,9 @@ def main() -> None:
     content = load(options)
     pieces = [(seed, factor, k) for factor in options.factors for k in options.ks for seed in options.seeds]
     for seed, factor, k in [] if options.only_table else pieces:
-        rows = content["pieces"].setdefault(f"{factor:g}x k={k}", {}).setdefault(str(seed), {})
+        rows = content["pieces"].setdefault(piece_of(factor, k), {}).setdefault(str(seed), {})
         run_piece(rows, seed, factor, k, options)
+        find_again(content["pieces"], options)
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     names = list(variants())
     print(text := table(content["pieces"], names))

@@ -14,6 +14,7 @@ COLUMNS = {
     "loss_increase": ("loss increase", ".0%"),
     "alive_fraction": ("alive", ".2f"),
     "f1": ("factor F1", ".3f"),
+    "matched_share": ("found by other seeds", ".2f"),
     "steering_success": ("steering", ".0%"),
 }
 

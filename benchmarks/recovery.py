@@ -124,6 +124,7 @@ def lens(data: KnownDictionary, steps: int, seed: int) -> Tensor:
         total_training_samples=steps * data.batch_size,
         train_batch_size_samples=data.batch_size,
         lr=1e-3,
+        lr_end=1e-4,
         lr_warm_up_steps=100,
         lr_decay_steps=round(0.3 * steps),
         dead_feature_window=20,
