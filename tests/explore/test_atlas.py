@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from tests.explore.conftest import D_SAE, SITES, write_run
+from tests.explore.synthetic import write_atlas
 from tide_lightning.cli import main
 from tide_lightning.explore import open_run
 from tide_lightning.explore.atlas import build_atlas
@@ -56,6 +57,24 @@ def test_large_grids_are_pooled_and_frames_laid_on_one_another() -> None:
     found.end_group(0, 1)
     assert found.maps[0, 0].view(14, 7)[13, 6] == 3
     assert found.maps.count_nonzero() == 1
+
+
+def test_a_prompts_tokens_have_no_heat_map() -> None:
+    found = SiteStatistics(3, (5,), 2, 1, 2, CPU)
+    dense = torch.zeros(2, 5, 3)
+    dense[1, 3, 2] = 2.0
+    found.add(SparseCode.from_dense(dense.flatten(0, 1)), 0.2)
+    found.end_group(0, 2)
+    assert found.map_shape == (1, 1)
+    assert found.top_samples[2].tolist() == [1, -1]
+
+
+def test_sites_without_a_live_latent_have_an_empty_atlas(tmp_path: Path) -> None:
+    captions = ["a red cube", "a blue cube"] * 10
+    pictures = [Image.new("RGB", (8, 8))] * 20
+    page = write_atlas(tmp_path, captions, torch.zeros(4, 20), pictures)
+    assert pq.read_table(tmp_path / "tables" / "peaks.parquet").num_rows == 0
+    assert '"live":0' in (page.parent / "data" / "meta.js").read_text()
 
 
 def test_a_word_is_told_by_the_latent_that_follows_it() -> None:
@@ -113,10 +132,11 @@ def test_the_command_writes_pages_and_tables(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "atlas"
-    assert main(["atlas", str(run_folder), "--out", str(out), "--samples", "24", "--bins", "3", "--device", "cpu"]) == 0
+    where = [str(run_folder), "--out", str(out), "--device", "cpu"]
+    assert main(["atlas", *where, "--samples", "24", "--bins", "3", "--sites", f'["{SITES[1]}"]']) == 0
     assert f"written  {out / 'index.html'}" in capsys.readouterr().out
     features = pq.read_table(out / "tables" / "features.parquet").to_pylist()
-    assert {row["site"] for row in features} == set(SITES)
+    assert {row["site"] for row in features} == set(SITES[1:])
     peaks = pq.read_table(out / "tables" / "peaks.parquet").to_pandas()
     for row in features[:20]:
         here = peaks[(peaks.site == row["site"]) & (peaks.latent == row["latent"])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ _SECONDS = 10.0  # between two lines about how far it is
 def atlas(
     run: str,
     out: str | None = None,
+    sites: list[str] | None = None,
     samples: int = 512,
     bins: int = 8,
     images: int = 6,
@@ -44,6 +45,7 @@ def atlas(
     Args:
         run: run folder, or name below ./runs.
         out: folder to write; `atlas` in the run's folder unless given.
+        sites: keys of SAEs; all unless given.
         samples: held-out images (or prompts, for a run on trajectories) that are read.
         bins: equal bins of the normalised timestep.
         images: shown of each latent: those in which it fires most.
@@ -57,6 +59,7 @@ def atlas(
     page = build_atlas(
         opened,
         folder,
+        sites=sites,
         num_samples=samples,
         num_bins=bins,
         num_images=images,
@@ -73,6 +76,7 @@ def build_atlas(
     run: Run,
     folder: Path,
     *,
+    sites: Sequence[str] | None = None,
     num_samples: int = 512,
     num_bins: int = 8,
     num_images: int = 6,
@@ -85,7 +89,9 @@ def build_atlas(
     if min(num_samples, num_bins, num_images, thumbnail_side, group_size) < 1:
         raise UserError("atlas: samples, bins, images, thumbnail and batch must be at least 1")
     tell = say or (lambda line: None)
-    saes, count = run.saes, num_samples_of(run, num_samples)
+    saes = run.saes if sites is None else {site: run.sae(site) for site in sites}
+    shapes = {unlabelled(key): sae.shape for key, sae in saes.items()}
+    count = num_samples_of(run, num_samples)
     statistics = {
         key: SiteStatistics(sae.d_sae, sae.shape.grid, count, num_bins, num_images, run.device)
         for key, sae in saes.items()
@@ -95,7 +101,7 @@ def build_atlas(
     labels: list[Labels] = []
     pictures: list[Image.Image] = []
     begun = said = time.monotonic()
-    for group in read_groups(run, count, num_bins, group_size, seed):
+    for group in read_groups(run, shapes, count, num_bins, group_size, seed):
         _add(group, saes, statistics, firing, first=len(captions))
         captions += group.captions
         labels += group.labels

@@ -145,7 +145,7 @@ def _chosen(strength_FV: Tensor, traits: Traits, num: int) -> Tensor:
             ):
                 kept.append(candidate)
         rows.append(kept + [-1] * (num - len(kept)))
-    return torch.tensor(rows, device=strength_FV.device)
+    return torch.tensor(rows, dtype=torch.int64, device=strength_FV.device).view(-1, num)
 
 
 def _overlap(traits: Traits, one: int, other: int) -> bool:

@@ -18,10 +18,10 @@ from torch import Tensor
 from tide_lightning.callbacks.splicing import site_context
 from tide_lightning.datamodules.harvest import Harvester
 from tide_lightning.datamodules.streams import noised_call
-from tide_lightning.diffusion import Conditioning, Site, sample, unlabelled
+from tide_lightning.diffusion import Conditioning, Site, sample
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.explore.run import Run
-from tide_lightning.tokens import TokenBatch
+from tide_lightning.tokens import SiteShape, TokenBatch
 
 Labels = Mapping[str, Sequence[str]]
 """What is known of a sample: for each factor the values that it shows."""
@@ -62,11 +62,25 @@ def num_samples_of(run: Run, wanted: int) -> int:
     return min(wanted, len(run.data.latents("heldout")))
 
 
-def read_groups(run: Run, num_samples: int, num_bins: int, group_size: int, seed: int) -> Iterator[Group]:
-    """Held-out samples in groups, each with all looks at it."""
-    read = _read_walked if _is_walked(run) else _read_noised
+def read_groups(
+    run: Run, shapes: Mapping[str, SiteShape], num_samples: int, num_bins: int, group_size: int, seed: int
+) -> Iterator[Group]:
+    """Held-out samples in groups, each with all looks at it.
+
+    Args:
+        run: whose data and denoiser.
+        shapes: of the sites that are read.
+        num_samples: in all.
+        num_bins: of t.
+        group_size: samples in a group.
+        seed: of the noise.
+    """
     for start in range(0, num_samples, group_size):
-        yield read(run, list(range(start, min(start + group_size, num_samples))), num_bins, seed)
+        numbers = list(range(start, min(start + group_size, num_samples)))
+        if _is_walked(run):
+            yield _read_walked(run, shapes, numbers, seed)
+        else:
+            yield _read_noised(run, list(shapes), numbers, num_bins, seed)
 
 
 def _is_walked(run: Run) -> bool:
@@ -74,10 +88,9 @@ def _is_walked(run: Run) -> bool:
 
 
 @torch.no_grad()
-def _read_noised(run: Run, numbers: list[int], num_bins: int, seed: int) -> Group:
+def _read_noised(run: Run, sites: list[str], numbers: list[int], num_bins: int, seed: int) -> Group:
     data, denoiser = run.data, run.denoiser
-    sites = denoiser.resolve_sites(list(dict.fromkeys(map(unlabelled, run.saes))))
-    harvester = Harvester(denoiser, sites, data.window_radius, data.forward_batch_size)
+    harvester = Harvester(denoiser, denoiser.resolve_sites(sites), data.window_radius, data.forward_batch_size)
     x0, captions = data.latents("heldout").fetch(numbers)
     noise = torch.stack([normal(stream(seed, "atlas", number), denoiser.latent_shape) for number in numbers])
     looks = []
@@ -92,10 +105,9 @@ def _read_noised(run: Run, numbers: list[int], num_bins: int, seed: int) -> Grou
 
 
 @torch.no_grad()
-def _read_walked(run: Run, numbers: list[int], num_bins: int, seed: int) -> Group:
+def _read_walked(run: Run, shapes: Mapping[str, SiteShape], numbers: list[int], seed: int) -> Group:
     data, denoiser = run.data, run.denoiser
-    sites = denoiser.resolve_sites(list(dict.fromkeys(map(unlabelled, run.saes))))
-    shapes = {unlabelled(key): sae.shape for key, sae in run.saes.items()}
+    sites = denoiser.resolve_sites(list(shapes))
     prompts = data.corpus.prompts("heldout")
     captions = [prompts[number] for number in numbers]
     looks = []
