@@ -69,11 +69,8 @@ class ShowProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """One step further."""
-        now = time.monotonic()
         self._tokens += len(next(iter(batch.values()))) * trainer.world_size
-        self._seen.append((now, trainer.global_step, self._tokens))
-        while now - self._seen[0][0] > _WINDOW_SECONDS and len(self._seen) > 2:
-            self._seen.popleft()
+        self._remember(trainer.global_step)
         self._advance("fit", trainer.global_step, lambda: self._figures(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -89,11 +86,11 @@ class ShowProgress(ProgressBar):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin counting batches."""
-        self._begin(sum(trainer.num_test_batches), 0)
+        self._begin_batches(sum(trainer.num_test_batches))
 
     def on_test_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """One batch further."""
-        self._advance("test", trainer.test_loop.batch_progress.total.ready, str)
+        self._advance_batches("test", trainer.test_loop.batch_progress.total.ready)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Done."""
@@ -101,11 +98,11 @@ class ShowProgress(ProgressBar):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin counting batches."""
-        self._begin(sum(trainer.num_predict_batches), 0)
+        self._begin_batches(sum(trainer.num_predict_batches))
 
     def on_predict_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """One batch further."""
-        self._advance("predict", trainer.predict_loop.batch_progress.total.ready, str)
+        self._advance_batches("predict", trainer.predict_loop.batch_progress.total.ready)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Done."""
@@ -118,6 +115,27 @@ class ShowProgress(ProgressBar):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the terminal back."""
         self._stop_live()
+
+    def _begin_batches(self, total: int | float) -> None:
+        self._seen.clear()
+        self._begin(total, 0)
+
+    def _advance_batches(self, what: str, done: int) -> None:
+        self._remember(done)
+        self._advance(what, done, self._time_left)
+
+    def _remember(self, done: int) -> None:
+        now = time.monotonic()
+        self._seen.append((now, done, self._tokens))
+        while now - self._seen[0][0] > _WINDOW_SECONDS and len(self._seen) > 2:
+            self._seen.popleft()
+
+    def _time_left(self) -> str:
+        """At the speed of late; nothing before there is one."""
+        (then, done_then, _), (now, done, _) = self._seen[0], self._seen[-1]
+        if not self._total or done <= done_then:
+            return ""
+        return f"{_clock((self._total - done) * (now - then) / (done - done_then))} left"
 
     def _figures(self, trainer: Trainer) -> str:
         """Speed, losses and time left in one line; what is not known yet is left out."""
@@ -132,9 +150,7 @@ class ShowProgress(ProgressBar):
             values = [v for key, v in logged.items() if key.startswith("train/") and key.endswith(f"/{name}")]
             if values:
                 parts.append(f"{label} {sum(values) / len(values):{form}}")
-        if self._total and step > step_then:
-            parts.append(f"{_clock((self._total - step) * (now - then) / (step - step_then))} left")
-        return "  ".join(parts)
+        return "  ".join([*parts, self._time_left()]).rstrip()
 
     def _begin(self, total: int | float, done: int) -> None:
         self._total = int(total) if 0 < total < float("inf") else None

@@ -150,6 +150,16 @@ def test_a_second_run_gives_the_same_figures(figures: Any, tmp_path: Path) -> No
     assert {**again, "seconds": 0} == {**figures, "seconds": 0}
 
 
+def test_without_captions_less_is_known_in_noise(figures: Any, tmp_path: Path) -> None:
+    silent = benchmark(tmp_path, captions=False, steer=())
+    assert silent["settings"]["captions"] is False
+    told, seen = (
+        [found["meaning"][site]["by_timestep"][1]["mean"]["auroc"]["dense"] for site in SITES]
+        for found in (figures, silent)
+    )
+    assert sum(seen) < sum(told)
+
+
 def test_an_sae_that_knows_the_noise_is_read_but_not_steered(tmp_path: Path) -> None:
     found = benchmark(tmp_path, {"known_part": "noise_token"}, num_bins=1, num_train_scenes=32, num_test_scenes=16)
     assert set(found["meaning"]) == set(SITES)

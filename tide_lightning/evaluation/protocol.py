@@ -27,7 +27,7 @@ from tide_lightning.evaluation.plots import image_grid
 from tide_lightning.evaluation.reconstruction import SiteReconstruction
 from tide_lightning.evaluation.report import write_report
 from tide_lightning.evaluation.sections import MeasuresSection, Section, measure_sections
-from tide_lightning.evaluation.summary import print_summary, time_left
+from tide_lightning.evaluation.summary import clock, print_summary, time_left
 from tide_lightning.evaluation.time_section import time_section
 from tide_lightning.evaluation.tracking import Tracker
 from tide_lightning.reduction import all_reduce_sum
@@ -107,8 +107,8 @@ class EvaluateProtocol(Callback):
         self._calibrate_floors(trainer, pl_module, data)
         means = {site: floors.mean for site, floors in self._floors.items()}
         self._fidelity = Fidelity(data.denoiser, saes, means, self.num_bins)
+        self._until = self._deadline(trainer, "reconstruction")
         self._fidelity_until = self.budget.deadline("reconstruction", self._absent, FIDELITY_SHARE)
-        self._until = self.budget.deadline("reconstruction", self._absent)
         self._fidelity_seen, self._fidelity_seconds, self._seen = 0, 0.0, 0
         self._started = self._said = _now(pl_module)
 
@@ -184,7 +184,7 @@ class EvaluateProtocol(Callback):
     def _calibrate_floors(self, trainer: Trainer, pl_module: LightningModule, data: ActivationDataModule) -> None:
         _say(trainer, "evaluate  fitting the floors on calibration tokens")
         assert isinstance(pl_module, TideModule)
-        until = self.budget.deadline("calibration", self._absent)
+        until = self._deadline(trainer, "calibration")
         for number, batch in enumerate(map(pl_module.for_each_sae, data.calibration_batches()), start=1):
             for site, tokens in batch.items():
                 self._floors[site].calibrate(tokens)
@@ -214,6 +214,14 @@ class EvaluateProtocol(Callback):
             total = -(-min(self.fidelity_samples, data.num_test_samples) // trainer.world_size)
             left = time_left(self._fidelity_seconds, self._fidelity_seen, total)
             _say(trainer, f"evaluate  fidelity: {self._fidelity_seen} of {total} samples, {left} left")
+
+    def _deadline(self, trainer: Trainer, part: str) -> float | None:
+        """When a part that begins now has to end; where there is a budget, said too."""
+        deadline, left = self.budget.deadline(part, self._absent), self.budget.left()
+        if deadline is not None and left is not None:
+            share = clock(deadline - time.monotonic())
+            _say(trainer, f"evaluate  {clock(left)} of the budget left, {share} of it for {part}")
+        return deadline
 
     def _compute(self, trainer: Trainer, seconds: float) -> dict[str, Any]:
         data = _datamodule(trainer)
@@ -259,7 +267,7 @@ class EvaluateProtocol(Callback):
             chunk_size=min(NUM_SHOWN, data.forward_batch_size or NUM_SHOWN),
             watch=None if self._tracker is None else self._tracker.follow,
             progress=progress,
-            deadline=self.budget.deadline("images", self._absent),
+            deadline=self._deadline(trainer, "images"),
         )
         self.budget.note("images a case", found.figures["images"], len(prompts))
         return found

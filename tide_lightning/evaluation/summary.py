@@ -62,5 +62,10 @@ def print_summary(metrics: Mapping[str, Any], written: Sequence[Path], console: 
 
 def time_left(seconds: float, done: int, total: int) -> str:
     """Minutes and seconds that the rest will take."""
-    minutes, rest = divmod(round(seconds / max(done, 1) * max(total - done, 0)), 60)
+    return clock(seconds / max(done, 1) * max(total - done, 0))
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds."""
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
     return f"{minutes}:{rest:02}"

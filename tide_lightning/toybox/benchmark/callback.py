@@ -48,6 +48,7 @@ class ToyboxBenchmark(Callback):
         num_train_scenes: labelled scenes to choose latents and fit probes on.
         num_test_scenes: others to measure on, combinations among them that the pipeline never saw.
         num_bins: equal bins of the normalised timestep; every scene is read in each, with its own noise.
+        captions: whether the denoiser is given each scene's caption, as in training, or the empty prompt.
         steer: targets as "factor:value", or "factor" for all of its values; an empty list steers nothing.
         steer_sites: where latents are raised; the middle one of the run's unless given. Of several the best is chosen
             on training prompts, for each factor.
@@ -68,6 +69,7 @@ class ToyboxBenchmark(Callback):
         num_train_scenes: int = 320,
         num_test_scenes: int = 160,
         num_bins: int = 5,
+        captions: bool = True,
         steer: tuple[str, ...] = ("colour:red", "colour:blue", "wall:mint", "wall:sky"),
         steer_sites: tuple[str, ...] | None = None,
         steer_prompts: About = "silent",
@@ -100,7 +102,7 @@ class ToyboxBenchmark(Callback):
         if not strengths or min(strengths) < 0:
             raise UserError("ToyboxBenchmark: strengths must be numbers of at least 0, one or more")
         self.num_scenes = {"train": num_train_scenes, "test": num_test_scenes}
-        self.num_bins = num_bins
+        self.num_bins, self.captions = num_bins, captions
         self.targets = parse_targets(list(steer))
         self.steer_sites = steer_sites
         self.steer_prompts: About = steer_prompts
@@ -163,8 +165,9 @@ class ToyboxBenchmark(Callback):
         """Seed 0 is what the pipeline and the quickstart's SAEs have seen."""
         print(f"toybox  rendering {sum(count.values())} scenes", flush=True)
         train = labelled_scenes(data.denoiser, "train", count["train"], self.seed + 1)
-        taken = frozenset(train.prompts)
-        return {"train": train, "test": labelled_scenes(data.denoiser, "test", count["test"], self.seed + 1, taken)}
+        test = labelled_scenes(data.denoiser, "test", count["test"], self.seed + 1, frozenset(train.prompts))
+        scenes = {"train": train, "test": test}
+        return scenes if self.captions else {name: some.silent(data.denoiser) for name, some in scenes.items()}
 
     def _read(
         self,
@@ -250,6 +253,7 @@ class ToyboxBenchmark(Callback):
         return {
             "train_scenes": num_scenes["train"],
             "test_scenes": num_scenes["test"],
+            "captions": self.captions,
             "steer_prompts": self.steer_prompts,
             "strengths": list(self.strengths),
             "window": list(self.window),

@@ -5,7 +5,7 @@ Shapes: N scenes, T tokens (latent patches), three units a scene: its two object
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +62,10 @@ class LabelledScenes:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def silent(self, denoiser: Denoiser) -> LabelledScenes:
+        """The same scenes, of which the denoiser is told nothing."""
+        return replace(self, conditioning=denoiser.encode_prompts([""] * len(self)))
 
     def units(self, group: str) -> tuple[Tensor, Tensor]:
         """Which of the N * 3 units a group's factors are read from [U], and what is true of each [U, V]."""
