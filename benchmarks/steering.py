@@ -39,13 +39,14 @@ GOALS = {"colour": 0.85, "shape": 0.6, "size": 0.6, "place": 0.6}
 """Success to be reached, as a share of that of the changed prompt."""
 
 METHODS = ("none", "latent", "random", "dense", "prompt")
-FIRST_AMOUNT, AMOUNTS = 8.0, (4.0, 16.0)
+FIRST_AMOUNT, AMOUNTS = 8.0, (5.0, 13.0)
 """All candidates are tried with the first, the best of them with the others."""
-DENSE_AMOUNTS = (2.0, 6.0)
+DENSE_AMOUNTS = (1.0, 3.0, 8.0)
 """In units of the difference of means."""
 NUM_CANDIDATES = 6
 
 _STEPS, _GUIDANCE = 10, 4.5
+_ABOUT = 0.1  # of closeness
 _NUM_TRIED = 4  # training prompts on which pushes are tried
 _NUM_RANDOM = 4  # latents that share the test images
 _EARLY = 0.4  # t from which on the dense difference is taken
@@ -129,26 +130,23 @@ class Bench:
             return Edit(site, latent, "add", amount, region=region, half="conditional")
 
         first, close = trial.best(saes, [edit(one.site, one.latent, FIRST_AMOUNT) for one in found])
-        others, closer = trial.best(saes, [edit(first.site, first.latent, amount) for amount in AMOUNTS])
-        best = others if closer > close else first
-        home = places[best.site, best.latent]
+        closeness = {FIRST_AMOUNT: close}
+        for amount in AMOUNTS:
+            closeness[amount] = trial.best(saes, [edit(first.site, first.latent, amount)])[1]
+        amount, home = strongest(closeness), places[first.site, first.latent]
         region = _region(factor, home, few)
-        dense = self._difference(best.site, factor, value, boards, _region(factor, home, boards))
-        shapes = {best.site: saes[best.site].shape}
-        pushes = {amount: {best.site: _adding(amount * dense, region)} for amount in DENSE_AMOUNTS}
-        amount = max(pushes, key=lambda amount: trial.closeness(splice_denoiser(self.denoiser, pushes[amount], shapes)))
-        random = self._random(best.site, boards, FACTORS[factor][value])
-        return Target(
-            factor,
-            value,
-            best.site,
-            best.latent,
-            float(best.amount),
-            home,
-            amount * dense,
-            random,
-            max(close, closer),
+        dense = self._difference(first.site, factor, value, boards, _region(factor, home, boards))
+        shapes = {first.site: saes[first.site].shape}
+        pushes = {times: {first.site: _adding(times * dense, region)} for times in DENSE_AMOUNTS}
+        times = strongest(
+            {
+                times: trial.closeness(splice_denoiser(self.denoiser, push, shapes))  # type: ignore[arg-type]
+                for times, push in pushes.items()
+            }
         )
+        random = self._random(first.site, boards, FACTORS[factor][value])
+        chosen = first.site, first.latent, amount, home
+        return Target(factor, value, *chosen, times * dense, random, closeness[amount])
 
     def _difference(self, site: str, factor: str, value: int, boards: Canvases, region: Tensor) -> Tensor:
         """What a region's tokens are with the word minus what they are with other words [D]."""
@@ -228,6 +226,12 @@ class Bench:
             print(f" (closeness {target.closeness:.2f})", end="")
             print("".join(f", {method} {figures[method]['success']:.2f}" for method in METHODS), flush=True)
         return {"mean": _mean(found), "values": found}
+
+
+def strongest(closeness: Mapping[float, float]) -> float:
+    """The largest amount that comes about as close as the best: one that just did it may not do it elsewhere."""
+    best = max(closeness.values())
+    return max(amount for amount, close in closeness.items() if close >= best - _ABOUT)
 
 
 def _region(factor: str, places: Tensor, boards: Canvases) -> Tensor:
@@ -323,7 +327,7 @@ def tables(figures: Mapping[str, Any]) -> str:
 def main() -> None:
     """Measure, write figures and tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
-    parser.add_argument("runs", type=Path, nargs="+", help="one of each seed")
+    parser.add_argument("runs", type=Path, nargs="+", help="one of each seed; or figures (.json) measured before")
     parser.add_argument("--factors", nargs="+", choices=list(GOALS), default=list(GOALS))
     parser.add_argument("--about", nargs="+", choices=get_args(About), default=["silent"])
     parser.add_argument("--train-prompts", type=int, default=8)
@@ -334,6 +338,9 @@ def main() -> None:
     settings = {"about": options.about, "train_prompts": options.train_prompts, "test_prompts": options.test_prompts}
     figures: dict[str, Any] = {"settings": {**settings, "steps": _STEPS, "guidance_scale": _GUIDANCE}, "seeds": []}
     for path in options.runs:
+        if path.suffix == ".json":
+            figures["seeds"] += json.loads(path.read_text(encoding="utf-8"))["seeds"]
+            continue
         print(path, flush=True)
         bench = Bench(open_run(path, device="cpu"), options.train_prompts, options.test_prompts)
         figures["seeds"].append(
