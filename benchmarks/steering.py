@@ -139,10 +139,7 @@ class Bench:
         shapes = {first.site: saes[first.site].shape}
         pushes = {times: {first.site: _adding(times * dense, region)} for times in DENSE_AMOUNTS}
         times = strongest(
-            {
-                times: trial.closeness(splice_denoiser(self.denoiser, push, shapes))  # type: ignore[arg-type]
-                for times, push in pushes.items()
-            }
+            {times: trial.closeness(splice_denoiser(self.denoiser, push, shapes)) for times, push in pushes.items()}
         )
         random = self._random(first.site, boards, FACTORS[factor][value])
         chosen = first.site, first.latent, amount, home
@@ -343,11 +340,13 @@ def main() -> None:
             continue
         print(path, flush=True)
         bench = Bench(open_run(path, device="cpu"), options.train_prompts, options.test_prompts)
-        figures["seeds"].append(
-            {about: {factor: bench.measure(factor, about) for factor in options.factors} for about in options.about}
-        )
-        if options.out:
-            options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        seed: dict[str, Any] = {about: {} for about in options.about}
+        figures["seeds"].append(seed)
+        for about in options.about:
+            for factor in options.factors:
+                seed[about][factor] = bench.measure(factor, about)
+                if options.out:
+                    options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(tables(figures))
     if options.page:
         write(options.page, "steering", tables(figures))
