@@ -127,3 +127,13 @@ def test_hostile_prompts_stay_words(page: Page, server: PlayServer, prompt: str)
     assert page.title() == "tide play"
     assert page.locator("main img").count() == 3
     assert page.locator("script").count() == 1
+
+
+def test_an_address_is_kept_and_recalled(page: Page, server: PlayServer) -> None:
+    page.goto(f"{server.url}#prompt=a+red+cube&seed=5&latent={SITES[0]}/3:7.5&latent=nowhere/1:2&latent=<b>")
+    expect(page.get_by_role("status").first).to_have_text(re.compile("^Steered"))
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a red cube")
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("5")
+    expect(page.get_by_role("slider", name=re.compile("^Amount of"))).to_have_count(1)
+    expect(page.get_by_role("slider", name=f"Amount of {SITES[0]}/3")).to_have_value("7.5")
+    assert page.evaluate("location.hash").endswith("latent=transformer_blocks.3%2F3%3A7.50")

@@ -107,7 +107,29 @@ function steer() {
     show("before", answer.before, `Image of: ${request.prompt || "no prompt"}`);
     show("after", answer.after, `The same, with ${edits.map((e) => `${e.site}/${e.latent}`).join(", ")} steered`);
     show("difference", answer.difference, "Bright where the two images differ");
+    remember(request);
   });
+}
+
+// The address names what is shown, so that it can be kept and passed on.
+function remember({ prompt, seed, edits }) {
+  const told = new URLSearchParams({ prompt, seed });
+  for (const { site, latent, operation, amount } of edits) {
+    if (operation === "add") told.append("latent", `${site}/${latent}:${amount.toFixed(2)}`);
+  }
+  if (prompt.length < 1000) history.replaceState(null, "", `#${told}`);
+}
+
+async function recall() {
+  const told = new URLSearchParams(location.hash.slice(1));
+  if (!told.has("prompt")) return;
+  $("prompt").value = told.get("prompt");
+  if (/^\d{1,9}$/.test(told.get("seed") ?? "")) $("seed").value = told.get("seed");
+  await draw();
+  for (const latent of told.getAll("latent").slice(0, 16)) {
+    const [, site, number, amount] = /^(.+)\/(\d{1,9}):(-?[\d.]{1,12})$/.exec(latent) ?? [];
+    if (reach.has(site)) sliders.add(site, Number(number), reach.get(site), amount);
+  }
 }
 
 function find() {
@@ -191,6 +213,7 @@ try {
     $("half").value = "both";
     $("half-label").hidden = true;
   }
+  await recall();
 } catch (error) {
   $("error").textContent = error.message;
 }

@@ -23,7 +23,7 @@ export class Sliders {
     return this.rows.has(`${site}/${latent}`);
   }
 
-  add(site, latent, reach) {
+  add(site, latent, reach, value) {
     const key = `${site}/${latent}`;
     if (this.rows.has(key)) return;
     const operation = element("select", { ariaLabel: `What to do with ${key}` });
@@ -50,6 +50,10 @@ export class Sliders {
     amount.addEventListener("change", () => this.changed());
     remove.addEventListener("click", () => this.remove(key));
     begin();
+    if (value !== undefined) {
+      amount.value = value;
+      show();
+    }
     this.rows.set(key, { item, edit: () => ({ site, latent, operation: operation.value, amount: Number(amount.value) }) });
     this.list.append(item);
     amount.focus();
