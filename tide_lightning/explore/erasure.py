@@ -78,8 +78,8 @@ def find_concept(
 
 
 def erasing(handles: Sequence[Handle], factor: float, window: tuple[float, float] = (0.0, 1.0)) -> list[Edit]:
-    """The edits that multiply a concept's latents, in the prompt's half of each forward."""
-    return [Edit(one.site, one.latent, "scale", factor, window, half="conditional") for one in handles]
+    """The edits that multiply a concept's latents; in both halves, between which guidance would blow up a difference."""
+    return [Edit(one.site, one.latent, "scale", factor, window) for one in handles]
 
 
 @torch.no_grad()
