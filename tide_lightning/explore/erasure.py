@@ -78,7 +78,7 @@ def find_concept(
 
 
 def erasing(handles: Sequence[Handle], factor: float, window: tuple[float, float] = (0.0, 1.0)) -> list[Edit]:
-    """The edits that multiply a concept's latents; in both halves, between which guidance would blow up a difference."""
+    """The edits that multiply a concept's latents: in both halves, or guidance would blow the difference up."""
     return [Edit(one.site, one.latent, "scale", factor, window) for one in handles]
 
 

@@ -31,7 +31,7 @@ def erase_concept(
     judge: str = "",
     judge_of: str | None = None,
     out: str = "erased.png",
-    factor: str = "0,-1,-2",
+    factor: str = "0,-0.5,-1",
     count: int = 4,
     window: str = "0,1",
     most: int = 16,
