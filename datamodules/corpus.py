@@ -36,11 +36,11 @@ class Images:
             return list(self.dataset.__getitems__(indices))
         return [self.dataset[index] for index in indices]
 
-    def prompt(self, place: int) -> str:
-        """The caption at a place."""
+    def prompts(self, places: Sequence[int]) -> list[str]:
+        """The captions at some places."""
         if callable(getattr(self.dataset, "prompts", None)):
-            return str(self.dataset.prompts([self._indices[place]])[0])
-        return str(self.items([place])[0]["prompt"])
+            return [str(prompt) for prompt in self.dataset.prompts([self._indices[place] for place in places])]
+        return [str(self.items([place])[0]["prompt"]) for place in places]  # one image in memory at a time
 
     def factors(self, places: Sequence[int]) -> list[dict[str, list[str]]]:
         """What is known of the images at some places; nothing unless the dataset tells."""
@@ -59,7 +59,9 @@ class Captions(Sequence[str]):
         return len(self._images)
 
     def __getitem__(self, place: Any) -> Any:
-        return self._images.prompt(place)
+        if isinstance(place, slice):
+            return self._images.prompts(range(len(self))[place])
+        return self._images.prompts([place])[0]
 
 
 class Corpus:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 from torch import Tensor
@@ -86,7 +85,7 @@ def find_by_text(
         num_inference_steps: of the trajectories.
         seed: of the noise.
     """
-    captions = islice(run.data.corpus.prompts("train"), _MAX_CAPTIONS)
+    captions = run.data.corpus.prompts("train")[:_MAX_CAPTIONS]
     question = pose(query, against, [words(caption) for caption in captions], num_prompts)
     moments = moments_of(run.denoiser, question.prompts, window, num_inference_steps, run.data.guidance_scale, seed)
     if not moments:
