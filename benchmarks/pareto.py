@@ -200,6 +200,11 @@ def load(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def save(content: dict[str, Any], options: argparse.Namespace) -> None:
+    """Write what was measured so far."""
+    options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def piece_of(factor: float, k: int) -> str:
     """The name of a size and an L0."""
     return f"{factor:g}x k={k}"
@@ -278,8 +283,9 @@ def main() -> None:
     for seed, factor, k in [] if options.only_table else pieces:
         rows = content["pieces"].setdefault(piece_of(factor, k), {}).setdefault(str(seed), {})
         run_piece(rows, seed, factor, k, options)
-        find_again(content["pieces"], options)
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        save(content, options)
+    find_again(content["pieces"], options)
+    save(content, options)
     names = list(variants())
     print(text := table(content["pieces"], names))
     if options.page:
