@@ -28,12 +28,13 @@ def table(pieces: Pieces, names: list[str]) -> str:
     """Markdown, one table a piece: mean over seeds and, behind ±, half the range."""
     parts = []
     for title, piece in pieces.items():
-        lines = ["| SAE | seeds | " + " | ".join(head for head, _ in COLUMNS.values()) + " |"]
-        lines.append("| --- |" + " --- |" * (1 + len(COLUMNS)))
+        columns = {key: column for key, column in COLUMNS.items() if any(values(piece, name, key) for name in names)}
+        lines = ["| SAE | seeds | " + " | ".join(head for head, _ in columns.values()) + " |"]
+        lines.append("| --- |" + " --- |" * (1 + len(columns)))
         for name in names:
             seeds = len(values(piece, name, "l0"))
             if seeds:
-                cells = (cell(values(piece, name, column), form) for column, (_, form) in COLUMNS.items())
+                cells = (cell(values(piece, name, column), form) for column, (_, form) in columns.items())
                 lines.append(f"| {name} | {seeds} | " + " | ".join(cells) + " |")
         parts.append(f"### {title}\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
@@ -78,9 +79,11 @@ def plot(pieces: Pieces, names: list[str], path: Path) -> None:
                 label=None if rival != name else rival,
             )
         axis.set(xscale="log", title=title, xlabel="loss increase when spliced (left is better)")
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("factor F1 of the best latents")
-    axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), title="hollow: its paper's")
+    key = "hollow: as in its paper\nfilled: with our known part"
+    axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), title=key, title_fontsize=8)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
