@@ -102,9 +102,17 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], note: str = "
     if not rows:
         return ""
     names = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    lines = "".join(
+        f"<tr><td>{breakable(row[0])}</td>" + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
+        for row in rows
+    )
     table = f'<div class="wide"><table><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table></div>'
     return table + (f'<p class="soft">{escape(note)}</p>' if note else "")
+
+
+def breakable(name: str) -> str:
+    """A dotted name, which may be broken after its dots and underscores."""
+    return re.sub(r"([._])(?=\w)", r"\1<wbr>", escape(name))
 
 
 def data_uri(png: bytes) -> str:

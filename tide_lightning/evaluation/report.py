@@ -15,7 +15,7 @@ from tide_lightning.evaluation.fidelity import ALL
 from tide_lightning.evaluation.figures import number
 from tide_lightning.evaluation.files import write_bytes
 from tide_lightning.evaluation.floors import FLOORS
-from tide_lightning.evaluation.page import Block, block_of, data_uri, html_page, html_plot, html_table
+from tide_lightning.evaluation.page import Block, block_of, breakable, data_uri, html_page, html_plot, html_table
 from tide_lightning.evaluation.plots import FLOOR_NAMES, draw_plots, image_grid, image_strip, save_image
 from tide_lightning.evaluation.sections import Plot, Section
 from tide_lightning.evaluation.settings import flat_settings
@@ -29,12 +29,12 @@ _CAPTIONS = {
 
 
 _SIMILARITY = {
-    "cosine_centred": "centred cosine",
-    "mse": "MSE",
-    "cosine": "raw cosine",
-    "frechet": "Fréchet distance to real images",
-    "frechet_to_original": "Fréchet distance to originals",
-    "clip_score": "CLIP score",
+    "cosine_centred": ("centred cosine", ".4f"),
+    "mse": ("MSE", ".4f"),
+    "cosine": ("raw cosine", ".4f"),
+    "frechet": ("Fréchet distance to real images", ".1f"),
+    "frechet_to_original": ("Fréchet distance to originals", ".1f"),
+    "clip_score": ("CLIP score", ".2f"),
 }
 
 
@@ -156,8 +156,12 @@ def _similarity(metrics: Mapping[str, Any]) -> str:
         "known part alone, all sites": found.get("known_alone"),
         "unrelated images": found.get("unrelated"),
     }
-    columns = {key: name for key, name in _SIMILARITY.items() if any(key in (case or {}) for case in named.values())}
-    rows = [[name, *(number(case.get(key)) for key in columns)] for name, case in named.items() if case]
+    columns = {key: what for key, what in _SIMILARITY.items() if any(key in (case or {}) for case in named.values())}
+    rows = [
+        [name, *(number(case.get(key), style) for key, (_, style) in columns.items())]
+        for name, case in named.items()
+        if case
+    ]
     note = (
         f"Final latents of {found['images']} held-out prompts, {found['num_inference_steps']} steps, guidance "
         f"{found['guidance_scale']:g}. Unrelated images, of other prompts, are the baseline."
@@ -167,15 +171,17 @@ def _similarity(metrics: Mapping[str, Any]) -> str:
             f" Fréchet distances of {found['images']} generated to {found['real_images']} real images, and to the "
             "generated originals; with so few images read them beside each other only."
         )
-    absent = "".join(f"<p>Not measured: {escape(reason)}.</p>" for reason in found.get("absent", {}).values())
-    return html_table(["spliced", *columns.values()], rows, note) + absent
+    absent = "".join(
+        f'<p class="soft">Not measured: {escape(reason)}.</p>' for reason in found.get("absent", {}).values()
+    )
+    return html_table(["spliced", *(name for name, _ in columns.values())], rows, note) + absent
 
 
 def _images(end_to_end: EndToEnd | None) -> str:
     if end_to_end is None:
         return ""
     cases = ["all sites" if case == ALL else case for case in end_to_end.cases]
-    names = "".join(f"<span>{escape(case)}</span>" for case in cases)
+    names = "".join(f"<span>{breakable(case)}</span>" for case in cases)
     width = f'style="--width: {6 * len(end_to_end.cases)}rem"'
     return "".join(
         f'<figure><figcaption>{escape(prompt)}</figcaption><div class="wide"><div class="strip" {width}>'

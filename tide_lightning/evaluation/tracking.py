@@ -7,7 +7,7 @@ tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -74,12 +74,19 @@ class Tracker:
         for site, sae in self.saes.items():
             by_time = {t: firings(keys[site][t], sae.d_sae) for t in sorted(keys[site], reverse=True)}
             found["over_time"][site] = over_time(by_time, rows[site])
-        for a, b in pairwise(self.saes):
-            same_layout = self.saes[a].shape.grid == self.saes[b].shape.grid
-            if same_layout and unlabelled(a) != unlabelled(b):
+        for a, b in self._neighbours():
+            if self.saes[a].shape.grid == self.saes[b].shape.grid:
                 here, there = (self._all_times(keys[site], site) for site in (a, b))
                 found["over_blocks"].append({"from": a, "to": b, **over_blocks(here, there, rows[a], rows[b])})
         return found
+
+    def _neighbours(self) -> Iterator[tuple[str, str]]:
+        """Each site and the next one; of several SAEs of a site, those of one label."""
+        by_label: dict[str, list[str]] = {}
+        for site in self.saes:
+            by_label.setdefault(site.removeprefix(unlabelled(site)), []).append(site)
+        for sites in by_label.values():
+            yield from pairwise(sites)
 
     def _all_times(self, keys: Mapping[float, Tensor], site: str) -> Firings:
         """A token at two times counts as two."""
