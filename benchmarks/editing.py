@@ -1,0 +1,192 @@
+r"""What style transfer and concept erasure do on the toybox, as its oracles see it.
+
+python -m benchmarks.editing runs/quickstart-{0,1,2}/latest --out docs/editing.json \
+  --style-page docs/style.md --erasure-page docs/erasure.md
+
+Style: held-out prompts are drawn with the wall of a style prompt that shows nothing else; content should stay. Erasure:
+of held-out prompts half call for a concept and should lose it, half do not and should stay. Latents are chosen by
+prompts alone; erasure finds them on training prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.seeds import markdown, spread, write
+from tide_lightning.diffusion import Denoiser, sample
+from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.explore import Run, open_run
+from tide_lightning.explore.erasure import erase, find_concept
+from tide_lightning.explore.style import Style, separate_style, transfer_style, walk_prompt
+from tide_lightning.toybox.benchmark.canvases import canvases
+from tide_lightning.toybox.factors import FACTORS
+from tide_lightning.toybox.judge import ToyboxJudge
+from tide_lightning.toybox.oracle import load_oracle
+
+CONCEPTS = ("colour:red", "colour:blue", "shape:ring", "wall:mint")
+FACTORS_TRIED = (0.0, -0.5)
+METHODS = ("none", "style", "random latents", "prompt")
+_SETTINGS: dict[str, Any] = {"num_inference_steps": 10, "guidance_scale": 4.5}
+_COUNT = 6  # latents that stand for a concept
+
+Read = dict[str, Tensor]
+
+
+def style(run: Run, num_prompts: int) -> dict[str, Any]:
+    """Every wall carried over to prompts with others, at the run's first site."""
+    denoiser, oracle = run.denoiser, load_oracle("a")
+    site = next(iter(run.saes))
+    saes = {site: run.saes[site]}
+    boards = canvases(denoiser, "wall", "contrary", "test", num_prompts, seed=3)
+    noises = torch.stack([normal(stream(3, "style", number), denoiser.latent_shape) for number in range(3)])
+    counts = {method: {"images": 0, "success": 0, **dict.fromkeys(FACTORS, 0)} for method in METHODS}
+
+    def read(by: Denoiser, prompt: str, noise: Tensor) -> Read:
+        return _read(oracle, denoiser, by, [prompt], noise.unsqueeze(0))
+
+    for number, (prompt, noise) in enumerate(zip(boards.prompts, boards.noise, strict=True)):
+        before = read(denoiser, prompt, noise)
+        content = walk_prompt(prompt, noises, **_SETTINGS)
+        for value, wall in enumerate(FACTORS["wall"]):
+            if value == int(boards.own[number]):
+                continue
+            source = walk_prompt(f"an object, in front of a {wall} wall", noises, **_SETTINGS)
+            found = separate_style(denoiser, saes, source, content)
+            after = {"none": before, "prompt": read(denoiser, boards.changed[value][number], noise)}
+            for method, styles in (("style", found), ("random latents", _shuffled(found, saes[site].d_sae, number))):
+                with transfer_style(denoiser, saes, styles) as styled:
+                    after[method] = read(styled, prompt, noise)
+            for method in METHODS:
+                _count(counts[method], before, after[method], value)
+    return _shares(counts)
+
+
+def _shuffled(styles: Mapping[str, Style], d_sae: int, seed: int) -> dict[str, Style]:
+    """The same differences, of other latents."""
+    found = {}
+    for site, one in styles.items():
+        latents = torch.from_numpy(stream(seed, "random style").choice(d_sae, len(one.latents), replace=False))
+        found[site] = Style(latents, one.extent, one.t, one.difference)
+    return found
+
+
+def _count(counts: dict[str, int], before: Read, after: Read, value: int) -> None:
+    counts["images"] += 1
+    counts["success"] += int(after["wall"].argmax(1)[0] == value)
+    for name in FACTORS:
+        counts[name] += int(before[name].argmax(1)[0] == after[name].argmax(1)[0])
+
+
+def _shares(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    return {
+        method: {name: number if name == "images" else number / some["images"] for name, number in some.items()}
+        for method, some in counts.items()
+    }
+
+
+def erasure(run: Run, concept: str, num_prompts: int) -> dict[str, Any]:
+    """One concept: what is left of it, and how the other half fares."""
+    denoiser, oracle = run.denoiser, load_oracle("a")
+    factor, value = concept.split(":")
+    number = FACTORS[factor].index(value)
+    lists: dict[str, tuple[list[str], list[str]]] = {}
+    noise: dict[str, Tensor] = {}
+    for split in ("train", "test"):
+        boards = canvases(denoiser, factor, "contrary", split, 2 * num_prompts, seed=4)  # type: ignore[arg-type]
+        kept = [boards.prompts[row] for row in range(len(boards)) if int(boards.own[row]) != number]
+        lists[split] = boards.changed[number][:num_prompts], kept[-num_prompts:]
+        noise[split] = boards.noise
+    handles = find_concept(denoiser, run.saes, *lists["train"], noise["train"][:num_prompts], count=_COUNT, **_SETTINGS)
+    start = noise["test"][: len(lists["test"][0]) + len(lists["test"][1])]
+    outcomes = erase(
+        denoiser, run.saes, handles, FACTORS_TRIED, *lists["test"], start, ToyboxJudge(concept), **_SETTINGS
+    )
+    before = oracle.read(outcomes[0].kept)
+    found: dict[str, Any] = {"latents": [[one.site, one.latent] for one in handles]}
+    for one in outcomes:
+        after = oracle.read(one.kept)
+        stable = {name: float((before[name].argmax(1) == after[name].argmax(1)).double().mean()) for name in FACTORS}
+        found[f"{one.factor:g}"] = {
+            "shown": one.shown,
+            "shown_elsewhere": one.shown_elsewhere,
+            "changed": one.changed,
+            "unrelated": one.unrelated,
+            "stability": {**stable, "mean": sum(stable.values()) / len(stable)},
+        }
+    return found
+
+
+@torch.no_grad()
+def _read(oracle: Any, denoiser: Denoiser, by: Denoiser, prompts: Sequence[str], noise: Tensor) -> Read:
+    read: Read = oracle.read(denoiser.decode_latents(sample(by, prompts, initial_noise=noise, **_SETTINGS)))
+    return read
+
+
+def style_table(seeds: Sequence[Mapping[str, Any]]) -> str:
+    """Success and what stays, by method."""
+    others = [name for name in FACTORS if name != "wall"]
+    rows = [
+        [
+            method,
+            *(spread([seed["style"][method][name] for seed in seeds], "%") for name in ("success", *others)),
+        ]
+        for method in METHODS
+    ]
+    images = seeds[0]["style"]["style"]["images"]
+    return f"{images} images a method and seed:\n\n" + markdown(["method", "wall carried over", *others], rows)
+
+
+def erasure_table(seeds: Sequence[Mapping[str, Any]]) -> str:
+    """What is left of each concept, and how others fare."""
+    rows = []
+    for concept in CONCEPTS:
+        for factor in ("1", *(f"{one:g}" for one in FACTORS_TRIED)):
+            some = [seed["erasure"][concept][factor] for seed in seeds]
+            cells = [spread([one[name] for one in some], "%") for name in ("shown", "shown_elsewhere", "changed")]
+            rows.append([concept, factor, *cells, spread([one["stability"]["mean"] for one in some], "%")])
+    head = ["concept", "factor", "still seen", "seen in others", "others' pixels moved", "others' factors as before"]
+    return markdown(head, rows)
+
+
+def main() -> None:
+    """Measure, write figures and tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
+    parser.add_argument("runs", type=Path, nargs="+", help="one of each seed; or figures (.json) measured before")
+    parser.add_argument("--prompts", type=int, default=8, help="held-out ones, for each style and concept")
+    parser.add_argument("--out", type=Path, help="JSON file of all figures")
+    parser.add_argument("--style-page", type=Path, help="page whose `style` section is replaced")
+    parser.add_argument("--erasure-page", type=Path, help="page whose `erasure` section is replaced")
+    options = parser.parse_args()
+    seeds: list[dict[str, Any]] = []
+    for path in options.runs:
+        if path.suffix == ".json":
+            seeds += json.loads(path.read_text(encoding="utf-8"))["seeds"]
+            continue
+        run = open_run(path, device="cpu")
+        found: dict[str, Any] = {"style": style(run, options.prompts)}
+        print(path, found["style"], flush=True)
+        found["erasure"] = {}
+        for concept in CONCEPTS:
+            found["erasure"][concept] = erasure(run, concept, options.prompts)
+            print(concept, found["erasure"][concept], flush=True)
+        seeds.append(found)
+    if options.out:
+        options.out.write_text(json.dumps({"seeds": seeds}, indent=1) + "\n", encoding="utf-8")
+    for page, mark, table in (
+        (options.style_page, "style", style_table(seeds)),
+        (options.erasure_page, "erasure", erasure_table(seeds)),
+    ):
+        print(table, end="\n\n")
+        if page:
+            write(page, mark, table)
+
+
+if __name__ == "__main__":
+    main()
