@@ -99,7 +99,7 @@ def erasure(run: Run, concept: str, num_prompts: int) -> dict[str, Any]:
     lists: dict[str, tuple[list[str], list[str]]] = {}
     noise: dict[str, Tensor] = {}
     for split in ("train", "test"):
-        boards = canvases(denoiser, factor, "contrary", split, 2 * num_prompts, seed=4)  # type: ignore[arg-type]
+        boards = canvases(denoiser, factor, "contrary", split, 2 * num_prompts, seed=4)
         kept = [boards.prompts[row] for row in range(len(boards)) if int(boards.own[row]) != number]
         lists[split] = boards.changed[number][:num_prompts], kept[-num_prompts:]
         noise[split] = boards.noise
