@@ -8,9 +8,10 @@ from tests.toybox_benchmark.conftest import SITE
 from tide_lightning.callbacks.splicing import site_context
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.explore.steering import effect
 from tide_lightning.saes import TideSAE
 from tide_lightning.tokens import TokenBatch
-from tide_lightning.toybox.benchmark.pushing import Push, effect, effect_norms, pushed_by, pushed_images
+from tide_lightning.toybox.benchmark.pushing import Push, effect_norms, pushed_by, pushed_images
 
 PROMPTS = ["a red cube", "a sphere on the left", ""]
 ALWAYS = (0.0, 1.0)
@@ -56,11 +57,11 @@ def test_raising_a_latent_is_the_same_whatever_else_is_active(denoiser: Denoiser
         raised = code.values.clone()
         raised[:, 0] += 2.5
         expected = sae.decode(code.with_values(raised), **tokens.context()) - sae.decode(code, **tokens.context())
-        found = effect(sae, latent, torch.full((len(tokens),), 2.5), tokens)
+        found = effect(sae, latent.unsqueeze(1), torch.full((len(tokens), 1), 2.5), tokens)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     norms = effect_norms(sae, torch.tensor([5, 5, 6]), tokens)
     assert norms[0] == norms[1] != norms[2]
-    expected_norm = effect(sae, torch.full((len(tokens),), 5), torch.ones(len(tokens)), tokens).norm(dim=1).mean()
+    expected_norm = effect(sae, torch.full((len(tokens), 1), 5), torch.ones(len(tokens), 1), tokens).norm(dim=1).mean()
     torch.testing.assert_close(norms[0], expected_norm)
 
 

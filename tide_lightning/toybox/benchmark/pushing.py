@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tide_lightning.callbacks.splicing import Predictor, splice_denoiser
 from tide_lightning.diffusion import Denoiser, sample
-from tide_lightning.saes import SAE, SparseCode
+from tide_lightning.explore.steering import effect
+from tide_lightning.saes import SAE
 from tide_lightning.tokens import TokenBatch
 
 
@@ -49,21 +50,13 @@ class Push:
         return Push(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Push)))
 
 
-def effect(sae: SAE, latent_B: Tensor, amount_B: Tensor, tokens: TokenBatch) -> Tensor:
-    """What raising one latent of each token adds to its activation [B, D]."""
-    values = amount_B.to(sae.W_dec.dtype).unsqueeze(1)
-    code = SparseCode(values, latent_B.unsqueeze(1), sae.d_sae)
-    context = tokens.context()
-    return sae.decode(code, **context) - sae.decode(code.with_values(torch.zeros_like(values)), **context)
-
-
 @torch.no_grad()
 def effect_norms(sae: SAE, latents_L: Tensor, reference: TokenBatch) -> Tensor:
     """How far each latent moves an activation for every unit of its value, averaged over some tokens [L]."""
     num = len(reference)
     repeated = reference.select(torch.arange(num, device=latents_L.device).repeat(len(latents_L)))
     latents = latents_L.repeat_interleave(num)
-    moved = effect(sae, latents, torch.ones_like(latents, dtype=torch.float32), repeated)
+    moved = effect(sae, latents.unsqueeze(1), torch.ones(len(latents), 1, device=latents.device), repeated)
     norms: Tensor = moved.norm(dim=1).reshape(-1, num).mean(1)
     return norms
 
@@ -76,7 +69,7 @@ def pushed_by(sae: SAE, push: Push, window: tuple[float, float]) -> Predictor:
         image = (torch.arange(len(tokens), device=tokens.x.device) // num_tokens) % len(push)
         inside = (tokens.t >= window[0]) & (tokens.t <= window[1])
         on = inside & push.tokens.flatten().repeat(len(tokens) // push.tokens.numel())
-        added = effect(sae, push.latent[image], push.amount[image], tokens) + push.vector[image]
+        added = effect(sae, push.latent[image, None], push.amount[image, None], tokens) + push.vector[image]
         return torch.where(on.unsqueeze(1), tokens.x + added, tokens.x)
 
     return predict
