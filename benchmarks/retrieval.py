@@ -32,7 +32,8 @@ _CANDIDATES = 4
 
 Rule = Callable[[dict[str, Any]], float]
 RULES: dict[str, Rule] = {
-    "contrast times effect": lambda row: float(row["score"]),
+    "contrast times effect squared": lambda row: float(row["contrast"] * row["effect"] * abs(row["effect"])),
+    "contrast times effect": lambda row: float(row["contrast"] * row["effect"]),
     "contrast alone": lambda row: float(row["contrast"]),
     "effect alone": lambda row: float(row["effect"]),
     "the best, seen afterwards": lambda row: float(row["success"]),
@@ -81,7 +82,6 @@ def _measure(run: Run, factor: str, value: str, num_prompts: int) -> list[dict[s
         {
             "site": one.site,
             "latent": one.latent,
-            "score": one.score,
             "contrast": one.contrast,
             "effect": one.effect,
             "success": success(one),

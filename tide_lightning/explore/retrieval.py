@@ -23,7 +23,7 @@ class Found(NamedTuple):
     Fields:
         site: key of its SAE.
         latent: number in its dictionary.
-        score: what the list is sorted by: contrast times effect, or contrast alone.
+        score: what the list is sorted by: contrast times effect squared (with its sign), or contrast alone.
         contrast: by how much more it fires for what was asked than for the nearest rival (mean value a token).
         effect: cosine of what it does to the denoiser's prediction and what the words do, from -1 to 1; None where
             images were compared, which the denoiser did not make.
@@ -205,7 +205,7 @@ def _found(key: str, latent: int, difference: Difference, effect: float | None) 
     return Found(
         key,
         latent,
-        contrast if effect is None else contrast * effect,
+        contrast if effect is None else contrast * effect * abs(effect),
         contrast,
         effect,
         float(difference.level[latent]),
