@@ -7,12 +7,13 @@ images.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tide_lightning.callbacks.splicing import known_alone, reconstruct_by, splice_denoiser, why_not
+from tide_lightning.datamodules.corpus import Images
 from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.diffusion.counters import normal, stream, torch_generator
 from tide_lightning.diffusion.trajectories import sample
@@ -48,14 +49,28 @@ class EndToEnd(NamedTuple):
     images: Tensor
 
 
-class RealImages(Protocol):
-    """Images [N, 3, H, W] in [-1, 1], made when a slice of them is asked for."""
+class RealImages:
+    """Held-out images [N, 3, H, W] in [-1, 1], made when a slice of them is asked for.
+
+    Args:
+        images: all there are.
+        count: so many of them, or all.
+    """
+
+    def __init__(self, images: Images, count: int) -> None:
+        self._images, self._places = images, spread(len(images), count)
 
     def __len__(self) -> int:
-        """How many."""
+        return len(self._places)
 
-    def __getitem__(self, numbers: slice, /) -> Tensor:
-        """Some of them."""
+    def __getitem__(self, numbers: slice) -> Tensor:
+        return torch.stack([item["image"] for item in self._images.items(self._places[numbers])])
+
+
+def spread(total: int, count: int) -> list[int]:
+    """So many places, or all, spread evenly over those there are."""
+    count = min(count, total)
+    return [number * total // count for number in range(count)]
 
 
 class Trajectories:

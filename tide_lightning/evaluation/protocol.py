@@ -13,11 +13,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tide_lightning.datamodules import ActivationDataModule, HeldOutBatch
-from tide_lightning.datamodules.corpus import Images
 from tide_lightning.diffusion import unlabelled
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation.budget import FIDELITY_SHARE, Budget, is_late
-from tide_lightning.evaluation.end_to_end import NUM_SHOWN, EndToEnd, Trajectories
+from tide_lightning.evaluation.end_to_end import NUM_SHOWN, EndToEnd, RealImages, Trajectories, spread
 from tide_lightning.evaluation.fidelity import Fidelity
 from tide_lightning.evaluation.figures import measured
 from tide_lightning.evaluation.files import write_bytes, write_json
@@ -189,7 +188,8 @@ class EvaluateProtocol(Callback):
             for site, tokens in batch.items():
                 self._floors[site].calibrate(tokens)
             if is_late(until, pl_module.device):
-                self.budget.note("calibration samples", number * data.samples_per_batch, data.num_calibration_samples)
+                done = number * data.samples_per_batch // (2 if data.source == "both" else 1)  # one source at a time
+                self.budget.note("calibration samples", done, data.num_calibration_samples)
                 break
         for floors in self._floors.values():
             floors.fit()
@@ -252,7 +252,7 @@ class EvaluateProtocol(Callback):
         if self._trajectories is None:
             return None
         heldout, images = data.corpus.prompts("heldout"), data.corpus.images("heldout")
-        prompts = [heldout[place] for place in _spread(len(heldout), self.num_images)]
+        prompts = [heldout[place] for place in spread(len(heldout), self.num_images)]
         cases = ", ".join(self._trajectories.cases)
         _say(trainer, f"evaluate  sampling {len(prompts)} images each: {cases}")
         begun = time.monotonic()
@@ -263,7 +263,7 @@ class EvaluateProtocol(Callback):
 
         found = self._trajectories.run(
             prompts,
-            None if images is None else _HeldOutImages(images, len(prompts)),
+            None if images is None else RealImages(images, len(prompts)),
             chunk_size=min(NUM_SHOWN, data.forward_batch_size or NUM_SHOWN),
             watch=None if self._tracker is None else self._tracker.follow,
             progress=progress,
@@ -271,25 +271,6 @@ class EvaluateProtocol(Callback):
         )
         self.budget.note("images a case", found.figures["images"], len(prompts))
         return found
-
-
-def _spread(total: int, count: int) -> list[int]:
-    """So many places, or all, spread evenly over those there are."""
-    count = min(count, total)
-    return [number * total // count for number in range(count)]
-
-
-class _HeldOutImages:
-    """So many of the held-out images, or all."""
-
-    def __init__(self, images: Images, count: int) -> None:
-        self._images, self._places = images, _spread(len(images), count)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, numbers: slice) -> Tensor:
-        return torch.stack([item["image"] for item in self._images.items(self._places[numbers])])
 
 
 def _datamodule(trainer: Trainer) -> ActivationDataModule:
