@@ -31,10 +31,10 @@ from tide_lightning.toybox.judge import ToyboxJudge
 from tide_lightning.toybox.oracle import load_oracle
 
 CONCEPTS = ("colour:red", "colour:blue", "shape:ring", "wall:mint")
-FACTORS_TRIED = (0.0, -0.5)
+FACTORS_TRIED = (0.0, -1.0, -3.0)
+_NUM_FINDING = 8  # training prompts of each kind to find a concept's latents by
 METHODS = ("none", "style", "random latents", "prompt")
 _SETTINGS: dict[str, Any] = {"num_inference_steps": 10, "guidance_scale": 4.5}
-_COUNT = 6  # latents that stand for a concept
 
 Read = dict[str, Tensor]
 
@@ -99,17 +99,18 @@ def erasure(run: Run, concept: str, num_prompts: int) -> dict[str, Any]:
     lists: dict[str, tuple[list[str], list[str]]] = {}
     noise: dict[str, Tensor] = {}
     for split in ("train", "test"):
-        boards = canvases(denoiser, factor, "contrary", split, 2 * num_prompts, seed=4)
+        count = num_prompts if split == "test" else _NUM_FINDING
+        boards = canvases(denoiser, factor, "contrary", split, 2 * count, seed=4)
         kept = [boards.prompts[row] for row in range(len(boards)) if int(boards.own[row]) != number]
-        lists[split] = boards.changed[number][:num_prompts], kept[-num_prompts:]
+        lists[split] = boards.changed[number][:count], kept[-count:]
         noise[split] = boards.noise
-    handles = find_concept(denoiser, run.saes, *lists["train"], noise["train"][:num_prompts], count=_COUNT, **_SETTINGS)
+    latents = find_concept(denoiser, run.saes, *lists["train"], noise["train"][: len(lists["train"][0])], **_SETTINGS)
     start = noise["test"][: len(lists["test"][0]) + len(lists["test"][1])]
     outcomes = erase(
-        denoiser, run.saes, handles, FACTORS_TRIED, *lists["test"], start, ToyboxJudge(concept), **_SETTINGS
+        denoiser, run.saes, latents, FACTORS_TRIED, *lists["test"], start, ToyboxJudge(concept), **_SETTINGS
     )
     before = oracle.read(outcomes[0].kept)
-    found: dict[str, Any] = {"latents": [[one.site, one.latent] for one in handles]}
+    found: dict[str, Any] = {"latents": [[one.site, one.latent] for one in latents]}
     for one in outcomes:
         after = oracle.read(one.kept)
         stable = {name: float((before[name].argmax(1) == after[name].argmax(1)).double().mean()) for name in FACTORS}

@@ -13,9 +13,9 @@ from tide_lightning.cli import main
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.errors import UserError
 from tide_lightning.explore import Run
-from tide_lightning.explore.erasure import erase, find_concept
+from tide_lightning.explore.erasure import ConceptLatent, erase, find_concept
 from tide_lightning.explore.erasure_command import load_judge
-from tide_lightning.explore.steering.handles import Handle
+from tide_lightning.explore.watching import watch
 from tide_lightning.toybox.judge import ToyboxJudge
 
 RED = ["a red cube", "a red ring", "a small red cone", "a large red sphere"]
@@ -33,8 +33,7 @@ def noise(run: Run, count: int) -> torch.Tensor:
 
 
 def test_a_factor_of_one_is_the_original_and_others_are_not(run: Run) -> None:
-    home = torch.ones(run.denoiser.num_tokens, dtype=torch.bool)
-    handles = [Handle(SITES[0], latent, 1.0, 1.0, 1.0, home) for latent in range(40)]
+    latents = [ConceptLatent(SITES[0], latent, 1.0, 0.0) for latent in range(40)]
     seen: list[int] = []
 
     def judge(images: torch.Tensor) -> torch.Tensor:
@@ -44,7 +43,7 @@ def test_a_factor_of_one_is_the_original_and_others_are_not(run: Run) -> None:
     first, one, off = erase(
         run.denoiser,
         run.saes,
-        handles,
+        latents,
         [1.0, 0.0],
         RED[:3],
         OTHERS[:1],
@@ -61,10 +60,23 @@ def test_a_factor_of_one_is_the_original_and_others_are_not(run: Run) -> None:
     assert first.shown_elsewhere == 0
 
 
-def test_the_concept_is_looked_for_in_both_lists(run: Run) -> None:
-    found = find_concept(run.denoiser, run.saes, RED, OTHERS[:2], noise(run, 4), count=3, **SETTINGS)  # type: ignore[arg-type]
-    assert len(found) == 3
-    assert found[0].knows > 0
+def test_the_concepts_latents_fire_with_it_and_hardly_without(run: Run) -> None:
+    prompts = RED, OTHERS[:2]
+    found = find_concept(run.denoiser, run.saes, *prompts, noise(run, 4), count=3, least_share=0.6, **SETTINGS)  # type: ignore[arg-type]
+    assert found
+    for site in SITES:
+        values = [one.with_concept for one in found if one.site == site]
+        assert len(values) <= 3
+        assert values == sorted(values, reverse=True)
+    for one in found:
+        assert one.with_concept >= 0.6 * (one.with_concept + one.without)
+        seen = [
+            watch(run.denoiser, {one.site: run.saes[one.site]}, some, initial_noise=noise(run, 4), **SETTINGS)  # type: ignore[arg-type]
+            for some in (RED, OTHERS[:2] * 2)
+        ]
+        means = [float(one_list.mean[one.site][..., one.latent].mean()) for one_list in seen]
+        assert means == pytest.approx([one.with_concept, one.without])
+        break
 
 
 def test_the_command_writes_picture_and_figures(

@@ -1,8 +1,8 @@
 """Erasure: latents that stand for a concept, turned against it; and what that costs other prompts.
 
-The latents are found by two lists of prompts, with the concept and without. What is done to them is the same always:
-their values are multiplied by a factor of 0 (switched off) or below (turned against the concept), wherever they fire.
-A prompt that does not call them up is drawn as before, to the bit.
+The latents are found by two lists of prompts, with the concept and without: they fire with the one and hardly with the
+other. What is done to them is the same always: their values are multiplied by a factor of 0 (switched off) or below
+(turned against the concept), wherever they fire. A prompt that does not call them up is drawn as before, to the bit.
 
 Shapes: N prompts.
 """
@@ -17,12 +17,28 @@ from torch import Tensor
 
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.explore.steering.edits import Edit
-from tide_lightning.explore.steering.handles import Handle, find_handles
 from tide_lightning.explore.steering.steer import steer
+from tide_lightning.explore.watching import watch
 from tide_lightning.saes import SAE
 
 Judge = Callable[[Tensor], Tensor]
 """The chance [N] that each of images [N, 3, H, W] in [-1, 1] shows the concept."""
+
+
+class ConceptLatent(NamedTuple):
+    """A latent that stands for a concept.
+
+    Fields:
+        site: whose SAE.
+        latent: its number.
+        with_concept: its mean value with prompts that call for the concept.
+        without: with the others.
+    """
+
+    site: str
+    latent: int
+    with_concept: float
+    without: float
 
 
 class Erased(NamedTuple):
@@ -54,39 +70,56 @@ def find_concept(
     keep: Sequence[str],
     noise: Tensor,
     *,
-    count: int = 4,
+    count: int = 16,
+    least_share: float = 0.8,
     num_inference_steps: int = 10,
     guidance_scale: float = 4.5,
-) -> list[Handle]:
-    """The latents of all sites by which prompts with the concept differ from those without.
+) -> list[ConceptLatent]:
+    """Each site's latents that fire with the concept and hardly without it, the most active first.
 
     Args:
         denoiser: the frozen denoiser.
         saes: by site.
         suppress: prompts that call for the concept.
-        keep: others; each list is repeated where it is the shorter.
-        noise: standard normal [N, *latent_shape], as many as pairs are to be compared.
-        count: how many.
+        keep: others; each list is repeated where it has fewer than there are noises.
+        noise: standard normal [N, *latent_shape].
+        count: at most so many latents at each site.
+        least_share: of a latent's activity over both lists, how much must fall to the concept's.
         num_inference_steps: of the trajectories.
         guidance_scale: of the trajectories.
     """
-    wanted, unwanted = (
-        [prompts[number % len(prompts)] for number in range(len(noise))] for prompts in (suppress, keep)
+    own, other = (
+        watch(
+            denoiser,
+            saes,
+            [some[number % len(some)] for number in range(len(noise))],
+            initial_noise=noise,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+        )
+        for some in (suppress, keep)
     )
-    settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    return find_handles(denoiser, saes, wanted, unwanted, noise, count=count, **settings)  # type: ignore[arg-type]
+    found = []
+    for site in saes:
+        with_concept, without = own.mean[site].mean((0, 1)), other.mean[site].mean((0, 1))
+        specific = with_concept >= least_share * (with_concept + without)
+        size = torch.where(specific, with_concept, 0)
+        for value, latent in zip(*(one.tolist() for one in size.topk(min(count, len(size)))), strict=True):
+            if value > 0:
+                found.append(ConceptLatent(site, latent, value, float(without[latent])))
+    return found
 
 
-def erasing(handles: Sequence[Handle], factor: float, window: tuple[float, float] = (0.0, 1.0)) -> list[Edit]:
-    """The edits that multiply a concept's latents: in both halves, or guidance would blow the difference up."""
-    return [Edit(one.site, one.latent, "scale", factor, window) for one in handles]
+def erasing(latents: Sequence[ConceptLatent], factor: float, window: tuple[float, float] = (0.0, 1.0)) -> list[Edit]:
+    """The edits that multiply a concept's latents, in the prompt's half of each forward: it is the words that count."""
+    return [Edit(one.site, one.latent, "scale", factor, window, half="conditional") for one in latents]
 
 
 @torch.no_grad()
 def erase(
     denoiser: Denoiser,
     saes: Mapping[str, SAE],
-    handles: Sequence[Handle],
+    latents: Sequence[ConceptLatent],
     factors: Sequence[float],
     suppress: Sequence[str],
     keep: Sequence[str],
@@ -102,7 +135,7 @@ def erase(
     Args:
         denoiser: the frozen denoiser.
         saes: by site.
-        handles: the concept's latents.
+        latents: the concept's.
         factors: what their values are multiplied by.
         suppress: prompts that call for the concept.
         keep: others.
@@ -124,7 +157,7 @@ def erase(
         if factor == 1:
             images = original
         else:
-            with steer(denoiser, saes, erasing(handles, factor, window)) as erased:
+            with steer(denoiser, saes, erasing(latents, factor, window)) as erased:
                 images = draw(erased)
         shown = judge(images).float().cpu() > 0.5
         kept, before = images[len(suppress) :], original[len(suppress) :]

@@ -31,8 +31,8 @@ def erase_concept(
     judge: str = "",
     judge_of: str | None = None,
     out: str = "erased.png",
-    factor: str = "0,-0.5,-1",
-    count: int = 4,
+    factor: str = "0,-1,-3",
+    count: int = 16,
     window: str = "0,1",
     most: int = 16,
     seed: int = 0,
@@ -50,7 +50,7 @@ def erase_concept(
         judge_of: what the class is made with, if it takes something.
         out: the picture; the figures go into a file beside it, with the ending .json.
         factor: what the concept's latents are multiplied by, several separated by commas; 0 switches them off.
-        count: how many latents.
+        count: at most so many latents of each site.
         window: low,high; the times t within which to erase, 1 being pure noise.
         most: prompts of each file that are used; the first half of them to find latents by, the others to measure on.
         seed: of the noise.
@@ -74,19 +74,22 @@ def erase_concept(
 
     suppressed, kept = lists
     pairs = noise("concept", (max(map(len, lists)) + 1) // 2)
-    handles = find_concept(denoiser, saes, suppressed[::2], kept[::2], pairs, count=count, **settings)
-    edits = erasing(handles, 0.0, (low, high))
+    latents = find_concept(denoiser, saes, suppressed[::2], kept[::2], pairs, count=count, **settings)
+    if not latents:
+        raise UserError("no latent fires with the one list and hardly with the other: give prompts that differ more")
+    edits = erasing(latents, 0.0, (low, high))
     check_edits(denoiser, saes, edits)
     check_windows(denoiser, edits, steps)
-    print("latents: " + ", ".join(f"{one.site}/{one.latent}" for one in handles))
+    for site in saes:
+        print(f"{site}: {', '.join(str(one.latent) for one in latents if one.site == site) or 'none'}")
     suppressed, kept = suppressed[1::2], kept[1::2]
     start = noise("sample", len(suppressed) + len(kept))
-    outcomes = erase(denoiser, saes, handles, factors, suppressed, kept, start, seen, window=(low, high), **settings)
+    outcomes = erase(denoiser, saes, latents, factors, suppressed, kept, start, seen, window=(low, high), **settings)
     for one in outcomes:
         print(_line(one))
     path = save_picture(sheet(_rows(outcomes)), out)
     figures = {
-        "latents": [{"site": one.site, "latent": one.latent, "score": one.score} for one in handles],
+        "latents": [one._asdict() for one in latents],
         "prompts": {"suppress": suppressed, "keep": kept},
         "factors": [
             {name: value for name, value in one._asdict().items() if not isinstance(value, Tensor)} for one in outcomes
