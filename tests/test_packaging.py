@@ -22,6 +22,8 @@ NEEDED = (
     "tide_lightning/configs/quickstart.yaml",
     "tide_lightning/toybox/pipeline/model_index.json",
     "tide_lightning/toybox/pipeline/transformer/diffusion_pytorch_model.safetensors",
+    "tide_lightning/explore/atlas/static/index.html",
+    "tide_lightning/explore/atlas/static/atlas.js",
 )
 
 
