@@ -24,7 +24,14 @@ HOSTILE = "<script>alert(1)</script>"
 
 
 def make_run(
-    root: Path, name: str, seed: int, explained: float, rows: Tensor, k: int = 2, increase: float = 0.2
+    root: Path,
+    name: str,
+    seed: int,
+    explained: float,
+    rows: Tensor,
+    k: int = 2,
+    increase: float = 0.2,
+    tokens: int = 64,
 ) -> None:
     """A tested run's folder, with an SAE of these decoder rows."""
     folder = root / name / "20260101-000000"
@@ -40,7 +47,7 @@ def make_run(
     bins = [{"low": 0.0, "high": 1.0, "explained_variance": explained}]
     metrics: dict[str, Any] = {
         "schema": 1,
-        "sites": {SITE: {"explained_variance": explained, "by_timestep": bins}},
+        "sites": {SITE: {"tokens": tokens, "explained_variance": explained, "by_timestep": bins}},
         "fidelity": {"all": {"loss_increase": increase}, "sites": {}},
     }
     (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
@@ -60,7 +67,7 @@ def root(tmp_path: Path) -> Path:
     permuted = torch.cat([rows[:11].roll(3, 0), -rows[11:]])  # what never fires has nothing to say
     make_run(tmp_path, "mine-0", 0, 0.9, rows)
     make_run(tmp_path, "mine-1", 1, 0.8, permuted)
-    make_run(tmp_path, "other", 0, 0.95, rows, k=3, increase=0.5)
+    make_run(tmp_path, "other", 0, 0.95, rows, k=3, increase=0.5, tokens=2048)
     return tmp_path
 
 
@@ -71,6 +78,7 @@ def test_seeds_are_one_group_and_differences_are_listed(root: Path, capsys: pyte
     for words in ("mine  2 runs, seeds 0, 1", "other  1 run", "model.sae.TideSAE.k", "0.8500 ± 0.0500", "20.0% ± 0.0%"):
         assert words in printed
     assert "seed_everything" not in printed
+    assert "not measured alike  held-out tokens a site: 64 to 2,048" in printed
     found = json.loads((root / "page" / "compare.json").read_text(encoding="utf-8"))
     mine, other = found["groups"]
     assert mine["settings"] == {"model.sae.TideSAE.k": "2"}
@@ -97,6 +105,7 @@ def test_the_page_needs_nothing_else_and_escapes(root: Path) -> None:
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;2" in page
     assert "0.9500 ★" in page
+    assert "<li>held-out tokens a site: 64 to 2,048</li>" in page
     assert page.count('src="data:image/png;base64,') == page.count("<img") == 3
     assert "http" not in page
 

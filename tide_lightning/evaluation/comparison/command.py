@@ -19,6 +19,7 @@ from tide_lightning.evaluation.comparison.figures import (
     Spread,
     compare_figures,
     mean_over_sites,
+    unequal_amounts,
     written,
 )
 from tide_lightning.evaluation.comparison.report import comparison_page
@@ -55,6 +56,8 @@ def compare(*runs: str, out: str | None = None, root: str = "runs") -> None:
     _print_differences(console, groups, differences)
     _print_figures(console, groups, rows)
     _print_reproducibility(console, found)
+    for line in unequal_amounts(groups):
+        console.print(f"[bold]not measured alike[/bold]  {line}", soft_wrap=True)
     if out is not None:
         folder = Path(out)
         page = comparison_page(groups, rows, differences, found)

@@ -60,6 +60,15 @@ OF_RUNS = (
 """Measured once a run."""
 
 
+AMOUNTS = {
+    "held-out tokens a site": "sites/*/tokens",
+    "samples spliced for fidelity": "fidelity/samples",
+    "images sampled": "fidelity/end_to_end/images",
+    "labelled scenes": "toybox/settings/test_scenes",
+}
+"""What figures rest on."""
+
+
 class Spread(NamedTuple):
     """A figure of a group.
 
@@ -144,6 +153,18 @@ def written(spread: Spread | None, form: str) -> str:
     form = ".1%" if form == "%" else form
     mean = format(spread.mean, form)
     return mean if spread.number < 2 else f"{mean} ± {format(spread.half_range, form)}"
+
+
+def unequal_amounts(groups: Sequence[Group]) -> list[str]:
+    """In what runs were not measured alike, in sentences."""
+    runs = [run for group in groups for run in group.runs]
+    lines = []
+    for name, path in AMOUNTS.items():
+        found = [value_at(run.metrics, path, next(iter(run.metrics["sites"]))) for run in runs]
+        amounts = [amount for amount in found if amount is not None]
+        if len(set(amounts)) > 1:
+            lines.append(f"{name}: {min(amounts):,.0f} to {max(amounts):,.0f}")
+    return lines
 
 
 def _joined(spreads: Sequence[Spread | None]) -> Spread | None:

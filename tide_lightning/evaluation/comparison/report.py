@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 from matplotlib import colormaps
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FuncFormatter
 
-from tide_lightning.evaluation.comparison.figures import ALL_SITES, Row, Spread, written
+from tide_lightning.evaluation.comparison.figures import ALL_SITES, Row, Spread, unequal_amounts, written
 from tide_lightning.evaluation.comparison.reproducibility import MEASURES
 from tide_lightning.evaluation.comparison.runs import Group
 from tide_lightning.evaluation.page import Block, html_page, html_plot, html_table
@@ -34,7 +35,9 @@ def comparison_page(
         for group in groups
         for run in group.runs
     ]
+    unequal = "".join(f"<li>{escape(line)}</li>" for line in unequal_amounts(groups))
     blocks = [
+        Block("Not measured alike: read the figures with care", f"<ul>{unequal}</ul>" if unequal else "", True),
         Block("Runs", html_table(["group", "run", "seeds"], runs)),
         Block("Settings: where the groups differ", html_table(["setting", *names], differences)),
         Block("Headlines", _headlines(names, rows, sites)),
