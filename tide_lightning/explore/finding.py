@@ -17,6 +17,10 @@ from tide_lightning.explore.lookup import AtlasTables, look_up, look_up_by_centr
 from tide_lightning.explore.retrieval import find_by_images, find_by_prompts, find_by_text
 from tide_lightning.explore.run import Run, open_run
 
+_LEGEND = (
+    "contrast: by how much more it fires; effect: how far it does what the words do; level: its value where it fires"
+)
+
 
 def find(
     where: str,
@@ -82,7 +86,8 @@ def _print_found(
         found = find_by_prompts(run, query, against, sites=sites, top=top, seed=seed)
     else:
         found = find_by_images(run, _image(run, query), _image(run, against), sites=sites, top=top, seed=seed)
-    table = Table("site", "latent", "score", "contrast", "effect", "level", title=escape(query), title_justify="left")
+    names = "site", "latent", "score", "contrast", "effect", "level"
+    table = Table(*names, title=escape(query), title_justify="left", caption=_LEGEND)
     for one in found:
         effect = "" if one.effect is None else f"{one.effect:.2f}"
         numbers = f"{one.score:.4f}", f"{one.contrast:.4f}", effect, f"{one.level:.2f}"
