@@ -42,7 +42,7 @@ class Handle(NamedTuple):
     home: Tensor
 
 
-class Seen(NamedTuple):
+class _Seen(NamedTuple):
     """What was seen along trajectories of one list.
 
     Fields:
@@ -113,7 +113,7 @@ def _see(
     num_inference_steps: int,
     guidance_scale: float,
     steps: int,
-) -> Seen:
+) -> _Seen:
     activity: dict[str, Tensor] = {}
     moments: list[tuple[Tensor, Tensor]] = []
 
@@ -136,7 +136,7 @@ def _see(
     watched = splice_denoiser(denoiser.within(note), looks, {site: sae.shape for site, sae in saes.items()})
     settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     sample(watched, prompts, initial_noise=noise, **settings)  # type: ignore[arg-type]
-    return Seen(activity, moments[:steps])
+    return _Seen(activity, moments[:steps])
 
 
 def _slopes(
