@@ -95,10 +95,12 @@ def test_the_command_line_wins_over_the_run_it_follows(work: Path) -> None:
     assert tide("fit", *TINY) == 0
     latest = work / "runs" / "debug" / "latest"
     before = (latest / "config.yaml").read_text()
-    assert tide("test", "--data.num_test_samples=16") == 0
+    assert tide("test", "--data.num_test_samples=16", "--budget=60") == 0
     metrics = json.loads((latest / "metrics.json").read_text())
     assert metrics["sites"]["transformer_blocks.3"]["tokens"] == 16 * 64
     assert (latest / "config.yaml").read_text() == before
+    assert metrics["budget"]["minutes"] == 60
+    assert metrics["budget"]["cut"] == {}
 
 
 def test_a_checkpoint_holds_no_weight_of_the_denoiser(work: Path) -> None:

@@ -41,7 +41,7 @@ pre { overflow-x: auto; font-size: .8rem; background: var(--back); padding: .8re
 summary { cursor: pointer; }
 @media (max-width: 40rem) {
   main { padding: .5rem; } section { padding: .7rem; }
-  th:first-child, td:first-child { min-width: 6rem; max-width: 9.5rem; overflow-wrap: anywhere; white-space: normal; }
+  th:first-child, td:first-child { max-width: 9.5rem; overflow-wrap: break-word; white-space: normal; }
 }
 """
 
