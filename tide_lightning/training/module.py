@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -16,29 +15,16 @@ from torch.nn.utils import get_total_norm
 
 from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.errors import UserError
-from tide_lightning.reduction import all_reduce_sum
-from tide_lightning.saes import SAE, KnownStatistics, SAEOutput, SparseCode, TideSAE, training_loss
-from tide_lightning.sharding import is_sharded, local_rows, norm_over_ranks, shard_rows, whole_weights
+from tide_lightning.saes import SAE, SAEOutput, SparseCode, TideSAE, training_loss
+from tide_lightning.sharding import is_sharded, local_rows, norm_over_ranks, shard_rows
 from tide_lightning.tokens import SiteShape, TokenBatch
+from tide_lightning.training.calibration import ActivationSource, calibrate
 from tide_lightning.training.health import FiringClock
+from tide_lightning.training.interval import Interval
 from tide_lightning.training.metrics import ReconstructionMetric
 from tide_lightning.training.optimisation import clip_in_step, fused_adam, warmup_then_decay
 
 Batch = dict[str, TokenBatch]
-
-
-class ActivationSource(Protocol):
-    """What a fit asks of its datamodule before the first step."""
-
-    def calibration_batches(self) -> Iterator[Batch]:
-        """Tokens of the training distribution, from which the known part is estimated."""
-
-    def sensitivity(self, sites: list[str]) -> dict[str, Tensor]:
-        """How much the denoiser cares about each direction of a site's activation [d, d]."""
-
-    @property
-    def denoiser(self) -> Denoiser:
-        """The frozen denoiser, whose adaLN the modulation may start at."""
 
 
 class HeldOut(Protocol):
@@ -106,9 +92,8 @@ class TideModule(LightningModule):
         self.register_buffer("tokens_seen", torch.zeros((), dtype=torch.int64))
         self.register_buffer("is_calibrated", torch.zeros((), dtype=torch.bool))
         self.further_loss: Callable[[], Tensor | None] | None = None  # what a callback adds to a step's loss
-        self._loss_sums: dict[str, tuple[list[str], Tensor]] = {}  # names of what is summed; the sums, and of how many
+        self._interval = Interval()
         self._decoder_norms: list[Tensor] = []  # of the gradients at this step
-        self._logged_at: tuple[float, int] | None = None
 
     def sae(self, site: str) -> SAE:
         """The SAE of a site."""
@@ -145,31 +130,9 @@ class TideModule(LightningModule):
             self.calibrate(self.trainer.datamodule)  # type: ignore[attr-defined]
             self.is_calibrated.fill_(True)
 
-    @torch.no_grad()
     def calibrate(self, source: ActivationSource) -> None:
         """Fit every site's known part and scale on the source's first tokens; begin modulation at its adaLN."""
-        statistics = {site: KnownStatistics(self.sae(site).known).to(self.device) for site in self.sites}
-        first: Batch = {}
-        for batch in map(self.for_each_sae, source.calibration_batches()):
-            first = first or batch
-            for site, tokens in batch.items():
-                statistics[site].update(tokens)
-        weighted = [site for site in self.sites if self.sae(site).metric is not None]
-        sensitivity = source.sensitivity(list(dict.fromkeys(map(unlabelled, weighted)))) if weighted else {}
-        for site in self.sites:
-            statistics[site].fit()
-            with whole_weights(self.sae(site)):
-                if site in weighted:
-                    self.sae(site).fit_metric(sensitivity[unlabelled(site)], first[site])
-                self._start_modulation(self.sae(site), source.denoiser, site)
-
-    def _start_modulation(self, sae: SAE, denoiser: Denoiser, site: str) -> None:
-        if sae.modulation is None or sae.modulation_start != "adaln":
-            return
-        curves = denoiser.adaln(site)
-        if curves is not None:
-            t, scale, shift = (curve.to(self.device) for curve in curves)
-            sae.modulation.initialise(t, scale, shift)
+        calibrate({site: self.sae(site) for site in self.sites}, source, self.device)
 
     def for_each_sae(self, batch: Batch) -> Batch:
         """A harvested batch by the keys of the SAEs: those of one site share its tokens."""
@@ -189,12 +152,9 @@ class TideModule(LightningModule):
             losses.append(loss.total)
             sae.follow(output.code)
             seen = torch.maximum(seen, clock.tick(output.code.fired(), len(tokens), self.global_step))
+            self._interval.add(site, loss.named())
             with torch.no_grad():
                 self.metric("train", site).update(tokens, output)
-                named = loss.named()
-                parts = torch.stack([*named.values(), loss.total.new_ones(())]).double()
-                before = self._loss_sums[site][1] if site in self._loss_sums else 0
-                self._loss_sums[site] = list(named), before + parts
         self.tokens_seen += seen  # sites of one layout have as many; of several, the most are counted
         further = self.further_loss() if self.further_loss is not None else None
         return torch.stack(losses if further is None else [*losses, further]).sum()
@@ -232,17 +192,12 @@ class TideModule(LightningModule):
             self._log_training()
 
     def _log_training(self) -> None:
-        now, total = time.perf_counter(), int(self.tokens_seen)
+        total = int(self.tokens_seen)
         figures = {"train/tokens_seen": float(total), "train/lr": self.optimizers().param_groups[0]["lr"]}  # type: ignore[union-attr]
-        if self._logged_at is not None:
-            before, tokens_before = self._logged_at
-            figures["train/tokens_per_second"] = (total - tokens_before) / (now - before)
-        self._logged_at = (now, total)
+        figures |= {f"train/{name}": value for name, value in self._interval.tokens_per_second(total).items()}
         losses = []
         for site in self.sites:
-            names, sums = self._loss_sums.pop(site)
-            *totals, count = all_reduce_sum(sums).tolist()
-            parts = {name: total / count for name, total in zip(names, totals, strict=True)}
+            parts = self._interval.means(site)
             losses.append(parts["loss"])
             figures |= {f"train/{site}/{name}": value for name, value in parts.items()}
             dead = self.clock(site).dead().double().mean()

@@ -1,0 +1,57 @@
+"""What is estimated before the first step: known parts, scales, the metric, the start of the modulation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tide_lightning.diffusion import Denoiser, unlabelled
+from tide_lightning.saes import SAE, KnownStatistics
+from tide_lightning.sharding import whole_weights
+from tide_lightning.tokens import TokenBatch
+
+
+class ActivationSource(Protocol):
+    """What a fit asks of its datamodule before the first step."""
+
+    def calibration_batches(self) -> Iterator[dict[str, TokenBatch]]:
+        """Tokens of the training distribution, from which the known part is estimated."""
+
+    def sensitivity(self, sites: list[str]) -> dict[str, Tensor]:
+        """How much the denoiser cares about each direction of a site's activation [d, d]."""
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The frozen denoiser, whose adaLN the modulation may start at."""
+
+
+@torch.no_grad()
+def calibrate(saes: Mapping[str, SAE], source: ActivationSource, device: torch.device) -> None:
+    """Fit every SAE's known part and scale on the source's first tokens; begin modulation at the site's adaLN."""
+    statistics = {site: KnownStatistics(sae.known).to(device) for site, sae in saes.items()}
+    first: dict[str, TokenBatch] = {}
+    for batch in source.calibration_batches():
+        first = first or batch
+        for site, one in statistics.items():
+            if unlabelled(site) in batch:
+                one.update(batch[unlabelled(site)])
+    weighted = [site for site, sae in saes.items() if sae.metric is not None]
+    sensitivity = source.sensitivity(list(dict.fromkeys(map(unlabelled, weighted)))) if weighted else {}
+    for site, sae in saes.items():
+        statistics[site].fit()
+        with whole_weights(sae):
+            if site in weighted:
+                sae.fit_metric(sensitivity[unlabelled(site)], first[unlabelled(site)])
+            _start_modulation(sae, source.denoiser, site, device)
+
+
+def _start_modulation(sae: SAE, denoiser: Denoiser, site: str, device: torch.device) -> None:
+    if sae.modulation is None or sae.modulation_start != "adaln":
+        return
+    curves = denoiser.adaln(site)
+    if curves is not None:
+        t, scale, shift = (curve.to(device) for curve in curves)
+        sae.modulation.initialise(t, scale, shift)
