@@ -33,9 +33,9 @@ _ARGS = [
 ]
 
 
-def write_run(folder: Path, keys: list[str], **data: Any) -> Path:
+def write_run(folder: Path, keys: list[str], pretrained: str = PIPELINE, **data: Any) -> Path:
     """A run folder as a fit leaves it, with SAEs that were not trained."""
-    denoiser = describe_denoiser(PIPELINE)
+    denoiser = describe_denoiser(pretrained)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for key in keys:
@@ -44,7 +44,7 @@ def write_run(folder: Path, keys: list[str], **data: Any) -> Path:
             sae = TideSAE(SiteShape(**vars(shape)), expansion_factor=D_SAE / shape.d_in, k=8)
             sae.save_pretrained(folder / "saes" / folder_name(key), site=key)
     sites = list(dict.fromkeys(key.partition("@")[0] for key in keys))
-    config = {"seed_everything": 0, "data": {"pretrained": PIPELINE, "sites": sites, **data}}
+    config = {"seed_everything": 0, "data": {"pretrained": pretrained, "sites": sites, **data}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     return folder
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.diffusion import pipelines
 from tests.explore.conftest import D_SAE, SITES, write_run
 from tests.explore.synthetic import write_atlas
 from tide_lightning.cli import main
@@ -163,3 +164,21 @@ def test_trajectories_and_sweeps_have_atlases_too(tmp_path: Path) -> None:
         :4
     ]
     assert len(list((page.parent / "data").glob("thumbnails-*.webp"))) == 1
+
+
+def test_text_streams_are_listed_without_heat_maps(tmp_path: Path) -> None:
+    """On Stable Diffusion 3 without a single image: the pipeline makes its own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipelines.sd3().save_pretrained(tmp_path / "sd3")
+    keys = ["transformer_blocks.0", "transformer_blocks.0:text"]
+    prompts = ["red ball", "blue cube", "green cone"] * 4
+    counts = dict.fromkeys(("num_generated", "num_validation_samples", "num_test_samples", "samples_per_batch"), 4)
+    run = write_run(
+        tmp_path / "sd3-run" / "1", keys, str(tmp_path / "sd3"), prompts=prompts, num_inference_steps=2, **counts
+    )
+    page = build_atlas(open_run(run, device="cpu"), tmp_path / "atlas", num_samples=4, num_bins=2)
+    image, text = page.parent / "data" / "transformer_blocks.0", page.parent / "data" / "transformer_blocks.0-text"
+    for folder, has_heat in ((image, True), (text, False)):
+        assert (folder / "index.js").is_file()
+        assert (folder / "0.png").is_file() == has_heat
