@@ -327,6 +327,11 @@ def tables(figures: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def _save(figures: Mapping[str, Any], path: Path | None) -> None:
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Measure, write figures and tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
@@ -351,8 +356,8 @@ def main() -> None:
         for about in options.about:
             for factor in options.factors:
                 seed[about][factor] = bench.measure(factor, about)
-                if options.out:
-                    options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+                _save(figures, options.out)  # now, for it takes long
+    _save(figures, options.out)
     print(tables(figures))
     if options.page:
         write(options.page, "steering", tables(figures))
