@@ -5,12 +5,15 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.explore.conftest import D_SAE, SITES
+from tests.explore.conftest import D_SAE, SITES, write_run
+from tide_lightning.explore import open_run
 from tide_lightning.explore.play.server import PlayServer
+from tide_lightning.explore.play.studio import Studio
 
 DRAW: dict[str, Any] = {"prompt": "a red cube", "seed": 1, "steps": 2}
 JSON = {"Content-Type": "application/json"}
@@ -114,6 +117,13 @@ def test_one_thing_is_made_at_a_time(server: PlayServer) -> None:
     assert set(found) <= {200, 409}
     assert ask(server, "/api/draw", DRAW)[0] == 200
     assert json.loads(ask(server, "/api/progress")[2])["busy"] is False
+
+
+def test_a_run_whose_data_is_gone_has_no_examples(server: PlayServer, tmp_path: Path) -> None:
+    gone = write_run(tmp_path / "gone" / "1", SITES, prompts=str(tmp_path / "nowhere.txt"))
+    about = Studio(open_run(gone, device="cpu"), steps=2).about()
+    assert about["examples"] == []
+    assert json.loads(ask(server, "/api/about")[2])["examples"]
 
 
 def test_no_amount_gives_the_same_image(server: PlayServer) -> None:

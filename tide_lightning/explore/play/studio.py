@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tide_lightning.diffusion import sample
 from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.errors import UserError
 from tide_lightning.explore.pictures import heat, to_picture
 from tide_lightning.explore.play.fields import Fields
 from tide_lightning.explore.retrieval import find_by_text
@@ -66,11 +67,10 @@ class Studio:
 
     def about(self) -> dict[str, Any]:
         """What the page needs to know before anything is drawn."""
-        captions = self.run.data.corpus.prompts("train")
         return {
             "run": self.run.name,
             "sites": [{"site": site, "reach": round(_REACH * math.sqrt(sae.d_in))} for site, sae in self.saes.items()],
-            "examples": list(dict.fromkeys(filter(None, islice(captions, 4 * _NUM_EXAMPLES))))[:_NUM_EXAMPLES],
+            "examples": self._examples(),
             "steps": self.steps,
             "guidance_scale": self.guidance_scale,
             "guided": self.denoiser.guidance == "classifier_free",
@@ -113,6 +113,14 @@ class Studio:
         with self._working("Searching"):
             found = find_by_text(self.run, query, top=12, num_prompts=4, num_candidates=4)
         return {"found": [{"site": one.site, "latent": one.latent, "score": one.score} for one in found]}
+
+    def _examples(self) -> list[str]:
+        """A few of the run's own prompts; none where its data is no longer where it was."""
+        try:
+            captions = list(islice(self.run.data.corpus.prompts("train"), 4 * _NUM_EXAMPLES))
+        except UserError:
+            return []
+        return list(dict.fromkeys(filter(None, captions)))[:_NUM_EXAMPLES]
 
     def _draw(self, fields: Fields) -> Original:
         noise, settings = self._settings(fields)

@@ -44,7 +44,8 @@ def steer(
     """Steer what is sampled inside.
 
     Args:
-        target: a diffusers pipeline, whose own calls are steered then; or a denoiser, of which a steered twin is given.
+        target: a diffusers pipeline, whose own calls are steered then (its transformer is frozen for it); or a
+            denoiser, of which a steered twin is given.
         saes: by site.
         edits: in order; several of one latent act one after another.
         mode: whether what the SAE does not explain is kept (delta) or given up where edits reach (replace).
