@@ -39,8 +39,9 @@ GOALS = {"colour": 0.85, "shape": 0.6, "size": 0.6, "place": 0.6}
 """Success to be reached, as a share of that of the changed prompt."""
 
 METHODS = ("none", "latent", "random", "dense", "prompt")
-FIRST_AMOUNT, AMOUNTS = 8.0, (5.0, 13.0)
-"""All candidates are tried with the first, the best of them with the others."""
+FIRST_AMOUNT = 8.0
+AMOUNTS: dict[About, tuple[float, ...]] = {"silent": (5.0, 13.0), "contrary": (13.0, 20.0)}
+"""All candidates are tried with the first, the best of them with the others; more has to be overcome against a word."""
 DENSE_AMOUNTS = (1.0, 3.0, 8.0)
 """In units of the difference of means."""
 NUM_CANDIDATES, AT_A_TIME, CLOSE_ENOUGH = 24, 6, 0.85
@@ -98,7 +99,6 @@ class Bench:
     def __init__(self, run: Run, num_train: int, num_test: int) -> None:
         self.run, self.denoiser = run, run.denoiser
         self.count = {"train": num_train, "test": num_test}
-        self._targets: dict[tuple[str, int], Target] = {}
         self._means: dict[tuple[str, str, int], Tensor] = {}
         self._alive: dict[str, Tensor] = {}
         self.oracles = [load_oracle(name) for name in ("a", "b")]
@@ -116,14 +116,14 @@ class Bench:
             images = self.denoiser.decode_latents(latents)
             return [oracle.read(images) for oracle in self.oracles]
 
-    def target(self, factor: str, value: int) -> Target:
+    def target(self, factor: str, value: int, about: About) -> Target:
         """Found by words, without a look at any image's label."""
         boards = self.boards(factor, "silent", "train")
         rivals = self._rivals(factor, value, boards)
         saes = self.run.saes
         found = find_handles(self.denoiser, saes, boards.changed[value], rivals, boards.noise, count=NUM_CANDIDATES)
         places = {(one.site, one.latent): one.home for one in found}
-        few = canvases(self.denoiser, factor, "silent", "train", _NUM_TRIED, seed=1)  # the first of the boards
+        few = canvases(self.denoiser, factor, about, "train", _NUM_TRIED, seed=1)
         trial = Trial(self.denoiser, few.prompts, few.changed[value], few.noise)
 
         def edit(site: str, latent: int, amount: float) -> Edit:
@@ -137,7 +137,7 @@ class Bench:
                 another, closer = trial.best(saes, candidates[start : start + AT_A_TIME])
                 first, close = (another, closer) if closer > close else (first, close)
         closeness = {FIRST_AMOUNT: close}
-        for amount in AMOUNTS:
+        for amount in AMOUNTS[about]:
             closeness[amount] = trial.best(saes, [edit(first.site, first.latent, amount)])[1]
         amount, home = strongest(closeness), places[first.site, first.latent]
         region = _region(factor, home, few)
@@ -218,8 +218,7 @@ class Bench:
         plain = self.read(self.denoiser, test.prompts, test.noise)
         found = {}
         for value, name in enumerate(FACTORS[factor]):
-            target = self._targets.get((factor, value)) or self.target(factor, value)
-            self._targets[factor, value] = target
+            target = self.target(factor, value, about)
             after = {"none": plain, "prompt": self.read(self.denoiser, test.changed[value], test.noise)}
             after |= {method: self.pushed(target, test, method) for method in ("latent", "random", "dense")}
             figures = {method: _figures(test, factor, value, plain[0], after[method]) for method in METHODS}
