@@ -2,6 +2,8 @@ r"""How well one latent, found by words alone, turns what an image shows; beside
 
 python -m benchmarks.steering runs/quickstart-{0,1,2}/latest --out docs/steering.json --page docs/steering.md
 
+Figures of several calls are joined by naming their files in place of runs.
+
 On the toybox, whose oracles read the factors back from an image. For each target (`red`, `on the left`, …) the text
 query's first latents are tried on training prompts, and the one is taken whose images come closest to what the changed
 prompts draw from the same noise: no label and no oracle has a say in it. What is reported comes from held-out prompts
@@ -48,7 +50,8 @@ NUM_CANDIDATES, AT_A_TIME, CLOSE_ENOUGH = 24, 6, 0.85
 """So many are tried, a few at a time, until one comes close enough."""
 
 _STEPS, _GUIDANCE = 10, 4.5
-_ABOUT = 0.1  # of closeness
+_PROMPTS_THAT = {"silent": "Prompts that do not mention the factor", "contrary": "Prompts that ask for another value"}
+_SLACK = 0.1  # of closeness
 _NUM_TRIED = 4  # training prompts on which pushes are tried
 _NUM_RANDOM = 4  # latents that share the test images
 _EARLY = 0.4  # t from which on the dense difference is taken
@@ -233,7 +236,7 @@ class Bench:
 def strongest(closeness: Mapping[float, float]) -> float:
     """The largest amount that comes about as close as the best: one that just did it may not do it elsewhere."""
     best = max(closeness.values())
-    return max(amount for amount, close in closeness.items() if close >= best - _ABOUT)
+    return max(amount for amount, close in closeness.items() if close >= best - _SLACK)
 
 
 def _region(factor: str, places: Tensor, boards: Canvases) -> Tensor:
@@ -301,8 +304,8 @@ def _mean(found: Mapping[str, Any]) -> dict[str, Any]:
 def tables(figures: Mapping[str, Any]) -> str:
     """What the page shows: success by factor, share of the prompt's, stability of every other factor."""
     parts = []
-    for about in figures["settings"]["about"]:
-        seeds = [seed[about] for seed in figures["seeds"]]
+    for about in dict.fromkeys(about for seed in figures["seeds"] for about in seed):
+        seeds = [seed[about] for seed in figures["seeds"] if about in seed]
         rows, stable = [], []
         for factor, goal in GOALS.items():
             means = [seed[factor]["mean"] for seed in seeds if factor in seed]
@@ -319,7 +322,7 @@ def tables(figures: Mapping[str, Any]) -> str:
                     + [spread([one[name] for one in kept], "%") if name != factor else "" for name in FACTORS]
                 )
         head = ["factor", *METHODS, "latent / prompt", "goal", "latent, both oracles"]
-        parts.append(f"Prompts {about} about the factor; success:\n\n" + markdown(head, rows))
+        parts.append(f"{_PROMPTS_THAT[about]}; success:\n\n" + markdown(head, rows))
         parts.append(
             "How often every other factor stays as it was:\n\n" + markdown(["steered", "by", *FACTORS], stable)
         )
