@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from tide_lightning.callbacks.splicing import reconstruct_by, splice_denoiser, why_not
+from tide_lightning.callbacks.splicing import reconstruct_by, splice_cases, splice_denoiser, why_not
 from tide_lightning.datamodules import ActivationDataModule, Call
-from tide_lightning.diffusion import Denoiser, unlabelled
+from tide_lightning.diffusion import Denoiser
 from tide_lightning.errors import UserError
 from tide_lightning.reduction import all_reduce_sum
-from tide_lightning.saes import SAE
 from tide_lightning.sharding import is_sharded
 from tide_lightning.training import TideModule
 
@@ -55,11 +54,10 @@ class KeepPredictions(Callback):
                 raise UserError(f"KeepPredictions: {site} cannot be spliced: its {reason}")
         calls, denoiser = data.noised_calls(self.num_samples), data.denoiser
         own_loss = _own_loss(denoiser, calls)
-        cases = spliced_cases(saes)
         shapes = {site: sae.shape for site, sae in saes.items()}
         spliced = [
-            splice_denoiser(denoiser, {site: reconstruct_by(sae) for site, sae in case.items()}, shapes)
-            for case in cases
+            (name, splice_denoiser(denoiser, {site: reconstruct_by(saes[site]) for site in sites}, shapes))
+            for name, sites in splice_cases(saes).items()
         ]
         first = self.from_fraction * float(trainer.estimated_stepping_batches)
 
@@ -67,9 +65,8 @@ class KeepPredictions(Callback):
             step = pl_module.global_step
             if step < first:
                 return None
-            call, number = calls(step), step % len(cases)
-            ratio = prediction_change(denoiser, spliced[number], call) / own_loss
-            name = next(iter(cases[number])) if len(cases[number]) == 1 else "all"
+            name, twin = spliced[step % len(spliced)]
+            ratio = prediction_change(denoiser, twin, calls(step)) / own_loss
             pl_module.log(f"train/{name}/prediction_change", ratio.detach(), rank_zero_only=True)
             return self.weight * ratio
 
@@ -79,13 +76,6 @@ class KeepPredictions(Callback):
         """The module's loss is its own again."""
         assert isinstance(pl_module, TideModule)
         pl_module.further_loss = None
-
-
-def spliced_cases(saes: Mapping[str, SAE]) -> list[Mapping[str, SAE]]:
-    """Each SAE alone, and all together where there are several and every site has one."""
-    alone: list[Mapping[str, SAE]] = [{site: sae} for site, sae in saes.items()]
-    several = len(set(map(unlabelled, saes))) < len(saes)
-    return alone if several or len(saes) == 1 else [*alone, saes]
 
 
 def prediction_change(denoiser: Denoiser, spliced: Denoiser, call: Call) -> Tensor:

@@ -9,13 +9,13 @@ Shapes: N samples, T tokens, D channels, P numbers in a patch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
-from tide_lightning.diffusion import Conditioning, Denoiser, Layout, Site
+from tide_lightning.diffusion import Conditioning, Denoiser, Layout, Site, unlabelled
 from tide_lightning.diffusion.denoiser import Around
 from tide_lightning.diffusion.grid import positions, windows
 from tide_lightning.saes import LEAKING, SAE
@@ -23,6 +23,9 @@ from tide_lightning.tokens import Half, SiteShape, Source, TokenBatch
 
 Predictor = Callable[[TokenBatch], Tensor]
 """Makes x_hat [B, D] of a site's tokens."""
+
+ALL = "all"
+"""The name of the case with every site spliced at once."""
 
 
 def splice_denoiser(
@@ -118,6 +121,15 @@ def known_alone(sae: SAE) -> Predictor:
 def constant(mean: Tensor) -> Predictor:
     """The same vector [D] for every token."""
     return lambda tokens: mean.expand(len(tokens), -1)
+
+
+def splice_cases(sites: Iterable[str]) -> dict[str, list[str]]:
+    """The sites that are spliced at once, by a case's name: each alone, and all of several that have one SAE each."""
+    sites = list(sites)
+    cases = {site: [site] for site in sites}
+    if len(set(map(unlabelled, sites))) == len(sites) > 1:
+        cases[ALL] = sites
+    return cases
 
 
 def why_not(sae: SAE) -> str | None:

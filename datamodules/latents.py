@@ -13,7 +13,7 @@ from tide_lightning.datamodules.corpus import Corpus, Images, Part
 from tide_lightning.datamodules.draws import Walk
 from tide_lightning.datamodules.shards import Shard, gather_objects
 from tide_lightning.diffusion import Denoiser
-from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.diffusion.counters import normals
 from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.errors import UserError
 
@@ -160,7 +160,7 @@ class GeneratedLatents:
         starts = range(0, len(mine), batch_size)
         for start in track(starts, f"Generating {count} {label} latents", disable=shard.rank != 0):
             part = mine[start : start + batch_size]
-            noise = torch.stack([normal(stream(seed, "generated", label, i), denoiser.latent_shape) for i in part])
+            noise = normals(seed, "generated", label, numbers=part, shape=denoiser.latent_shape)
             latents = sample(
                 denoiser,
                 [chosen[i] for i in part],

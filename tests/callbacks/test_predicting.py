@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from tests.training.fitting import SITES, make_data, make_module, make_trainer
 from tide_lightning.callbacks import KeepPredictions
-from tide_lightning.callbacks.predicting import prediction_change, spliced_cases
-from tide_lightning.callbacks.splicing import reconstruct_by, splice_denoiser
+from tide_lightning.callbacks.predicting import prediction_change
+from tide_lightning.callbacks.splicing import reconstruct_by, splice_cases, splice_denoiser
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.errors import UserError
 from tide_lightning.training import TideModule
@@ -32,8 +32,8 @@ def changes(module: TideModule, data: ActivationDataModule) -> list[float]:
     with torch.no_grad():
         return [
             float(prediction_change(data.denoiser, splice_denoiser(data.denoiser, predictors, shapes), call))
-            for case in spliced_cases(saes)
-            for predictors in [{site: reconstruct_by(sae) for site, sae in case.items()}]
+            for sites in splice_cases(saes).values()
+            for predictors in [{site: reconstruct_by(saes[site]) for site in sites}]
         ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -18,6 +19,11 @@ def stream(seed: int, *key: int | str) -> np.random.Generator:
 def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
     """Standard normal float32 numbers."""
     return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+
+
+def normals(seed: int, *key: int | str, numbers: Iterable[int], shape: tuple[int, ...]) -> Tensor:
+    """One draw for each number [N, *shape], from the stream of the key and that number."""
+    return torch.stack([normal(stream(seed, *key, number), shape) for number in numbers])
 
 
 def torch_generator(seed: int, *key: int | str) -> torch.Generator:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tide_lightning.diffusion.conditioning import Conditioning
-from tide_lightning.diffusion.counters import normal, stream, torch_generator
+from tide_lightning.diffusion.counters import normals, torch_generator
 from tide_lightning.diffusion.denoiser import Denoiser
 from tide_lightning.diffusion.scheduler_state import join_states, split_state
 from tide_lightning.errors import UserError
@@ -66,8 +66,7 @@ def sample(
         callback: called with step, raw timestep and latents after each step.
     """
     if initial_noise is None:
-        draws = [normal(stream(seed, "sample", i), denoiser.latent_shape) for i in range(len(prompts))]
-        initial_noise = torch.stack(draws)
+        initial_noise = normals(seed, "sample", numbers=range(len(prompts)), shape=denoiser.latent_shape)
     if generator is None:
         generator = [torch_generator(seed, "sampler", i) for i in range(len(prompts))]
     scheduler = denoiser.new_scheduler(num_inference_steps)

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tide_lightning.callbacks.splicing import known_alone, reconstruct_by, splice_denoiser, why_not
+from tide_lightning.callbacks.splicing import ALL, known_alone, reconstruct_by, splice_cases, splice_denoiser, why_not
 from tide_lightning.datamodules.corpus import Images
 from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.diffusion.counters import normal, stream, torch_generator
 from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.evaluation.budget import is_late
-from tide_lightning.evaluation.fidelity import ALL
 from tide_lightning.evaluation.figures import measured
 from tide_lightning.evaluation.image_quality import ImageQuality
 from tide_lightning.reduction import all_reduce_sum, rank_and_world
@@ -101,10 +100,10 @@ class Trajectories:
     ) -> None:
         saes = {site: sae for site, sae in saes.items() if why_not(sae) is None}
         shapes = {site: sae.shape for site, sae in saes.items()}
-        splices = {site: {site: reconstruct_by(sae)} for site, sae in saes.items()}
+        splices = {
+            name: {site: reconstruct_by(saes[site]) for site in sites} for name, sites in splice_cases(saes).items()
+        }
         firsts = list({unlabelled(site): site for site in reversed(saes)}.values())[::-1]  # one SAE of each site
-        if len(saes) == len(firsts) > 1:
-            splices[ALL] = {site: reconstruct_by(sae) for site, sae in saes.items()}
         if saes:
             splices[KNOWN] = {site: known_alone(saes[site]) for site in firsts}
         self.sites = list(saes)

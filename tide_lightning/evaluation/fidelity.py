@@ -14,20 +14,19 @@ import torch
 from torch import Tensor
 
 from tide_lightning.callbacks.splicing import (
+    ALL,
     Predictor,
     constant,
     known_alone,
     reconstruct_by,
+    splice_cases,
     splice_denoiser,
     why_not,
 )
-from tide_lightning.diffusion import Conditioning, Denoiser, unlabelled
+from tide_lightning.diffusion import Conditioning, Denoiser
 from tide_lightning.evaluation.figures import bin_edges, measured, ratio
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAE
-
-ALL = "all"
-"""The name of the case with every site spliced at once."""
 
 KINDS = ("spliced", "known", "ablated")
 
@@ -51,14 +50,14 @@ class Fidelity:
             "known": {site: known_alone(sae) for site, sae in saes.items()},
             "ablated": {site: constant(means[site].float()) for site in saes},
         }
-        several = len(set(map(unlabelled, saes))) < len(saes)
-        together = [] if self.absent or several or len(saes) < 2 else [(ALL, list(saes))]
-        cases = [*((site, [site]) for site in saes), *together]
+        cases = splice_cases(saes)
+        if self.absent:
+            cases.pop(ALL, None)
         shapes = {site: sae.shape for site, sae in saes.items()}
-        self.cases = [name for name, _ in cases]
+        self.cases = list(cases)
         self.spliced = {
             (name, kind): splice_denoiser(denoiser, {site: predictors[kind][site] for site in sites}, shapes)
-            for name, sites in cases
+            for name, sites in cases.items()
             for kind in KINDS
         }
         device = denoiser.device

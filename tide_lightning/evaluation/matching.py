@@ -42,7 +42,7 @@ def directions(sae: SAE) -> Tensor:
         noise=zeros(shape.d_input),
     ).context()
     one = SparseCode(torch.ones(num, 1, device=device), torch.arange(num, device=device).unsqueeze(1), num)
-    moved = sae.decode(one, **context) - sae.decode(one.with_values(torch.zeros_like(one.values)), **context)
+    moved = sae.added(one, **context)
     return torch.nn.functional.normalize(moved.float(), dim=1)
 
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter
 from PIL import Image
 from torch import Tensor
 
-from tide_lightning.evaluation.fidelity import ALL
+from tide_lightning.callbacks.splicing import ALL
 from tide_lightning.evaluation.floors import FLOORS
 
 _COLOURS = ("#9aa5b1", "#7b8794", "#52606d", "#d9822b", "#8fb4e8", "#2f6fd0")

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from tide_lightning.callbacks.splicing import ALL
 from tide_lightning.evaluation.budget import cut_lines
 from tide_lightning.evaluation.end_to_end import EndToEnd
-from tide_lightning.evaluation.fidelity import ALL
 from tide_lightning.evaluation.figures import number
 from tide_lightning.evaluation.files import write_bytes
 from tide_lightning.evaluation.floors import FLOORS

@@ -225,8 +225,7 @@ def _columns(code: SparseCode, latents_K: Tensor) -> Tensor:
 def _push(sae: SAE, latent: int, gained_B: Tensor, tokens: TokenBatch, length: Tensor) -> Tensor:
     """What a latent adds where it gained, with a root mean square of `length` over the tokens [B, D]."""
     code = SparseCode(gained_B[:, None], torch.full_like(gained_B, latent, dtype=torch.int64)[:, None], sae.d_sae)
-    context = tokens.context()
-    added = sae.decode(code, **context) - sae.decode(code.with_values(torch.zeros_like(code.values)), **context)
+    added = sae.added(code, **tokens.context())
     size = added.square().sum(1).mean().sqrt()
     return added * (length / size.clamp(min=1e-20)) if bool(size > 0) else added
 

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tide_lightning.datamodules.prompts import read_prompts
-from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.diffusion.counters import normals
 from tide_lightning.errors import UserError
 from tide_lightning.explore.erasure import Erased, Judge, erase, erasing, find_concept
 from tide_lightning.explore.pictures import picture_format, save_picture, sheet
@@ -66,11 +65,11 @@ def erase_concept(
     lists = [_prompts(name, path, most) for name, path in (("--suppress", suppress), ("--keep", keep))]
     opened = open_run(run, device)
     denoiser, saes = opened.denoiser, opened.saes
-    scale = opened.config["data"].get("guidance_scale", 4.5) if guidance_scale is None else guidance_scale
+    scale = opened.guidance_scale if guidance_scale is None else guidance_scale
     settings: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": scale}
 
     def noise(purpose: str, number: int) -> Tensor:
-        return torch.stack([normal(stream(seed, purpose, one), denoiser.latent_shape) for one in range(number)])
+        return normals(seed, purpose, numbers=range(number), shape=denoiser.latent_shape)
 
     suppressed, kept = lists
     pairs = noise("concept", (max(map(len, lists)) + 1) // 2)

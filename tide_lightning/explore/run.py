@@ -82,6 +82,11 @@ class Run:
         data.adopt(self.denoiser)
         return data
 
+    @property
+    def guidance_scale(self) -> float:
+        """That of the run's data."""
+        return float(self._data_config().get("guidance_scale", 4.5))
+
     def sae(self, site: str) -> SAE:
         """A site's SAE; an error that lists the sites where there is none."""
         if site not in self.saes:

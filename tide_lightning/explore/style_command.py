@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from tide_lightning.datamodules.images import image_tensor
 from tide_lightning.diffusion import Denoiser, sample
-from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.diffusion.counters import normals
 from tide_lightning.errors import UserError
 from tide_lightning.explore.pictures import picture_format, save_picture, sheet
 from tide_lightning.explore.run import open_run
@@ -69,7 +68,7 @@ def transfer(
     saes = {site: opened.sae(site) for site in dict.fromkeys(names)}
     check_edits(denoiser, saes, named or [Edit(site, 0) for site in saes])
     check_windows(denoiser, [Edit(next(iter(saes)), 0, window=(low, high))], steps)
-    scale = opened.config["data"].get("guidance_scale", 4.5) if guidance_scale is None else guidance_scale
+    scale = opened.guidance_scale if guidance_scale is None else guidance_scale
     settings: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": scale}
     noise = _noise(denoiser, seed, "style", samples)
     source = walk_prompt(style, noise, **settings)
@@ -96,7 +95,7 @@ def _split(text: str | None) -> list[str]:
 
 
 def _noise(denoiser: Denoiser, seed: int, purpose: str, count: int) -> Tensor:
-    return torch.stack([normal(stream(seed, purpose, number), denoiser.latent_shape) for number in range(count)])
+    return normals(seed, purpose, numbers=range(count), shape=denoiser.latent_shape)
 
 
 def _read_image(denoiser: Denoiser, path: str) -> Tensor:

@@ -202,6 +202,11 @@ class SAE(Pretrained):
         frame = self.frame(_context(timestep, position, input, window, noise))
         return self._denormalise(self._decode_normalised(code, frame)[0], frame)
 
+    def added(self, code: SparseCode, **context: Tensor | None) -> Tensor:
+        """What a code adds to an activation [B, D], whatever else is in it: decoding is affine."""
+        silent = code.with_values(torch.zeros_like(code.values))
+        return self.decode(code, **context) - self.decode(silent, **context)
+
     def frame(self, context: dict[str, Tensor | None]) -> Frame:
         """How tokens of a context (`TokenBatch.context`) are seen: without what is known, scaled, modulated."""
         timestep = context["timestep"]

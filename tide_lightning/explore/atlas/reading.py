@@ -19,7 +19,7 @@ from tide_lightning.callbacks.splicing import site_context
 from tide_lightning.datamodules.harvest import Harvester
 from tide_lightning.datamodules.streams import noised_call
 from tide_lightning.diffusion import Conditioning, Site, sample
-from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.diffusion.counters import normals
 from tide_lightning.explore.run import Run
 from tide_lightning.tokens import SiteShape, TokenBatch
 
@@ -92,7 +92,7 @@ def _read_noised(run: Run, sites: list[str], numbers: list[int], num_bins: int, 
     data, denoiser = run.data, run.denoiser
     harvester = Harvester(denoiser, denoiser.resolve_sites(sites), data.window_radius, data.forward_batch_size)
     x0, captions = data.latents("heldout").fetch(numbers)
-    noise = torch.stack([normal(stream(seed, "atlas", number), denoiser.latent_shape) for number in numbers])
+    noise = normals(seed, "atlas", numbers=numbers, shape=denoiser.latent_shape)
     looks = []
     for place in range(num_bins):
         u = torch.full((len(numbers),), (place + 0.5) / num_bins)
@@ -132,6 +132,6 @@ def _read_walked(run: Run, shapes: Mapping[str, SiteShape], numbers: list[int], 
         captions,
         num_inference_steps=data.num_inference_steps,
         guidance_scale=data.guidance_scale,
-        initial_noise=torch.stack([normal(stream(seed, "atlas", n), denoiser.latent_shape) for n in numbers]),
+        initial_noise=normals(seed, "atlas", numbers=numbers, shape=denoiser.latent_shape),
     )
     return Group(captions, [{} for _ in numbers], denoiser.decode_latents(latents), looks)

@@ -60,7 +60,7 @@ class Studio:
     def __init__(self, run: Run, steps: int) -> None:
         self.run, self.steps = run, steps
         self.denoiser, self.saes = run.denoiser, run.saes
-        self.guidance_scale = float(run.config["data"].get("guidance_scale", 4.5))
+        self.guidance_scale = run.guidance_scale
         self._lock = threading.Lock()
         self._progress: dict[str, Any] = {"busy": False, "doing": "", "done": 0, "of": 0}
         self._original: Original | None = None

@@ -10,7 +10,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from tide_lightning.diffusion import sample
-from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.diffusion.counters import normals
 from tide_lightning.errors import UserError
 from tide_lightning.explore.pictures import heat, picture_format, save_picture, sheet
 from tide_lightning.explore.run import open_run
@@ -70,9 +70,9 @@ def steer_run(
     denoiser, saes = opened.denoiser, opened.saes
     check_edits(denoiser, saes, variants[0])
     check_windows(denoiser, variants[0], steps)
-    scale = opened.config["data"].get("guidance_scale", 4.5) if guidance_scale is None else guidance_scale
+    scale = opened.guidance_scale if guidance_scale is None else guidance_scale
     settings: dict[str, Any] = {
-        "initial_noise": normal(stream(seed, "sample", 0), denoiser.latent_shape).unsqueeze(0),
+        "initial_noise": normals(seed, "sample", numbers=[0], shape=denoiser.latent_shape),
         "num_inference_steps": steps,
         "guidance_scale": scale,
     }

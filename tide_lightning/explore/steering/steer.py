@@ -97,10 +97,9 @@ def edited_by(sae: SAE, edits: Sequence[Edit], mode: Mode = "delta", preserve_no
 
 
 def effect(sae: SAE, latents_BL: Tensor, amounts_BL: Tensor, tokens: TokenBatch) -> Tensor:
-    """What raising latents of each token adds to its activation [B, D]; decoding is affine, so whatever its code."""
+    """What raising latents of each token adds to its activation [B, D]."""
     code = SparseCode(amounts_BL.to(sae.W_dec.dtype).contiguous(), latents_BL.contiguous(), sae.d_sae)
-    context = tokens.context()
-    return sae.decode(code, **context) - sae.decode(code.with_values(torch.zeros_like(code.values)), **context)
+    return sae.added(code, **tokens.context())
 
 
 def values_of(code: SparseCode, latent: int) -> Tensor:

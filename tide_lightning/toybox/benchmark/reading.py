@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tide_lightning.datamodules.harvest import Call, Harvester
 from tide_lightning.diffusion import Denoiser
-from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.diffusion.counters import normals, stream
 from tide_lightning.saes import SAE, SparseCode
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.toybox.benchmark.scenes import LabelledScenes
@@ -53,7 +53,7 @@ def calls(
     raw_t = denoiser.schedule.raw_t(t.float()).to(denoiser.device)
     found = []
     for index in torch.arange(len(scenes)).split(batch_size):
-        noise = torch.stack([normal(stream(seed, *key, i), denoiser.latent_shape) for i in index.tolist()])
+        noise = normals(seed, *key, numbers=index.tolist(), shape=denoiser.latent_shape)
         noise, here = noise.to(denoiser.device), index.to(denoiser.device)
         x0, raw = scenes.latents[here], raw_t[here]
         found.append(
