@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.kernels.test_decode import LargestTensor
-from tide_lightning.kernels import BatchTopK, Encoded, Rule, Threshold, TopK, Within, decode, encode
+from tide_lightning.kernels import BatchTopK, Encoded, Rule, Selected, Threshold, TopK, Within, decode, encode
 from tide_lightning.kernels import blocks as blocks_module
 from tide_lightning.kernels.blocks import BlockShape
 
@@ -294,8 +294,15 @@ def test_can_be_compiled() -> None:
 @pytest.mark.parametrize("rule", [TopK(3), TopK(40), BatchTopK(5), Threshold(0.4)], ids=str)
 @pytest.mark.parametrize(("tokens", "latents", "dead"), [(1, 40, 0), (37, 130, 9), (0, 40, 0)])
 @pytest.mark.parametrize("shape", [None, BlockShape(16, 33)], ids=str)
+@pytest.mark.parametrize("lengths", ["even", "uneven"])
 def test_a_code_is_corrected(
-    monkeypatch: pytest.MonkeyPatch, rule: Rule, tokens: int, latents: int, dead: int, shape: BlockShape | None
+    monkeypatch: pytest.MonkeyPatch,
+    rule: Rule,
+    tokens: int,
+    latents: int,
+    dead: int,
+    shape: BlockShape | None,
+    lengths: str,
 ) -> None:
     """relu(start + x W^T), values and gradients, the start's among them."""
     if shape is not None:
@@ -303,7 +310,12 @@ def test_a_code_is_corrected(
     problem = Problem(tokens, latents, 11, dead=dead)
     draw = torch.Generator().manual_seed(1)
     start_indices = torch.rand(tokens, latents, generator=draw).argsort(1)[:, :6]
-    start_values = torch.rand(tokens, 6, generator=draw, dtype=torch.float64)
+    start_values, row_pointer = torch.rand(tokens, 6, generator=draw, dtype=torch.float64), None
+    start_rows = torch.arange(tokens).unsqueeze(1).expand(-1, 6)
+    if lengths == "uneven":
+        kept = torch.rand(tokens, 6, generator=draw) < 0.6
+        start_values, start_indices, start_rows = start_values[kept], start_indices[kept], start_rows[kept]
+        row_pointer = torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)])
 
     def gradients(codes: list[Tensor], leaves: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         loss = sum((code * grad).sum() for code, grad in zip(codes, (problem.grad, problem.aux_grad), strict=False))
@@ -312,7 +324,7 @@ def test_a_code_is_corrected(
 
     x, weight, _ = problem.leaves()
     start = start_values.clone().requires_grad_()
-    encoded = encode(x, weight, None, rule, problem.dead, 4, start=(start, start_indices))
+    encoded = encode(x, weight, None, rule, problem.dead, 4, start=Selected(start, start_indices, row_pointer))
     codes = [written_out(encoded, problem.grad.shape)]
     if encoded.aux is not None:
         aux = torch.zeros_like(problem.grad)
@@ -321,7 +333,7 @@ def test_a_code_is_corrected(
 
     x, weight, _ = problem.leaves()
     start = start_values.clone().requires_grad_()
-    pre = (torch.zeros_like(problem.grad).scatter(1, start_indices, start) + x @ weight.T).relu()
+    pre = (torch.zeros_like(problem.grad).index_put((start_rows, start_indices), start) + x @ weight.T).relu()
     assert_same(ours, gradients([pre * (code.detach() > 0) for code in codes], [x, weight, start]))
     if isinstance(rule, TopK) and tokens:
         assert ((codes[0] > 0).sum(1) == (pre > 0).sum(1).clamp(max=rule.k)).all()

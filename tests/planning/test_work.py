@@ -43,6 +43,7 @@ def test_the_denoisers_work_is_counted_without_its_weights(pretrained: Path) -> 
         {"known_part": "input_window"},
         {"known_part": "noise_estimate", "fidelity_weight": 0.5},
         {"refinements": 2, "budget": "batch"},
+        {"refinements": 1, "pursuits": 2},
     ],
 )
 def test_the_saes_products_are_those_that_torch_counts(pretrained: Path, changes: dict[str, object]) -> None:
@@ -57,8 +58,9 @@ def test_the_saes_products_are_those_that_torch_counts(pretrained: Path, changes
     )
     passes = 1 + sae.refinements
     decoded = passes * 2 * sae.d_in * sae.d_sae if sae.decode_backend == "dense" else 0
+    fits = 3 * 7 + 2 + 2 if sae.pursuits else 0  # three fits, two remainders, and the final code's decoding both ways
     assert counter.get_total_flops() == len(tokens) * (work.products + decoded - 2 * 2 * modulation)  # no backward
-    assert work.gathers == passes * 5 * 2 * sae.d_in * sae.k
+    assert work.gathers == (passes * 5 + fits) * 2 * sae.d_in * sae.k
     assert work.parameters == sum(parameter.numel() for parameter in sae.parameters())
 
 

@@ -19,9 +19,9 @@ def uneven(num_tokens: int, seed: int) -> tuple[TideSAE, torch.Tensor]:
     for step in range(20):
         batch = tokens(num_tokens, seed=seed + step, mean=1.0, rest=1.0)
         batch.x[num_tokens // 2 :] = sae.known.intercept[0, 0]
-        code = sae(batch).code
-        assert code.l0().double().mean() == pytest.approx(sae.k, rel=0.05)
-        sae.follow(code)
+        output = sae(batch)
+        assert output.code.l0().double().mean() == pytest.approx(sae.k, rel=0.05)
+        sae.follow(output)
     batch = tokens(num_tokens, seed=seed + 100, mean=1.0, rest=1.0)
     batch.x[num_tokens // 2 :] = sae.known.intercept[0, 0]
     l0 = sae.eval()(batch).code.l0().double()

@@ -5,10 +5,13 @@ asks the system for fresh memory each time. Shape suffixes: N tokens, M latents,
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from tide_lightning.kernels.csr import Csr
 
 
 class BlockShape(NamedTuple):
@@ -48,7 +51,7 @@ def preactivation_blocks(
     weight_MD: Tensor,
     bias_M: Tensor | None,
     shape: BlockShape,
-    start: tuple[Tensor, Tensor] | None = None,
+    start: Csr | None = None,
     room: int = 0,
 ) -> Iterator[Block]:
     """The blocks of x W^T + b: tokens first, then latents. A block's memory is used again for the next.
@@ -58,12 +61,14 @@ def preactivation_blocks(
         weight_MD: the encoder.
         bias_M: of the latents, or None.
         shape: of the blocks.
-        start: values and indices [N, K] of a sparse code to add.
+        start: a sparse code [N, M] to add.
         room: free columns before the pre-activations, where a token's latents come in several blocks.
     """
     room = room if shape.latents < len(weight_MD) else 0
+    first_tokens = range(0, max(1, len(x_ND)), shape.tokens)  # no tokens are one block without rows
+    added = [None] * len(first_tokens) if start is None else _by_tokens(start, shape.tokens, len(first_tokens))
     memory = x_ND.new_empty(shape.tokens * (room + shape.latents))
-    for token in range(0, max(1, len(x_ND)), shape.tokens):  # no tokens are one block without rows
+    for token, entries in zip(first_tokens, added, strict=True):
         x_nD = x_ND[token : token + shape.tokens]
         for latent in range(0, len(weight_MD), shape.latents):
             weight_mD = weight_MD[latent : latent + shape.latents]
@@ -74,14 +79,24 @@ def preactivation_blocks(
                 torch.mm(x_nD, weight_mD.T, out=pre_nm)
             else:
                 torch.addmm(bias_M[latent : latent + shape.latents], x_nD, weight_mD.T, out=pre_nm)
-            if start is not None:
-                values_nK, indices_nK = (part[token : token + shape.tokens] for part in start)
-                _add(pre_nm, values_nK, indices_nK - latent)
+            if entries is not None:
+                _add(pre_nm, entries, latent)
             yield Block(pre_nm, token, latent, joined)
 
 
-def _add(pre_nm: Tensor, values_nK: Tensor, columns_nK: Tensor) -> None:
+def _by_tokens(code: Csr, step: int, num_blocks: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Rows, columns and values of the entries of each block of tokens; one block needs no answer from the device."""
+    edges = (
+        [0, *code.row_pointer[step:-1:step].tolist(), len(code.columns)] if num_blocks > 1 else [0, len(code.columns)]
+    )
+    rows = code.rows()
+    parts = [slice(low, high) for low, high in pairwise(edges)]
+    return [(rows[part] - number * step, code.columns[part], code.values[part]) for number, part in enumerate(parts)]
+
+
+def _add(pre_nm: Tensor, entries: tuple[Tensor, Tensor, Tensor], first_latent: int) -> None:
     """Add the entries that lie in this block; the others add 0 to its edges."""
-    last = pre_nm.shape[1] - 1
-    is_inside_nK = (columns_nK >= 0) & (columns_nK <= last)
-    pre_nm.scatter_add_(1, columns_nK.clamp(0, last), values_nK.where(is_inside_nK, 0))
+    rows, columns, values = entries
+    columns, last = columns - first_latent, pre_nm.shape[1] - 1
+    is_inside = (columns >= 0) & (columns <= last)
+    pre_nm.index_put_((rows, columns.clamp(0, last)), values.where(is_inside, 0), accumulate=True)

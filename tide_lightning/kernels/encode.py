@@ -19,7 +19,7 @@ from tide_lightning.kernels.backends import BACKENDS
 from tide_lightning.kernels.blocks import Block, BlockShape, block_shape, preactivation_blocks
 from tide_lightning.kernels.choice import DecodeBackend, choose_backend, product_dtype
 from tide_lightning.kernels.csr import Csr, even_row_pointer
-from tide_lightning.kernels.selection import Rule, Selection, TopK
+from tide_lightning.kernels.selection import Rule, Selected, Selection, TopK
 
 
 class Encoded(NamedTuple):
@@ -46,7 +46,7 @@ def encode(
     dead_L: Tensor | None = None,
     k_aux: int = 0,
     backend: DecodeBackend = "auto",
-    start: tuple[Tensor, Tensor] | None = None,
+    start: Selected | None = None,
     offset_D: Tensor | None = None,
 ) -> Encoded:
     """The code of every token: what `rule` selects of relu(start + (x - offset) W^T + b).
@@ -62,12 +62,12 @@ def encode(
         dead_L: int64, latents of which each token also gets a code of their own, for AuxK; each once, in order.
         k_aux: how many of them at most, a token.
         backend: of the sparse products in the backward; `triton` selects by a kernel of its own, too.
-        start: values and indices [N, K] of a code that the pre-activations are added to, each latent once a token.
+        start: a code that the pre-activations are added to, each latent once a token.
         offset_D: subtracted from every token. Where x itself needs no gradient, the offset's costs one product of the
             weight with a vector, and none with a token for each row.
     """
     dtype = product_dtype(x_ND, weight_MD)
-    start_values, start_indices = (None, None) if start is None else (start[0].to(dtype), start[1])
+    start_values, *start_places = (None, None, None) if start is None else (start.values.to(dtype), *start[1:])
     if offset_D is not None:
         x_ND = x_ND - offset_D.detach()  # its gradient is the operation's own business
     values, indices, row_pointer, aux_values, places = _Encode.apply(  # type: ignore[no-untyped-call]
@@ -76,7 +76,7 @@ def encode(
         None if bias_M is None else bias_M.to(dtype),
         None if offset_D is None else offset_D.to(dtype),
         start_values,
-        start_indices,
+        *start_places,
         rule,
         dead_L,
         k_aux,
@@ -96,20 +96,25 @@ class _Encode(torch.autograd.Function):
         weight_MD: Tensor,
         bias_M: Tensor | None,
         offset_D: Tensor | None,
-        start_values_NK: Tensor | None,
-        start_indices_NK: Tensor | None,
+        start_values: Tensor | None,
+        start_indices: Tensor | None,
+        start_row_pointer: Tensor | None,
         rule: Rule,
         dead_L: Tensor | None,
         k_aux: int,
         backend: DecodeBackend,
     ) -> tuple[Tensor | None, ...]:
-        start = None if start_values_NK is None or start_indices_NK is None else (start_values_NK, start_indices_NK)
+        start = start_at = None
+        if start_values is not None and start_indices is not None:
+            pointer = even_row_pointer(start_indices) if start_row_pointer is None else start_row_pointer
+            start = Csr(start_values.flatten(), start_indices.flatten(), pointer, len(weight_MD))
+            start_at = start.places().view_as(start_indices) if ctx.needs_input_grad[4] else None
         with torch.autocast(weight_MD.device.type, enabled=False):
             shape, selection = block_shape(x_ND, len(weight_MD)), rule.start(len(x_ND), len(weight_MD), backend)
             blocks = preactivation_blocks(x_ND, weight_MD, bias_M, shape, start, selection.room)
             aux = _select(selection, blocks, shape, x_ND, len(weight_MD), dead_L, k_aux, backend)
             code = selection.finish()
-        ctx.save_for_backward(x_ND, weight_MD, *code, *aux, dead_L, start_indices_NK)
+        ctx.save_for_backward(x_ND, weight_MD, *code, *aux, dead_L, start_at)
         ctx.backend = backend
         ctx.set_materialize_grads(False)
         integers = (code.indices, code.row_pointer, aux[1])
@@ -121,7 +126,7 @@ class _Encode(torch.autograd.Function):
     def backward(
         ctx: Any, grad_values: Tensor | None, _: None, __: None, grad_aux_NK: Tensor | None, ___: None
     ) -> tuple[Tensor | None, ...]:
-        x_ND, weight_MD, values, indices, row_pointer, aux_values_NK, places_NK, dead_L, start_NK = ctx.saved_tensors
+        x_ND, weight_MD, values, indices, row_pointer, aux_values_NK, places_NK, dead_L, start_at = ctx.saved_tensors
         if grad_values is None:  # only the dead latents' code was used
             grad_values = torch.zeros_like(values)
         if row_pointer is None:
@@ -133,7 +138,7 @@ class _Encode(torch.autograd.Function):
             through_relu = grad_values.where(values > 0, 0).flatten()
             code = Csr(through_relu, indices.flatten(), row_pointer, len(weight_MD))
             grad_x, grad_weight, grad_bias = _gradients(code, x_ND, weight_MD, ctx.backend, needed)
-            grad_start = _at(code, start_NK) if needs_start else None
+            grad_start = _at(code, start_at) if needs_start else None
             if grad_aux_NK is not None:
                 aux = aux_csr(grad_aux_NK.where(aux_values_NK > 0, 0), places_NK, dead_L)
                 weight_LD = weight_MD.index_select(0, dead_L)
@@ -146,12 +151,12 @@ class _Encode(torch.autograd.Function):
                     add_to_rows(grad_bias, dead_L, aux_bias)
                 if grad_start is not None:
                     spread = Csr(aux.values, dead_L[aux.columns], aux.row_pointer, len(weight_MD))
-                    grad_start += _at(spread, start_NK)
+                    grad_start += _at(spread, start_at)
             grad_offset = None
             if needs_offset:
                 grad_offset = -(grad_x.sum(0) if needs_x else (grad_bias.unsqueeze(0) @ weight_MD).squeeze(0))
         grad_bias = grad_bias if needs_bias else None
-        return grad_x, grad_weight, grad_bias, grad_offset, grad_start, None, None, None, None, None
+        return grad_x, grad_weight, grad_bias, grad_offset, grad_start, None, None, None, None, None, None
 
 
 def _select(
@@ -205,12 +210,10 @@ def _gradients(
     return grad_x_ND, grad_weight_MD, grad_bias_M
 
 
-def _at(gradient: Csr, indices_NK: Tensor) -> Tensor:
-    """What a sparse gradient, each place once, holds at some latents of each token [N, K]; 0 where it holds nothing."""
+def _at(gradient: Csr, wanted: Tensor) -> Tensor:
+    """What a sparse gradient, each place once, holds at some places of the whole; 0 where it holds nothing."""
     if gradient.columns.numel() == 0:
-        return gradient.values.new_zeros(indices_NK.shape)
+        return gradient.values.new_zeros(wanted.shape)
     places_Z, order_Z = gradient.places().sort()
-    tokens_N1 = torch.arange(len(indices_NK), device=indices_NK.device).unsqueeze(1)
-    wanted_NK = tokens_N1 * gradient.num_columns + indices_NK
-    found_NK = torch.searchsorted(places_Z, wanted_NK).clamp(max=len(places_Z) - 1)
-    return gradient.values[order_Z[found_NK]].where(places_Z[found_NK] == wanted_NK, 0)
+    found = torch.searchsorted(places_Z, wanted).clamp(max=len(places_Z) - 1)
+    return gradient.values[order_Z[found]].where(places_Z[found] == wanted, 0)

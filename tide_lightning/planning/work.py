@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tide_lightning.diffusion import Denoiser, Site
 from tide_lightning.saes import SAE, KnownStatistics
+from tide_lightning.saes.pursuit import PRODUCTS_A_FIT
 
 ADAM_BYTES = 28
 """Fused Adam reads weight, gradient and two moments and writes all but the gradient, in float32."""
@@ -88,10 +89,13 @@ def sae_work(sae: SAE) -> SAEWork:
     """In closed form: an encoder product and sparse products with k rows a token, as often as the code is made.
 
     The sparse ones are the decoder's forward, the gradient of the code, and the gradients of both weights and of the
-    encoder's input. AuxK adds to them while latents are dead.
+    encoder's input; a pursuit's are those of its fits, and the decoder's once more. AuxK adds to them while latents are
+    dead.
     """
     d, latents = sae.d_in, sae.d_sae
     passes = 1 + sae.refinements
+    fits = sae.pursuits + 1 if sae.pursuits else 0
+    sparse = 5 * passes + fits * PRODUCTS_A_FIT + (2 + sae.pursuits if fits else 0)
     k = sae.k if sae.k_noisy is None else (sae.k + sae.k_noisy) / 2
     known = sae.known
     with torch.device("meta"):
@@ -106,9 +110,9 @@ def sae_work(sae: SAE) -> SAEWork:
         buffers=sum(buffer.nbytes for buffer in sae.buffers()),
         calibration=sum(buffer.nbytes for buffer in statistics.buffers()),
         latents=latents,
-        products=passes * 2 * d * latents + known_products + 3 * 2 * small + metric,
-        gathers=round(passes * 5 * 2 * d * k),
-        row_bytes=round(passes * ROW_BYTES * d * k),
+        products=(passes + sae.pursuits) * 2 * d * latents + known_products + 3 * 2 * small + metric,
+        gathers=round(sparse * 2 * d * k),
+        row_bytes=round(sparse * ROW_BYTES / 5 * d * k),
         step_bytes=step_bytes,
     )
 

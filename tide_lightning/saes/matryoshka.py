@@ -58,4 +58,4 @@ class MatryoshkaSAE(TideSAE):
             inner = code.with_values(code.values.where(code.indices < width, 0))
             u_hat = self._decode_normalised(inner, frame)[0]
             errors[f"first_{width}"] = (u - u_hat).square().mean()
-        return errors
+        return super()._penalties(u, encoded, code, frame) | errors

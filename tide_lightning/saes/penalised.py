@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tide_lightning.errors import UserError
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes.code import SparseCode
-from tide_lightning.saes.sae import SAE
+from tide_lightning.saes.sae import SAE, SAEOutput
 from tide_lightning.tokens import SiteShape
 
 
@@ -80,9 +80,9 @@ class PenalisedSAE(SAE):
         """The constructor's arguments besides `shape`, as plain values."""
         return super().config | {"sparsity": self.sparsity, "gain": self.gain}
 
-    def follow(self, code: SparseCode) -> None:
+    def follow(self, output: SAEOutput) -> None:
         """Steer the weight."""
-        self.weight.follow(code, self.k)
+        self.weight.follow(output.code, self.k)
 
     def _weighted(self, activity: Tensor, num_tokens: int) -> Tensor:
         """The penalty, given the sum of all tokens' S(z)."""

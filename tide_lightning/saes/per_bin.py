@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tide_lightning.errors import UserError
 from tide_lightning.kernels import Rule, Within
+from tide_lightning.saes.budget import SharedThreshold
 from tide_lightning.saes.tide import TideSAE
 from tide_lightning.tokens import SiteShape
 
@@ -48,8 +49,8 @@ class PerBinSAE(TideSAE):
         """Whether codes depend on the timestep."""
         return True
 
-    def _rule(self, timestep: Tensor | None) -> Rule:
+    def _rule(self, timestep: Tensor | None, threshold: SharedThreshold | None) -> Rule:
         assert timestep is not None
         bin_B = (timestep * self.num_saes).long().clamp(0, self.num_saes - 1)
         edges = torch.arange(self.num_saes + 1, device=bin_B.device) * self.d_sae // self.num_saes
-        return Within(super()._rule(timestep), edges[bin_B], edges[bin_B + 1])
+        return Within(super()._rule(timestep, threshold), edges[bin_B], edges[bin_B + 1])

@@ -51,6 +51,7 @@ class SAEOutput(NamedTuple):
         u_hat: its reconstruction [B, D].
         code: the active latents.
         penalties: what the SAE's loss adds to the squared error, by name and with its weight; only in training.
+        selected: the values that each selection on the way kept; one, unless a pursuit follows the encoder.
         aux_hat: what the dead latents alone decode to [B, D], for AuxK; None where none were named.
     """
 
@@ -60,6 +61,7 @@ class SAEOutput(NamedTuple):
     u_hat: Tensor
     code: SparseCode
     penalties: dict[str, Tensor]
+    selected: list[Tensor]
     aux_hat: Tensor | None = None
 
 
@@ -90,6 +92,8 @@ class SAE(Pretrained):
     """The k at pure noise, where k depends on t."""
     refinements = 0
     """How often a code is corrected by what it left over."""
+    pursuits = 0
+    """How often its latents are exchanged by the decoder's rows."""
 
     def __init__(
         self,
@@ -163,13 +167,14 @@ class SAE(Pretrained):
         frame = self.frame(batch.context())
         u = self._normalise(batch.x, frame)
         encoded = self._encode_normalised(u, frame, batch.t, dead, k_aux or max(1, self.d_in // 2))
-        code = self._code(encoded)
+        code, pursued = self._pursue(self._code(encoded), u, frame, batch.t)
         u_hat, aux_hat = self._decode_normalised(code, frame, encoded.aux)
         penalties = {}
         if self.training:
             with torch.autocast(u.device.type, enabled=False):
                 penalties = self._penalties(u, encoded, code, frame)
-        return SAEOutput(self._denormalise(u_hat, frame), frame.known, u, u_hat, code, penalties, aux_hat)
+        x_hat, selected = self._denormalise(u_hat, frame), [encoded.values, *pursued]
+        return SAEOutput(x_hat, frame.known, u, u_hat, code, penalties, selected, aux_hat)
 
     def encode(
         self,
@@ -186,7 +191,8 @@ class SAE(Pretrained):
         A conditioned SAE cannot encode without the timestep: that is an error, never a silent default.
         """
         frame = self.frame(_context(timestep, position, input, window, noise))
-        return self._code(self._encode_normalised(self._normalise(x, frame), frame, timestep))
+        u = self._normalise(x, frame)
+        return self._pursue(self._code(self._encode_normalised(u, frame, timestep)), u, frame, timestep)[0]
 
     def decode(
         self,
@@ -225,15 +231,21 @@ class SAE(Pretrained):
         """What the encoder says of normalised tokens, and of the dead latents alone where AuxK is part of the loss."""
 
     def _code(self, encoded: Encoded) -> SparseCode:
-        """The code that is decoded."""
+        """The encoder's code."""
         return SparseCode(encoded.values.to(self.W_dec.dtype), encoded.indices, self.d_sae, encoded.row_pointer)
+
+    def _pursue(
+        self, code: SparseCode, u: Tensor, frame: Frame, timestep: Tensor | None
+    ) -> tuple[SparseCode, list[Tensor]]:
+        """The code that is decoded, and what was selected on the way from the encoder's."""
+        return code, []
 
     def _penalties(self, u: Tensor, encoded: Encoded, code: SparseCode, frame: Frame) -> dict[str, Tensor]:
         """What the loss adds to the mean squared error of u, by name and with its weight."""
         return {}
 
-    def follow(self, code: SparseCode) -> None:
-        """Learn from a training batch's code what is no parameter; belongs after each forward in training."""
+    def follow(self, output: SAEOutput) -> None:
+        """Learn from a training batch what is no parameter; belongs after each forward in training."""
 
     @torch.no_grad()
     def reseed(self, latents: Tensor, W_enc: Tensor, W_dec: Tensor) -> None:

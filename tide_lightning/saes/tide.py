@@ -2,24 +2,28 @@
 
     z  = TopK(ReLU(W_enc (u_mod - b_dec) + b_enc), k)
     z <- TopK(ReLU(z + W_enc (u_mod - u_mod_hat)), k)           refined, if wanted: see `refinements`
+    z <- Pursuit(z), and the loss gets mean (u - u_hat_enc)^2   pursued, if wanted: see `pursuits`
 
-The rest stands in sae.py. Without modulation, refinement and a known part beyond the mean this is the TopK SAE of Gao
-et al. (arXiv 2406.04093), and with `budget: batch` BatchTopK (Bussmann et al., arXiv 2412.06410).
+u_hat_enc is what the encoder's own code decodes to: so the encoder learns, though no gradient passes a pursuit. The
+rest stands in sae.py. Without modulation, refinement, pursuit and a known part beyond the mean this is the TopK SAE of
+Gao et al. (arXiv 2406.04093), and with `budget: batch` BatchTopK (Bussmann et al., arXiv 2412.06410).
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from tide_lightning.errors import UserError
-from tide_lightning.kernels import BatchTopK, Encoded, Rule, TopK, encode
+from tide_lightning.kernels import BatchTopK, Encoded, Rule, Selected, TopK, encode
 from tide_lightning.saes.budget import Budget, SharedThreshold, number_of_latents
 from tide_lightning.saes.code import SparseCode
 from tide_lightning.saes.frame import Frame
-from tide_lightning.saes.sae import SAE
+from tide_lightning.saes.pursuit import Pursuit
+from tide_lightning.saes.sae import SAE, SAEOutput
 from tide_lightning.tokens import SiteShape
 
 
@@ -35,6 +39,7 @@ class TideSAE(SAE):
             training a threshold takes the batch's place.
         refinements: how often a code is corrected by what it left over, z <- TopK(ReLU(z + W_enc (u_mod - u_mod_hat))),
             with the same weights: an unrolled iterative hard thresholding.
+        pursuits: rounds in which latents are exchanged and fitted by the decoder's rows; see `Pursuit`.
         common: what all SAEs have; see `SAE`.
     """
 
@@ -46,6 +51,7 @@ class TideSAE(SAE):
         k_noisy: int | float | None = None,
         budget: Budget = "token",
         refinements: int = 0,
+        pursuits: int = 0,
         **common: Any,
     ) -> None:
         super().__init__(shape, expansion_factor, k, **common)
@@ -53,18 +59,19 @@ class TideSAE(SAE):
             raise UserError(f"budget: there is no {budget!r}; choose one of {', '.join(get_args(Budget))}")
         if budget == "batch" and k_noisy is not None:
             raise UserError("k_noisy needs budget: token; with budget: batch the data decide how k depends on t")
-        if refinements < 0:
-            raise UserError(f"refinements = {refinements}: it must be at least 0")
+        if refinements < 0 or pursuits < 0:
+            raise UserError(f"refinements = {refinements}, pursuits = {pursuits}: they must be at least 0")
         self.k_noisy = None if k_noisy is None else number_of_latents(k_noisy, self.d_sae, "k_noisy")
         self.budget: Budget = budget
-        self.refinements = refinements
+        self.refinements, self.pursuits = refinements, pursuits
+        self.pursuit = Pursuit(pursuits, budget == "batch") if pursuits else None
         self.threshold = SharedThreshold() if budget == "batch" else None
 
     @property
     def config(self) -> dict[str, object]:
         """The constructor's arguments besides `shape`, as plain values."""
-        own = {"k_noisy": self.k_noisy, "budget": self.budget, "refinements": self.refinements}
-        return super().config | own
+        own = {"k_noisy": self.k_noisy, "budget": self.budget}
+        return super().config | own | {"refinements": self.refinements, "pursuits": self.pursuits}
 
     @property
     def is_conditioned(self) -> bool:
@@ -74,7 +81,7 @@ class TideSAE(SAE):
     def _encode_normalised(
         self, u: Tensor, frame: Frame, timestep: Tensor | None, dead: Tensor | None = None, k_aux: int = 0
     ) -> Encoded:
-        rule, backend = self._rule(timestep), self.decode_backend
+        rule, backend = self._rule(timestep, self.threshold), self.decode_backend
         read = frame.modulated(u)
         if not self.refinements:
             return encode(read, self.W_enc, self.b_enc, rule, dead, k_aux, backend, offset_D=self.b_dec)
@@ -82,23 +89,42 @@ class TideSAE(SAE):
         code = encode(read, self.W_enc, self.b_enc, first, backend=backend, offset_D=self.b_dec)
         for left in range(self.refinements, 0, -1):
             error = frame.scaled(u - self._decode_normalised(self._code(code), frame)[0])
-            start = code.values, code.indices
+            start = Selected(code.values, code.indices, None)
             if left > 1:
                 code = encode(error, self.W_enc, None, first, backend=backend, start=start)
             else:
                 code = encode(error, self.W_enc, None, rule, dead, k_aux, backend, start)
         return code
 
-    def _rule(self, timestep: Tensor | None) -> Rule:
-        if self.threshold is not None:
-            return BatchTopK(self.k) if self.training or not self.threshold.is_known() else self.threshold.rule()
+    def _pursue(
+        self, code: SparseCode, u: Tensor, frame: Frame, timestep: Tensor | None
+    ) -> tuple[SparseCode, list[Tensor]]:
+        if self.pursuit is None:
+            return code, []
+        written = (frame.modulated(u) if self.unmodulate else u) - self.b_dec
+        rule = partial(self._rule, timestep)
+        pursued: tuple[SparseCode, list[Tensor]] = self.pursuit(code, written, self.W_dec, rule, self.decode_backend)
+        return pursued
+
+    def _penalties(self, u: Tensor, encoded: Encoded, code: SparseCode, frame: Frame) -> dict[str, Tensor]:
+        if self.pursuit is None:
+            return {}
+        u_hat = self._decode_normalised(self._code(encoded), frame)[0]
+        return {"encoder": (u - u_hat).square().mean()}
+
+    def _rule(self, timestep: Tensor | None, threshold: SharedThreshold | None) -> Rule:
+        if threshold is not None:
+            return BatchTopK(self.k) if self.training or not threshold.is_known() else threshold.rule()
         if self.k_noisy is None:
             return TopK(self.k)
         assert timestep is not None
         k_B = torch.lerp(torch.full_like(timestep, self.k), torch.full_like(timestep, self.k_noisy), timestep)
         return TopK(max(self.k, self.k_noisy), k_B.round().long())
 
-    def follow(self, code: SparseCode) -> None:
-        """Learn from a training batch's code what a token keeps without a batch."""
+    def follow(self, output: SAEOutput) -> None:
+        """Learn from a training batch what a token keeps without a batch, at each selection."""
         if self.threshold is not None:
-            self.threshold.follow(code.values)
+            thresholds = [self.threshold, *(self.pursuit.thresholds if self.pursuit else [])]
+            for threshold, values in zip(thresholds, output.selected, strict=True):
+                assert isinstance(threshold, SharedThreshold)
+                threshold.follow(values)

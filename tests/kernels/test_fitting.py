@@ -1,0 +1,92 @@
+"""Values fitted to a target by least squares on each token's own latents, against a dense float64 solution."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tide_lightning.kernels import DecodeBackend, decode, fit_values
+
+Code = tuple[Tensor, Tensor, Tensor | None]
+
+
+def code(num_tokens: int, num_latents: int, lengths: str, seed: int = 0) -> Code:
+    """Random latents, each once a token: five of each, or 0 to 5."""
+    draw = torch.Generator().manual_seed(seed)
+    indices = torch.rand(num_tokens, num_latents, generator=draw).argsort(1)[:, :5]
+    values = torch.rand(num_tokens, 5, generator=draw, dtype=torch.float64)
+    if lengths == "even":
+        return values, indices, None
+    kept = torch.arange(5) < torch.arange(num_tokens).unsqueeze(1) % 6
+    return values[kept], indices[kept], torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)])
+
+
+def decoder(num_latents: int, channels: int) -> Tensor:
+    draw = torch.Generator().manual_seed(1)
+    rows = torch.randn(num_latents, channels, generator=draw, dtype=torch.float64)
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def best_values(target: Tensor, indices: Tensor, weight: Tensor, row_pointer: Tensor | None) -> Tensor:
+    """Each token's least squares solution, in the code's order."""
+    num_tokens = len(target)
+    lengths = [indices.shape[1]] * num_tokens if row_pointer is None else row_pointer.diff().tolist()
+    latents = indices.flatten().split(lengths)
+    solved = [torch.linalg.lstsq(weight[own].T, goal).solution for own, goal in zip(latents, target, strict=True)]
+    return torch.cat([*solved, target.new_zeros(0)]).view_as(indices)
+
+
+@pytest.mark.parametrize("lengths", ["even", "uneven"])
+@pytest.mark.parametrize(("num_tokens", "channels"), [(1, 7), (33, 24), (0, 7)])
+@pytest.mark.parametrize("backend", ["dense", "coo", "embedding_bag"])
+def test_as_many_steps_as_latents_solve_the_least_squares(
+    num_tokens: int, channels: int, lengths: str, backend: DecodeBackend
+) -> None:
+    values, indices, row_pointer = code(num_tokens, 40, lengths)
+    weight = decoder(40, channels)
+    target = torch.randn(num_tokens, channels, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    expected = best_values(target, indices, weight, row_pointer)
+    got = fit_values(target, values, indices, weight, row_pointer, steps=5, backend=backend)
+    torch.testing.assert_close(got, expected.clamp(min=0))
+
+
+def test_each_step_comes_closer() -> None:
+    values, indices, row_pointer = code(50, 40, "uneven")
+    weight = decoder(40, 24)
+    target = decode(values * 3, indices, weight, row_pointer) + 0.1
+    errors = []
+    for steps in (0, 1, 2, 3):
+        fitted = fit_values(target, values, indices, weight, row_pointer, steps)
+        errors.append(float((target - decode(fitted, indices, weight, row_pointer)).square().sum()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[3] < 0.1 * errors[0]
+
+
+def test_an_exact_fit_and_a_silent_token_stay_as_they_are() -> None:
+    values, indices, _ = code(10, 40, "even")
+    weight = decoder(40, 24)
+    values[3] = 0
+    target = decode(values, indices, weight)
+    torch.testing.assert_close(fit_values(target, values, indices, weight), values, atol=1e-12, rtol=0)
+
+
+def test_latents_that_repeat_each_other_stay_finite() -> None:
+    weight = decoder(40, 24)
+    weight[1] = weight[0]
+    target = 2 * weight[:1]
+    fitted = fit_values(target, torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[0, 1]]), weight, steps=5)
+    torch.testing.assert_close(fitted, torch.ones_like(fitted))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sixteen_bits_are_fitted_in_thirty_two(dtype: torch.dtype) -> None:
+    values, indices, row_pointer = code(33, 40, "uneven")
+    weight = decoder(40, 24).to(dtype)
+    target = torch.randn(33, 24, generator=torch.Generator().manual_seed(2)).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = fit_values(target, values.to(dtype), indices, weight, row_pointer, steps=5)
+    assert got.dtype == dtype
+    expected = best_values(target.double(), indices, weight.double(), row_pointer).clamp(min=0)
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(got.double(), expected, atol=tolerance, rtol=tolerance)
