@@ -90,3 +90,26 @@ def test_sixteen_bits_are_fitted_in_thirty_two(dtype: torch.dtype) -> None:
     expected = best_values(target.double(), indices, weight.double(), row_pointer).clamp(min=0)
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(got.double(), expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("lengths", ["even", "uneven"])
+def test_the_target_gets_the_solutions_gradient(lengths: str) -> None:
+    values, indices, row_pointer = code(12, 40, lengths)
+    weight = decoder(40, 24)
+    goal = (decode(values + 0.5, indices, weight, row_pointer) + 0.05).requires_grad_()
+    grad = torch.randn(values.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    got = fit_values(goal, values, indices, weight.requires_grad_(), row_pointer, steps=8)
+    expected = best_values(goal, indices, weight.detach(), row_pointer)
+    assert (expected.detach() > 0).all()
+    torch.testing.assert_close(got, expected)
+    [ours] = torch.autograd.grad((got * grad).sum(), goal)
+    torch.testing.assert_close(ours, torch.autograd.grad((expected * grad).sum(), goal)[0])
+
+
+def test_a_value_held_at_zero_has_no_gradient() -> None:
+    weight = torch.eye(3, dtype=torch.float64)
+    goal = torch.tensor([[2.0, -1.0, 0.5]], dtype=torch.float64).requires_grad_()
+    got = fit_values(goal, torch.ones(1, 3, dtype=torch.float64), torch.tensor([[0, 1, 2]]), weight, steps=3)
+    torch.testing.assert_close(got.detach(), torch.tensor([[2.0, 0.0, 0.5]], dtype=torch.float64))
+    [gradient] = torch.autograd.grad(got.sum(), goal)
+    torch.testing.assert_close(gradient, torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64))

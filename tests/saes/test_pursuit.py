@@ -152,3 +152,20 @@ def test_bfloat16_changes_little() -> None:
     error = [(output.u - output.u_hat).square().mean().item() for output in (exact, rough)]
     assert error[1] == pytest.approx(error[0], rel=0.05)
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in sae.parameters())
+
+
+def test_an_activation_that_asks_for_a_gradient_gets_that_of_its_projection() -> None:
+    """On fixed latents x_hat is affine in x: its derivative follows from differences."""
+    sae = small_sae(budget="token", pursuits=1, k=2, modulation="none").double()
+    batch = double(tokens(9, seed=3, **INGREDIENTS))
+    x = batch.x.clone().requires_grad_()
+    output = sae(replace(batch, x=x))
+    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    [gradient] = torch.autograd.grad((output.x_hat * weight).sum(), x)
+    step = 1e-5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    other = sae(replace(batch, x=batch.x + step))
+    same = (output.code.indices.sort(1).values == other.code.indices.sort(1).values).all(1)
+    same &= ((output.code.values > 0) == (other.code.values > 0)).all(1)
+    assert same.sum() >= 7
+    change = ((other.x_hat - output.x_hat) * weight).sum(1)
+    torch.testing.assert_close((gradient * step).sum(1)[same], change[same].detach(), rtol=1e-3, atol=1e-9)

@@ -3,15 +3,17 @@
 Shape suffixes: N tokens, M latents (d_sae), D channels, K active latents a token, Z stored entries (nnz).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from tide_lightning.kernels.backends import BACKENDS
+from tide_lightning.kernels.backends import BACKENDS, Backend
 from tide_lightning.kernels.choice import DecodeBackend, choose_backend
 from tide_lightning.kernels.csr import Csr, accumulation_dtype, even_row_pointer
 
 
-@torch.no_grad()
 def fit_values(
     target_ND: Tensor,
     values: Tensor,
@@ -26,6 +28,9 @@ def fit_values(
     Conjugate gradients on |target - code W|^2, all tokens at once: a step costs two sparse products, whatever the
     size of the dictionary. It works in float32 at least. A code of an exact fit stays as it is.
 
+    The target gets the solution's gradient, by as many steps. Nothing else does: the solution does not depend on where
+    it began, and how it depends on the weight is left out.
+
     Args:
         target_ND: what the code should decode to.
         values: where to begin, [N, K], or [Z] with a row pointer.
@@ -37,27 +42,99 @@ def fit_values(
     """
     pointer = even_row_pointer(indices) if row_pointer is None else row_pointer
     dtype = accumulation_dtype(weight_MD.dtype)
-    with torch.autocast(weight_MD.device.type, enabled=False):
-        code = Csr(values.to(dtype).flatten(), indices.flatten(), pointer, len(weight_MD))
-        weight_MD, product, rows_Z = weight_MD.to(dtype), BACKENDS[choose_backend(backend, code)], code.rows()
+    fitted_Z: Tensor = _Fit.apply(  # type: ignore[no-untyped-call]
+        target_ND.to(dtype),
+        values.detach().to(dtype).flatten(),
+        indices.flatten(),
+        weight_MD.detach().to(dtype),
+        pointer,
+        steps,
+        backend,
+    )
+    return fitted_Z.view_as(values).to(values.dtype)
 
-        def decoded(values_Z: Tensor) -> Tensor:
-            return product.forward(Csr(values_Z, code.columns, pointer, len(weight_MD)), weight_MD)
 
-        values_Z = code.values
-        left_ND = target_ND.to(dtype) - decoded(values_Z)
+class _Fit(torch.autograd.Function):
+    """The type is settled before, so autocast is off inside."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        target_ND: Tensor,
+        values_Z: Tensor,
+        indices_Z: Tensor,
+        weight_MD: Tensor,
+        row_pointer: Tensor,
+        steps: int,
+        wanted: DecodeBackend,
+    ) -> Tensor:
+        with torch.autocast(weight_MD.device.type, enabled=False):
+            rows = _Rows(Csr(values_Z, indices_Z, row_pointer, len(weight_MD)), weight_MD, wanted)
+            fitted_Z = rows.fit(target_ND, values_Z, steps).clamp(min=0)
+        ctx.save_for_backward(fitted_Z, indices_Z, weight_MD, row_pointer)
+        ctx.steps, ctx.wanted = steps, wanted
+        return fitted_Z
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_Z: Tensor) -> tuple[Tensor | None, ...]:
+        fitted_Z, indices_Z, weight_MD, row_pointer = ctx.saved_tensors
+        with torch.autocast(weight_MD.device.type, enabled=False):
+            rows = _Rows(Csr(fitted_Z, indices_Z, row_pointer, len(weight_MD)), weight_MD, ctx.wanted)
+            solved_Z = rows.solve(grad_Z, fitted_Z > 0, ctx.steps)
+            return rows.decoded(solved_Z), None, None, None, None, None, None
+
+
+class _Rows:
+    """Each token's own rows of the weight, as a linear map from values to what they decode to, and back."""
+
+    def __init__(self, code: Csr, weight_MD: Tensor, wanted: DecodeBackend) -> None:
+        self.code, self.weight_MD = code, weight_MD
+        self.product: Backend = BACKENDS[choose_backend(wanted, code)]
+        self.tokens_Z = code.rows()
+
+    def decoded(self, values_Z: Tensor) -> Tensor:
+        """Values times rows, [N, D]."""
+        code = Csr(values_Z, self.code.columns, self.code.row_pointer, self.code.num_columns)
+        return self.product.forward(code, self.weight_MD)
+
+    def read(self, token_ND: Tensor) -> Tensor:
+        """The token times each of its rows, [Z]."""
+        return self.product.grad_values(self.code, self.weight_MD, token_ND)
+
+    def squares(self, values_Z: Tensor) -> Tensor:
+        """Each token's sum of squares, [N]; by the same repeatable product."""
+        squared = Csr(values_Z.square(), self.code.columns, self.code.row_pointer, self.code.num_columns)
+        return self.product.forward(squared, self.weight_MD.new_ones(len(self.weight_MD), 1)).squeeze(1)
+
+    def fit(self, target_ND: Tensor, values_Z: Tensor, steps: int) -> Tensor:
+        """Values whose decoding comes close to the target; norms come along with what is decoded anyway."""
+        left_ND = target_ND - self.decoded(values_Z)
         direction_Z, direction_ND, square_N = torch.zeros_like(values_Z), torch.zeros_like(left_ND), None
         for _ in range(steps):
-            gradient_Z = product.grad_values(code, weight_MD, left_ND)
-            gradient_ND = decoded(gradient_Z)
-            before_N, square_N = square_N, (left_ND * gradient_ND).sum(1)  # of the gradient's norm
+            gradient_Z = self.read(left_ND)
+            gradient_ND = self.decoded(gradient_Z)
+            before_N, square_N = square_N, (left_ND * gradient_ND).sum(1)  # of the gradient
             kept_N = torch.zeros_like(square_N) if before_N is None else _ratio(square_N, before_N)
-            direction_Z = gradient_Z + kept_N[rows_Z] * direction_Z
+            direction_Z = gradient_Z + kept_N[self.tokens_Z] * direction_Z
             direction_ND = gradient_ND + kept_N.unsqueeze(1) * direction_ND
             length_N = _ratio(square_N, direction_ND.square().sum(1))
-            values_Z = values_Z + length_N[rows_Z] * direction_Z
+            values_Z = values_Z + length_N[self.tokens_Z] * direction_Z
             left_ND = left_ND - length_N.unsqueeze(1) * direction_ND
-        return values_Z.clamp(min=0).view_as(values).to(values.dtype)
+        return values_Z
+
+    def solve(self, wanted_Z: Tensor, among_Z: Tensor, steps: int) -> Tensor:
+        """Values among some entries for which rows times what they decode to is what is wanted there."""
+        left_Z, values_Z = wanted_Z.where(among_Z, 0), torch.zeros_like(wanted_Z)
+        direction_Z, square_N = left_Z, self.squares(left_Z)
+        for _ in range(steps):
+            direction_ND = self.decoded(direction_Z)
+            length_Z = _ratio(square_N, direction_ND.square().sum(1))[self.tokens_Z]
+            values_Z = values_Z + length_Z * direction_Z
+            left_Z = left_Z - length_Z * self.read(direction_ND).where(among_Z, 0)
+            before_N, square_N = square_N, self.squares(left_Z)
+            direction_Z = left_Z + _ratio(square_N, before_N)[self.tokens_Z] * direction_Z
+        return values_Z
 
 
 def _ratio(above_N: Tensor, below_N: Tensor) -> Tensor:

@@ -4,8 +4,8 @@
     z <- fit(TopK(ReLU(z + W_dec (v - v_hat)), k))     a round: latents are exchanged, then fitted
 
 v is what the decoder should write, v_hat what the code decodes to, and fit a few steps of conjugate gradients on
-|v - v_hat|^2 over a token's own latents. No gradient passes: where the fit is good, the error does not depend on the
-values to first order, and the decoder's gradient is right without them.
+|v - v_hat|^2 over a token's own latents. Where the fit is good, the error does not depend on the values to first order,
+so the decoder's gradient is right without theirs. They have one only where v needs it: training through the denoiser.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ class Pursuit(nn.Module):
         assert isinstance(threshold, SharedThreshold)
         return threshold
 
-    @torch.no_grad()
     def forward(
         self,
         code: SparseCode,
@@ -64,17 +63,17 @@ class Pursuit(nn.Module):
             backend: of the sparse products.
         """
 
-        def fitted(found: Selected) -> SparseCode:
-            values = fit_values(written_ND, found.values, found.indices, W_dec, found.row_pointer, _STEPS, backend)
-            return SparseCode(values, found.indices, len(W_dec), found.row_pointer)
+        def fitted(code: SparseCode) -> SparseCode:
+            values = fit_values(written_ND, code.values, code.indices, W_dec, code.row_pointer, _STEPS, backend)
+            return code.with_values(values)
 
-        found, selected = Selected(code.values, code.indices, code.row_pointer), []
-        code = fitted(found)
-        for number in range(self.rounds):
-            left_ND = written_ND - decode(code.values, code.indices, W_dec, code.row_pointer, backend)
-            start = Selected(code.values, code.indices, code.row_pointer)
-            chosen = encode(left_ND, W_dec, None, rule(self.threshold(number)), backend=backend, start=start)
-            selected.append(chosen.values)
-            found = Selected(chosen.values.to(W_dec.dtype), chosen.indices, chosen.row_pointer)
-            code = fitted(found)
-        return code, selected
+        selected = []
+        with torch.no_grad():
+            for number in range(self.rounds):
+                start = fitted(code)
+                left_ND = written_ND - decode(start.values, start.indices, W_dec, start.row_pointer, backend)
+                at = Selected(start.values, start.indices, start.row_pointer)
+                found = encode(left_ND, W_dec, None, rule(self.threshold(number)), backend=backend, start=at)
+                code = SparseCode(found.values.to(W_dec.dtype), found.indices, len(W_dec), found.row_pointer)
+                selected.append(code.values)
+        return fitted(code), selected

@@ -4,9 +4,9 @@
     z <- TopK(ReLU(z + W_enc (u_mod - u_mod_hat)), k)           refined, if wanted: see `refinements`
     z <- Pursuit(z), and the loss gets mean (u - u_hat_enc)^2   pursued, if wanted: see `pursuits`
 
-u_hat_enc is what the encoder's own code decodes to: so the encoder learns, though no gradient passes a pursuit. The
-rest stands in sae.py. Without modulation, refinement, pursuit and a known part beyond the mean this is the TopK SAE of
-Gao et al. (arXiv 2406.04093), and with `budget: batch` BatchTopK (Bussmann et al., arXiv 2412.06410).
+u_hat_enc is what the encoder's own code decodes to: so the encoder learns, which a pursuit leaves without a gradient.
+The rest stands in sae.py. Without modulation, refinement, pursuit and a known part beyond the mean this is the TopK SAE
+of Gao et al. (arXiv 2406.04093), and with `budget: batch` BatchTopK (Bussmann et al., arXiv 2412.06410).
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ class TideSAE(SAE):
         if self.pursuit is None:
             return code, []
         written = (frame.modulated(u) if self.unmodulate else u) - self.b_dec
+        written = written if u.requires_grad else written.detach()  # as for the decoder, without the values' gradient
         rule = partial(self._rule, timestep)
         pursued: tuple[SparseCode, list[Tensor]] = self.pursuit(code, written, self.W_dec, rule, self.decode_backend)
         return pursued
