@@ -2,6 +2,7 @@ r"""Every rival against TideSAE, at equal L0 and on the same tokens: what is kep
 
     python -m benchmarks.pareto --preset quick                      # 20 minutes on two cores, one seed
     python -m benchmarks.pareto --ks 16 --factors 8                 # a piece of the full one; pieces add up
+    python -m benchmarks.pareto --preset quick --steer_prompts 8    # the quick one's SAEs, steered with besides
     python -m benchmarks.pareto                                     # everything: about a day on two cores
     python -m benchmarks.pareto --only_table                        # what is there so far
 
@@ -27,35 +28,24 @@ from lightning import Trainer, seed_everything
 from torch import Tensor
 
 from benchmarks.ablation import write_table
+from benchmarks.pareto_figures import SITE, Figures, measure, steer, understand
 from benchmarks.pareto_page import Pieces, plot, table
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
 from tide_lightning.command_line import packaged_configs
 from tide_lightning.datamodules import ActivationDataModule, DiskCache
-from tide_lightning.datamodules.harvest import Harvester
 from tide_lightning.evaluation.comparison.reproducibility import match
-from tide_lightning.evaluation.fidelity import Fidelity
 from tide_lightning.evaluation.matching import directions
-from tide_lightning.evaluation.reconstruction import SiteReconstruction
 from tide_lightning.saes import SAE
-from tide_lightning.tokens import SiteShape, TokenBatch
+from tide_lightning.tokens import SiteShape
 from tide_lightning.toybox import Scenes
-from tide_lightning.toybox.benchmark.canvases import parse_targets
-from tide_lightning.toybox.benchmark.causality import Steering, SteeringPlan, learn_directions
-from tide_lightning.toybox.benchmark.meaning import measure_meaning
-from tide_lightning.toybox.benchmark.reading import read
-from tide_lightning.toybox.benchmark.scenes import labelled_scenes
-from tide_lightning.toybox.oracle import load_oracle
 from tide_lightning.training import TideModule
 
-SITE = "transformer_blocks.3"
 OURS = "tide"
 WITH_KNOWN = "-known"
 """Behind the name of a rival that got our known part."""
 
 QUICK = {"ks": [16], "factors": [8], "seeds": [0], "steps": 800, "test_samples": 1024, "steer_prompts": 0}
 """The preset: one L0, one size, one seed, short fits, no steering; all rivals."""
-
-Figures = dict[str, Any]
 
 
 def variants() -> dict[str, dict[str, Any]]:
@@ -118,76 +108,10 @@ def train(data: ActivationDataModule, saes: dict[str, Callable[[SiteShape], SAE]
     return module.eval()
 
 
-@torch.no_grad()
-def measure(data: ActivationDataModule, saes: dict[str, SAE], options: argparse.Namespace) -> dict[str, Figures]:
-    """Reconstruction, health and the denoiser's loss on held-out samples."""
-    figures = {name: SiteReconstruction(sae, num_bins=10) for name, sae in saes.items()}
-    fidelity: dict[str, Fidelity] = {}
-    seen = 0
-    for batch in data.test_dataloader():
-        tokens = batch.tokens[SITE]
-        for name, sae in saes.items():
-            figures[name].update(tokens, sae(tokens))
-            if name not in fidelity:
-                fidelity[name] = Fidelity(data.denoiser, {SITE: sae}, {SITE: tokens.x.mean(0)}, num_bins=10)
-        call = batch.call
-        if seen < options.fidelity_samples and call.x0 is not None and call.noise is not None:
-            target = data.denoiser.schedule.target(call.x0, call.noise, call.raw_t)
-            for part in fidelity.values():
-                part.update(call.x_t, call.raw_t, call.conditioning, target)
-            seen += len(batch)
-    rows = {}
-    for name in saes:
-        found, losses = figures[name].compute(), fidelity[name].compute()["sites"][SITE]
-        kept = ("explained_variance", "fvu", "alive_fraction", "l0", "tokens")
-        rows[name] = {key: found[key] for key in kept}
-        rows[name] |= {key: losses[key] for key in ("loss_increase", "loss_increase_known")}
-    return rows
-
-
-@torch.no_grad()
-def understand(data: ActivationDataModule, saes: dict[str, SAE], options: argparse.Namespace) -> dict[str, Figures]:
-    """Factor F1 and AUROC of the best latents, and what steering one of them does."""
-    denoiser = data.denoiser
-    train_scenes = labelled_scenes(denoiser, "train", options.labelled_scenes, 1)
-    test_scenes = labelled_scenes(denoiser, "test", options.labelled_scenes // 2, 1, frozenset(train_scenes.prompts))
-    labelled = {f"{SITE}@{name}": sae for name, sae in saes.items()}
-    harvester = Harvester(denoiser, denoiser.resolve_sites(list(labelled)), 0, None)
-    oracles = load_oracle("a"), load_oracle("b")
-    bins = [(number / 5, (number + 1) / 5) for number in range(5)]
-    readings = [[read(harvester, labelled, part, bounds, 0) for bounds in bins] for part in (train_scenes, test_scenes)]
-    rows = {}
-    for name, sae in saes.items():
-        train, test = ([reading[f"{SITE}@{name}"] for reading in split] for split in readings)
-        pooled, heldout = (
-            {key: torch.cat([part.pooled[key] for part in parts]) for key in parts[0].pooled} for parts in (train, test)
-        )
-        meaning = measure_meaning((train_scenes, pooled), (test_scenes, heldout), len(bins), 0)["mean"]
-        rows[name] = {"f1": meaning["f1"]["best_latent"], "auroc": meaning["auroc"]["best_latent"]}
-        if options.steer_prompts:
-            reference = TokenBatch.concatenate([part.reference for part in train])
-            directions = learn_directions(SITE, sae, train_scenes, pooled, len(bins), reference)
-            plan = SteeringPlan(
-                targets=parse_targets(["colour:red", "colour:blue", "wall:mint", "wall:sky"]),
-                about="silent",
-                num_train_prompts=1,
-                num_test_prompts=options.steer_prompts,
-                strengths=[1.0, 2.0, 4.0],
-                window=(0.0, 1.0),
-                num_inference_steps=10,
-                guidance_scale=data.guidance_scale,
-                seed=0,
-            )
-            steered = Steering(denoiser, [directions], oracles, plan).run()["mean"]["latent"]
-            rows[name] |= {"steering_success": steered["success"], "steering_stability": steered["stability_mean"]}
-    print(f"  {name}: {rows[name]}", flush=True)
-    return rows
-
-
 def settings(options: argparse.Namespace) -> dict[str, int]:
-    """What rows of one file have in common."""
-    names = ("steps", "scenes", "test_samples", "fidelity_samples", "labelled_scenes", "steer_prompts")
-    return {name: getattr(options, name) for name in names}
+    """What rows of one file have in common; rows may also be steered, with as many prompts each."""
+    names = ["steps", "scenes", "test_samples", "fidelity_samples", "labelled_scenes"]
+    return {name: getattr(options, name) for name in names + ["steer_prompts"] * bool(options.steer_prompts)}
 
 
 def load(options: argparse.Namespace) -> dict[str, Any]:
@@ -195,8 +119,10 @@ def load(options: argparse.Namespace) -> dict[str, Any]:
     if not options.json.is_file():
         return {"settings": settings(options), "pieces": {}}
     found: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8"))
-    if found["settings"] != settings(options) and not options.only_table:
-        raise SystemExit(f"{options.json} was measured with {found['settings']}, not {settings(options)}: name another")
+    wanted = settings(options)
+    if not options.only_table and any(found["settings"].get(name, value) != value for name, value in wanted.items()):
+        raise SystemExit(f"{options.json} was measured with {found['settings']}, not {wanted}: name another")
+    found["settings"] |= wanted if not options.only_table else {}
     return found
 
 
@@ -231,6 +157,19 @@ def run_piece(rows: dict[str, Figures], seed: int, factor: float, k: int, option
             sae.save_pretrained(sae_folder(options, seed, piece_of(factor, k), name), site=SITE)
         figures, meaning = measure(data, saes, options), understand(data, saes, options)
         rows.update({name: figures[name] | meaning[name] for name in names})
+
+
+def steer_piece(rows: dict[str, Figures], seed: int, factor: float, k: int, options: argparse.Namespace) -> None:
+    """Steer with those SAEs of a piece that are kept and were not steered with yet."""
+    folders = {name: sae_folder(options, seed, piece_of(factor, k), name) for name in options.variants or rows}
+    missing = [name for name in folders if name in rows and "steering_success" not in rows[name]]
+    saes = {name: SAE.from_pretrained(folders[name]) for name in missing if (folders[name] / "cfg.json").is_file()}
+    if saes and options.steer_prompts:
+        print(f"seed {seed}, {factor:g}x, k = {k}: steering with {', '.join(saes)}", flush=True)
+        data = harvest(seed, options)
+        data.setup()
+        for name, found in steer(data, saes, options).items():
+            rows[name] |= found
 
 
 def find_again(pieces: Pieces, options: argparse.Namespace) -> None:
@@ -282,8 +221,9 @@ def main() -> None:
     pieces = [(seed, factor, k) for factor in options.factors for k in options.ks for seed in options.seeds]
     for seed, factor, k in [] if options.only_table else pieces:
         rows = content["pieces"].setdefault(piece_of(factor, k), {}).setdefault(str(seed), {})
-        run_piece(rows, seed, factor, k, options)
-        save(content, options)
+        for run in (run_piece, steer_piece):
+            run(rows, seed, factor, k, options)
+            save(content, options)
     find_again(content["pieces"], options)
     save(content, options)
     names = list(variants())

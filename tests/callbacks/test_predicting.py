@@ -49,6 +49,22 @@ def test_keeps_predictions_better_than_plain_training_does(pretrained: Path, tmp
     assert all(after < before for before, after in zip(plain, through, strict=True))
 
 
+@pytest.mark.parametrize("pursuits", [0, 1])
+def test_spliced_together_every_site_learns_what_the_others_make_of_it(pretrained: Path, pursuits: int) -> None:
+    """All gradients pass through the sites behind, whose codes a pursuit may have chosen."""
+    data = make_data(pretrained)
+    module = make_module(data, {"pursuits": pursuits})
+    make_trainer(pretrained.parent / f"run-{pursuits}", 1, []).fit(module, datamodule=data)
+    saes = {site: module.sae(site) for site in module.sites}
+    shapes = {site: sae.shape for site, sae in saes.items()}
+    twin = splice_denoiser(data.denoiser, {site: reconstruct_by(sae) for site, sae in saes.items()}, shapes)
+    module.zero_grad()
+    prediction_change(data.denoiser, twin, data.noised_calls(4)(0)).backward()
+    for sae in saes.values():
+        assert sae.W_dec.grad is not None
+        assert sae.W_dec.grad.abs().sum() > 0
+
+
 class Record(Callback):
     """Which cases were logged."""
 

@@ -1,0 +1,115 @@
+"""What `benchmarks/pareto.py` measures of SAEs: what they keep, what their latents mean, what can be steered."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+
+from tide_lightning.datamodules import ActivationDataModule
+from tide_lightning.datamodules.harvest import Harvester
+from tide_lightning.evaluation.fidelity import Fidelity
+from tide_lightning.evaluation.reconstruction import SiteReconstruction
+from tide_lightning.saes import SAE
+from tide_lightning.tokens import TokenBatch
+from tide_lightning.toybox.benchmark.canvases import parse_targets
+from tide_lightning.toybox.benchmark.causality import Steering, SteeringPlan, learn_directions
+from tide_lightning.toybox.benchmark.meaning import Pooled, measure_meaning
+from tide_lightning.toybox.benchmark.reading import read
+from tide_lightning.toybox.benchmark.scenes import LabelledScenes, labelled_scenes
+from tide_lightning.toybox.oracle import load_oracle
+
+SITE = "transformer_blocks.3"
+
+TARGETS = ["colour:red", "colour:blue", "wall:mint", "wall:sky"]
+"""What is steered for, by the latent whose AUROC is best."""
+
+Figures = dict[str, Any]
+
+
+@torch.no_grad()
+def measure(data: ActivationDataModule, saes: dict[str, SAE], options: argparse.Namespace) -> dict[str, Figures]:
+    """Reconstruction, health and the denoiser's loss on held-out samples."""
+    figures = {name: SiteReconstruction(sae, num_bins=10) for name, sae in saes.items()}
+    fidelity: dict[str, Fidelity] = {}
+    seen = 0
+    for batch in data.test_dataloader():
+        tokens = batch.tokens[SITE]
+        for name, sae in saes.items():
+            figures[name].update(tokens, sae(tokens))
+            if name not in fidelity:
+                fidelity[name] = Fidelity(data.denoiser, {SITE: sae}, {SITE: tokens.x.mean(0)}, num_bins=10)
+        call = batch.call
+        if seen < options.fidelity_samples and call.x0 is not None and call.noise is not None:
+            target = data.denoiser.schedule.target(call.x0, call.noise, call.raw_t)
+            for part in fidelity.values():
+                part.update(call.x_t, call.raw_t, call.conditioning, target)
+            seen += len(batch)
+    rows = {}
+    for name in saes:
+        found, losses = figures[name].compute(), fidelity[name].compute()["sites"][SITE]
+        kept = ("explained_variance", "fvu", "alive_fraction", "l0", "tokens")
+        rows[name] = {key: found[key] for key in kept}
+        rows[name] |= {key: losses[key] for key in ("loss_increase", "loss_increase_known")}
+    return rows
+
+
+class Readings:
+    """What several SAEs say of labelled scenes, made for training and for held-out ones."""
+
+    def __init__(self, data: ActivationDataModule, saes: dict[str, SAE], num_scenes: int) -> None:
+        self.denoiser, self.saes = data.denoiser, saes
+        self.train = labelled_scenes(self.denoiser, "train", num_scenes, 1)
+        self.test = labelled_scenes(self.denoiser, "test", num_scenes // 2, 1, frozenset(self.train.prompts))
+        self.labelled = {f"{SITE}@{name}": sae for name, sae in saes.items()}
+        self.harvester = Harvester(self.denoiser, self.denoiser.resolve_sites(list(self.labelled)), 0, None)
+        self.bins = [(number / 5, (number + 1) / 5) for number in range(5)]
+
+    def read(self, scenes: LabelledScenes) -> dict[str, tuple[Pooled, TokenBatch]]:
+        """By SAE, its codes of the scenes in all bins of t, and some tokens."""
+        parts = [read(self.harvester, self.labelled, scenes, bounds, 0) for bounds in self.bins]
+        found: dict[str, tuple[Pooled, TokenBatch]] = {}
+        for name in self.saes:
+            own = [part[f"{SITE}@{name}"] for part in parts]
+            pooled = {key: torch.cat([part.pooled[key] for part in own]) for key in own[0].pooled}
+            found[name] = pooled, TokenBatch.concatenate([part.reference for part in own])
+        return found
+
+
+@torch.no_grad()
+def understand(data: ActivationDataModule, saes: dict[str, SAE], options: argparse.Namespace) -> dict[str, Figures]:
+    """Factor F1 and AUROC of the best latents."""
+    readings = Readings(data, saes, options.labelled_scenes)
+    train, test = readings.read(readings.train), readings.read(readings.test)
+    rows = {}
+    for name in saes:
+        parts = (readings.train, train[name][0]), (readings.test, test[name][0])
+        meaning = measure_meaning(*parts, len(readings.bins), 0)["mean"]
+        rows[name] = {"f1": meaning["f1"]["best_latent"], "auroc": meaning["auroc"]["best_latent"]}
+        print(f"  {name}: {rows[name]}", flush=True)
+    return rows
+
+
+@torch.no_grad()
+def steer(data: ActivationDataModule, saes: dict[str, SAE], options: argparse.Namespace) -> dict[str, Figures]:
+    """What raising one latent does to images: how often they get the target, and keep the other factors."""
+    readings = Readings(data, saes, options.labelled_scenes)
+    plan = SteeringPlan(
+        targets=parse_targets(TARGETS),
+        about="silent",
+        num_train_prompts=1,
+        num_test_prompts=options.steer_prompts,
+        strengths=[1.0, 2.0, 4.0],
+        window=(0.0, 1.0),
+        num_inference_steps=10,
+        guidance_scale=data.guidance_scale,
+        seed=0,
+    )
+    oracles, rows = (load_oracle("a"), load_oracle("b")), {}
+    for name, (pooled, reference) in readings.read(readings.train).items():
+        directions = learn_directions(SITE, saes[name], readings.train, pooled, len(readings.bins), reference)
+        steered = Steering(data.denoiser, [directions], oracles, plan).run()["mean"]["latent"]
+        rows[name] = {"steering_success": steered["success"], "steering_stability": steered["stability_mean"]}
+        print(f"  {name}: {rows[name]}", flush=True)
+    return rows
