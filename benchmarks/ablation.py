@@ -3,7 +3,7 @@
     python -m benchmarks.ablation --json docs/ablation.json --table docs/ablation.md
 
 One middle block of the toybox; every variant of a seed sees the same tokens in the same order, apart from the one
-without token sampling, which takes all 64 tokens of a quarter of the images. Resumable: rows that the JSON file
+without token sampling, which takes all 64 tokens of half of the images. Resumable: rows that the JSON file
 holds already are not measured again.
 """
 
@@ -13,10 +13,10 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from lightning import LightningDataModule, Trainer, seed_everything
+from lightning import Callback, LightningDataModule, Trainer, seed_everything
 from torch import Tensor
 
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
@@ -29,16 +29,28 @@ from tide_lightning.toybox import Scenes
 from tide_lightning.training import TideModule
 
 SITE = "transformer_blocks.3"
-COMMON: dict[str, Any] = {"k": 16, "budget": "batch", "refinements": 1, "encoder_norm": 0.3, "fidelity_weight": 0.5}
+COMMON: dict[str, Any] = {
+    "k": 16,
+    "budget": "batch",
+    "refinements": 1,
+    "pursuits": 1,
+    "encoder_norm": 0.3,
+    "fidelity_weight": 0.9,
+}
 NO_SAMPLING = "no token sampling"
 DEFAULT = "TideSAE (the default)"
 
 VARIANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
+    "no pursuit": {"pursuits": 0},
+    "three rounds of pursuit": {"pursuits": 3},
     "no refinement": {"refinements": 0},
+    "neither pursuit nor refinement": {"refinements": 0, "pursuits": 0},
     "16 latents for every token": {"budget": "token"},
     "encoder rows of norm 1 at the start": {"encoder_norm": 1.0},
+    "half of the error by sensitivity": {"fidelity_weight": 0.5},
     "plain squared error": {"fidelity_weight": 0.0},
+    "all times weighted alike": {"scale_by_timestep": True},
     "modulation from zero": {"modulation": "zero"},
     "no modulation": {"modulation": "none"},
     "un-modulated decoding": {"unmodulate": True},
@@ -49,6 +61,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "scale_by_timestep": True,
         "fidelity_weight": 0.0,
         "refinements": 0,
+        "pursuits": 0,
         "budget": "token",
         "encoder_norm": 1.0,
         "expansion_factor": 16.5,  # as many parameters as with the modulation's MLP
@@ -60,6 +73,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "known: input_window": {"known_part": "input_window"},
     "known: noise_token (leaks)": {"known_part": "noise_token"},
     NO_SAMPLING: {},
+    "no AuxK, no resampling": {},
+    "no pursuit, no AuxK": {"pursuits": 0},
+    "no pursuit, no resampling": {"pursuits": 0},
+    "no pursuit, no AuxK, no resampling": {"pursuits": 0},
 }
 
 COLUMNS = {
@@ -124,8 +141,21 @@ def harvest(seed: int, whole_images: bool, options: argparse.Namespace) -> Activ
     )
 
 
+class Way(NamedTuple):
+    """How SAEs are trained side by side: on whole images, with AuxK, with resampling."""
+
+    whole_images: bool
+    auxk: bool
+    resampling: bool
+
+
+def way(variant: str) -> Way:
+    """That of a variant, by its name."""
+    return Way(variant == NO_SAMPLING, "no AuxK" not in variant, "no resampling" not in variant)
+
+
 def train(data: ActivationDataModule, variants: list[str], seed: int, steps: int) -> dict[str, SAE]:
-    """The variants' SAEs after `steps` batches."""
+    """The variants' SAEs after `steps` batches; all of them are trained one way."""
     seed_everything(seed, verbose=False)
     arguments = iter(variants)
     module = TideModule(
@@ -134,7 +164,11 @@ def train(data: ActivationDataModule, variants: list[str], seed: int, steps: int
         lr=1.5e-3,
         warmup_steps=200,
         dead_after_tokens=30_000,
+        alpha=1 / 32 if way(variants[0]).auxk else 0.0,
     )
+    callbacks: list[Callback] = [ShowProgress()]
+    if way(variants[0]).resampling:
+        callbacks.append(ResampleDeadLatents(every_n_steps=100))
     trainer = Trainer(
         max_steps=steps,
         accelerator="cpu",
@@ -142,7 +176,7 @@ def train(data: ActivationDataModule, variants: list[str], seed: int, steps: int
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        callbacks=[ResampleDeadLatents(every_n_steps=100), ShowProgress()],
+        callbacks=callbacks,
     )
     trainer.fit(module, datamodule=OneHarvest(data, variants))
     return {variant: module.sae(variant).eval() for variant in variants}
@@ -220,12 +254,12 @@ def main() -> None:
         rows = json.loads(options.json.read_text(encoding="utf-8"))
     for seed in options.seeds:
         have = rows.setdefault(str(seed), {})
-        for whole_images in (False, True):
-            variants = [name for name in VARIANTS if (name == NO_SAMPLING) == whole_images and name not in have]
+        for common in dict.fromkeys(map(way, VARIANTS)):
+            variants = [name for name in VARIANTS if way(name) == common and name not in have]
             if not variants:
                 continue
-            print(f"seed {seed}: {len(variants)} variants", flush=True)
-            data = harvest(seed, whole_images, options)
+            print(f"seed {seed}: {', '.join(variants)}", flush=True)
+            data = harvest(seed, common.whole_images, options)
             saes = train(data, variants, seed, options.steps)
             have |= measure(data, saes, options.fidelity_samples)
             options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
