@@ -19,6 +19,7 @@ import torch
 from lightning import Callback, LightningDataModule, Trainer, seed_everything
 from torch import Tensor
 
+from benchmarks.tables import markdown, spread, write
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.evaluation.fidelity import Fidelity
@@ -80,11 +81,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 COLUMNS = {
-    "explained_variance": "explained variance",
-    "loss_increase": "loss increase",
-    "loss_increase_known": "known alone",
-    "alive_fraction": "alive",
-    "l0": "L0",
+    "explained_variance": ("explained variance", ".4f"),
+    "loss_increase": ("loss increase", "%"),
+    "loss_increase_known": ("known alone", "%"),
+    "alive_fraction": ("alive", ".3f"),
+    "l0": ("L0", ".1f"),
 }
 
 
@@ -213,28 +214,13 @@ def measure(data: ActivationDataModule, saes: dict[str, SAE], fidelity_samples: 
 
 
 def table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Markdown: mean over seeds and, behind ±, half the range."""
-    lines = ["| variant | " + " | ".join(COLUMNS.values()) + " |", "| --- |" + " --- |" * len(COLUMNS)]
+    """A line a variant, over the seeds that have it."""
+    lines = []
     for name in VARIANTS:
-        seeds = [rows[seed][name] for seed in rows if name in rows[seed]]
-        cells = []
-        for column in COLUMNS:
-            values = [row[column] for row in seeds if column in row]
-            percent = 100 if column.startswith("loss") else 1
-            digits = {"explained_variance": 4, "alive_fraction": 3}.get(column, 1)
-            mean, spread = sum(values) / max(len(values), 1), (max(values) - min(values)) / 2 if values else 0.0
-            unit = " %" if percent == 100 else ""
-            cells.append(f"{mean * percent:.{digits}f} ± {spread * percent:.{digits}f}{unit}" if values else "-")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def write_table(path: Path, text: str) -> None:
-    """Replace what stands between the two marks."""
-    begin, end = "<!-- table -->", "<!-- /table -->"
-    page = path.read_text(encoding="utf-8") if path.is_file() else f"# Ablation\n\n{begin}\n{end}\n"
-    before, rest = page.split(begin, 1)
-    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
+        seeds = [found[name] for found in rows.values() if name in found]
+        cells = [spread([row[key] for row in seeds if key in row], form) for key, (_, form) in COLUMNS.items()]
+        lines.append([name, *cells])
+    return markdown(["variant", *(head for head, _ in COLUMNS.values())], lines)
 
 
 def main() -> None:
@@ -265,7 +251,7 @@ def main() -> None:
             options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print(table(rows))
     if options.table:
-        write_table(options.table, table(rows))
+        write(options.table, "table", table(rows))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.seeds import markdown, spread, write
+from benchmarks.tables import markdown, spread, write
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.explore import Run, open_run

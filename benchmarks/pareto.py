@@ -27,9 +27,9 @@ import yaml
 from lightning import Trainer, seed_everything
 from torch import Tensor
 
-from benchmarks.ablation import write_table
 from benchmarks.pareto_figures import SITE, Figures, measure, steer, understand
 from benchmarks.pareto_page import Pieces, plot, table
+from benchmarks.tables import write
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
 from tide_lightning.command_line import packaged_configs
 from tide_lightning.datamodules import ActivationDataModule, DiskCache
@@ -229,7 +229,7 @@ def main() -> None:
     names = list(variants())
     print(text := table(content["pieces"], names))
     if options.page:
-        write_table(options.page, text)
+        write(options.page, "table", text)
     if options.plot:
         plot(content["pieces"], names, options.plot)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tables import markdown, spread
+
 Pieces = dict[str, dict[str, dict[str, dict[str, Any]]]]
 """Rows by piece (size and k), seed and variant."""
 
@@ -25,27 +27,19 @@ def values(piece: dict[str, dict[str, dict[str, Any]]], name: str, column: str) 
 
 
 def table(pieces: Pieces, names: list[str]) -> str:
-    """Markdown, one table a piece: mean over seeds and, behind ±, half the range."""
+    """Markdown, one table a piece."""
     parts = []
     for title, piece in pieces.items():
         columns = {key: column for key, column in COLUMNS.items() if any(values(piece, name, key) for name in names)}
-        lines = ["| SAE | seeds | " + " | ".join(head for head, _ in columns.values()) + " |"]
-        lines.append("| --- |" + " --- |" * (1 + len(columns)))
+        lines = []
         for name in names:
             seeds = len(values(piece, name, "l0"))
             if seeds:
-                cells = (cell(values(piece, name, column), form) for column, (_, form) in columns.items())
-                lines.append(f"| {name} | {seeds} | " + " | ".join(cells) + " |")
-        parts.append(f"### {title}\n\n" + "\n".join(lines))
+                cells = (spread(values(piece, name, key), form) for key, (_, form) in columns.items())
+                lines.append([name, str(seeds), *cells])
+        head = ["SAE", "seeds", *(title for title, _ in columns.values())]
+        parts.append(f"### {title}\n\n" + markdown(head, lines))
     return "\n\n".join(parts)
-
-
-def cell(found: list[float], form: str) -> str:
-    """Mean ± half the range; of one seed no spread."""
-    if not found:
-        return "-"
-    mean, half = sum(found) / len(found), (max(found) - min(found)) / 2
-    return f"{mean:{form}}" + (f" ± {half:{form}}" if len(found) > 1 else "")
 
 
 def plot(pieces: Pieces, names: list[str], path: Path) -> None:

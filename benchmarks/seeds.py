@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tables import markdown, spread, write
+
 Metrics = dict[str, Any]
 Read = Callable[[Metrics, str], float]
 
@@ -63,18 +65,6 @@ STEERING = {
 }
 
 
-def spread(values: Sequence[float], form: str) -> str:
-    """Mean ± half the range."""
-    mean, half = sum(values) / len(values), (max(values) - min(values)) / 2
-    return f"{mean:.1%} ± {half:.1%}" if form == "%" else f"{mean:{form}} ± {half:{form}}"
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
-    return "\n".join(lines)
-
-
 def figures(runs: Sequence[Metrics]) -> str:
     """Reconstruction, floors and fidelity by site."""
     rows = [
@@ -115,13 +105,6 @@ def toybox(runs: Sequence[Metrics]) -> str:
     images = boxes[0]["steering"]["mean"]["latent"]["images"]
     parts.append(f"Steering, {images} images a method and seed:\n\n" + markdown(["method", *columns], rows))
     return "\n\n".join(parts)
-
-
-def write(path: Path, mark: str, text: str) -> None:
-    """Replace what stands between `<!-- mark -->` and `<!-- /mark -->`."""
-    before, rest = path.read_text(encoding="utf-8").split(f"<!-- {mark} -->", 1)
-    after = rest.split(f"<!-- /{mark} -->", 1)[1]
-    path.write_text(f"{before}<!-- {mark} -->\n{text}\n<!-- /{mark} -->{after}", encoding="utf-8")
 
 
 def read_metrics(run: Path) -> Metrics:

@@ -23,7 +23,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from benchmarks.seeds import markdown, spread, write
+from benchmarks.tables import markdown, spread, write
 from tide_lightning.callbacks.splicing import splice_denoiser
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import stream
