@@ -1,6 +1,7 @@
 """What each part of the method is worth: variants trained side by side on one harvest, at equal tokens.
 
     python -m benchmarks.ablation --json docs/ablation.json --table docs/ablation.md
+    python -m benchmarks.ablation --without_pursuit --json docs/ablation_without_pursuit.json   # about a simpler SAE
 
 One middle block of the toybox; every variant of a seed sees the same tokens in the same order, apart from the one
 without token sampling, which takes all 64 tokens of half of the images. Resumable: rows that the JSON file
@@ -38,6 +39,8 @@ COMMON: dict[str, Any] = {
     "encoder_norm": 0.3,
     "fidelity_weight": 0.9,
 }
+WITHOUT_PURSUIT: dict[str, Any] = {"pursuits": 0, "fidelity_weight": 0.5}
+"""What the quickstart's SAE was before."""
 NO_SAMPLING = "no token sampling"
 DEFAULT = "TideSAE (the default)"
 
@@ -155,13 +158,15 @@ def way(variant: str) -> Way:
     return Way(variant == NO_SAMPLING, "no AuxK" not in variant, "no resampling" not in variant)
 
 
-def train(data: ActivationDataModule, variants: list[str], seed: int, steps: int) -> dict[str, SAE]:
+def train(
+    data: ActivationDataModule, variants: list[str], common: dict[str, Any], seed: int, steps: int
+) -> dict[str, SAE]:
     """The variants' SAEs after `steps` batches; all of them are trained one way."""
     seed_everything(seed, verbose=False)
     arguments = iter(variants)
     module = TideModule(
         dict.fromkeys(variants, data.site_shapes[SITE]),
-        sae=lambda shape: TideSAE(shape, **(COMMON | VARIANTS[next(arguments)])),
+        sae=lambda shape: TideSAE(shape, **(common | VARIANTS[next(arguments)])),
         lr=1.5e-3,
         warmup_steps=200,
         dead_after_tokens=30_000,
@@ -218,6 +223,8 @@ def table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
     lines = []
     for name in VARIANTS:
         seeds = [found[name] for found in rows.values() if name in found]
+        if not seeds:
+            continue
         cells = [spread([row[key] for row in seeds if key in row], form) for key, (_, form) in COLUMNS.items()]
         lines.append([name, *cells])
     return markdown(["variant", *(head for head, _ in COLUMNS.values())], lines)
@@ -227,6 +234,8 @@ def main() -> None:
     """Measure what is missing, then print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--without_pursuit", action="store_true", help="vary a TideSAE that does not pursue")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--scenes", type=int, default=2048)
     parser.add_argument("--test_samples", type=int, default=2048)
@@ -235,18 +244,19 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     options = parser.parse_args()
     torch.set_float32_matmul_precision("medium")
+    common = COMMON | (WITHOUT_PURSUIT if options.without_pursuit else {})
     rows: dict[str, dict[str, dict[str, float]]] = {}
     if options.json.is_file():
         rows = json.loads(options.json.read_text(encoding="utf-8"))
     for seed in options.seeds:
         have = rows.setdefault(str(seed), {})
-        for common in dict.fromkeys(map(way, VARIANTS)):
-            variants = [name for name in VARIANTS if way(name) == common and name not in have]
+        for how in dict.fromkeys(map(way, options.variants)):
+            variants = [name for name in options.variants if way(name) == how and name not in have]
             if not variants:
                 continue
             print(f"seed {seed}: {', '.join(variants)}", flush=True)
-            data = harvest(seed, common.whole_images, options)
-            saes = train(data, variants, seed, options.steps)
+            data = harvest(seed, how.whole_images, options)
+            saes = train(data, variants, common, seed, options.steps)
             have |= measure(data, saes, options.fidelity_samples)
             options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print(table(rows))
