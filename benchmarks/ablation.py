@@ -1,7 +1,7 @@
 """What each part of the method is worth: variants trained side by side on one harvest, at equal tokens.
 
     python -m benchmarks.ablation --json docs/ablation.json --table docs/ablation.md
-    python -m benchmarks.ablation --without_pursuit --json docs/ablation_without_pursuit.json   # about a simpler SAE
+    python -m benchmarks.ablation --without_pursuit --json docs/ablation_without_pursuit.json --table docs/ablation.md
 
 One middle block of the toybox; every variant of a seed sees the same tokens in the same order, apart from the one
 without token sampling, which takes all 64 tokens of half of the images. Resumable: rows that the JSON file
@@ -241,14 +241,15 @@ def main() -> None:
     parser.add_argument("--test_samples", type=int, default=2048)
     parser.add_argument("--fidelity_samples", type=int, default=256)
     parser.add_argument("--json", type=Path, default=Path("ablation.json"))
-    parser.add_argument("--table", type=Path)
+    parser.add_argument("--table", type=Path, help="page whose table is replaced")
+    parser.add_argument("--only_table", action="store_true")
     options = parser.parse_args()
     torch.set_float32_matmul_precision("medium")
     common = COMMON | (WITHOUT_PURSUIT if options.without_pursuit else {})
     rows: dict[str, dict[str, dict[str, float]]] = {}
     if options.json.is_file():
         rows = json.loads(options.json.read_text(encoding="utf-8"))
-    for seed in options.seeds:
+    for seed in [] if options.only_table else options.seeds:
         have = rows.setdefault(str(seed), {})
         for how in dict.fromkeys(map(way, options.variants)):
             variants = [name for name in options.variants if way(name) == how and name not in have]
@@ -261,7 +262,7 @@ def main() -> None:
             options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print(table(rows))
     if options.table:
-        write(options.table, "table", table(rows))
+        write(options.table, "without_pursuit" if options.without_pursuit else "table", table(rows))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ r"""Tables over the runs of several seeds, from their metrics.json: mean and, be
 for seed in 0 1 2; do
   tide fit --config quickstart --run_name quickstart-$seed --seed_everything $seed --data.seed $seed
   tide test --run_name quickstart-$seed
-  tide fit --config quickstart --run_name mean-$seed --seed_everything $seed --data.seed $seed \
+  tide fit --config quickstart --config encoder-only --run_name mean-$seed --seed_everything $seed --data.seed $seed \
     --model.sae.init_args.known_part mean
   tide test --run_name mean-$seed
 done
@@ -117,7 +117,7 @@ def main() -> None:
     """Read the runs; print or write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--mean", type=Path, nargs="*", default=[], help="the same with known_part: mean")
+    parser.add_argument("--mean", type=Path, nargs="*", default=[], help="the same with known_part: mean, encoder-only")
     parser.add_argument("--figures", type=Path, help="page whose `figures` section is replaced")
     parser.add_argument("--toybox", type=Path, help="page whose `toybox` section is replaced")
     options = parser.parse_args()
