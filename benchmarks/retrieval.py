@@ -1,6 +1,6 @@
 """Which way of choosing a latent by words finds one that causes what they say?
 
-    python -m benchmarks.retrieval runs/quickstart-0/latest --out docs/retrieval.json --page docs/retrieval.md
+    python -m benchmarks.retrieval runs/encoder-only-0/latest --out docs/retrieval.json --page docs/retrieval.md
 
 On the toybox. For each value of some factors the latents that `find_by_text` tries are pushed one by one, on training
 prompts that do not mention the factor; an oracle says how many images show the value. The same pushes then answer for

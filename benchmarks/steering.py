@@ -1,6 +1,6 @@
 r"""How well one latent, found by words alone, turns what an image shows; beside changing the word in the prompt.
 
-python -m benchmarks.steering runs/quickstart-{0,1,2}/latest --out docs/steering.json --page docs/steering.md
+python -m benchmarks.steering runs/encoder-only-{0,1,2}/latest --out docs/steering.json --page docs/steering.md
 
 Figures of several calls are joined by naming their files in place of runs.
 

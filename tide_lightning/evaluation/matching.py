@@ -18,7 +18,13 @@ _ROWS = 2048  # of the matrix of cosines that is looked at in one piece
 
 @torch.no_grad()
 def directions(sae: SAE) -> Tensor:
-    """The direction that each latent adds to an activation, of unit length [F, D].
+    """The direction that each latent adds to an activation, of unit length [F, D]."""
+    return torch.nn.functional.normalize(effects(sae), dim=1)
+
+
+@torch.no_grad()
+def effects(sae: SAE) -> Tensor:
+    """What each latent at value 1 adds to an activation, in its own units [F, D].
 
     Asked of the decoder itself at t = 1/2, so that a metric or an un-modulation counts: they bend the stored rows.
     """
@@ -42,8 +48,7 @@ def directions(sae: SAE) -> Tensor:
         noise=zeros(shape.d_input),
     ).context()
     one = SparseCode(torch.ones(num, 1, device=device), torch.arange(num, device=device).unsqueeze(1), num)
-    moved = sae.added(one, **context)
-    return torch.nn.functional.normalize(moved.float(), dim=1)
+    return sae.added(one, **context).float()
 
 
 class Best(NamedTuple):

@@ -16,6 +16,7 @@ from torch import Tensor
 from tide_lightning.diffusion import sample
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.errors import UserError
+from tide_lightning.evaluation.matching import effects
 from tide_lightning.explore.pictures import heat, to_picture
 from tide_lightning.explore.play.fields import Fields
 from tide_lightning.explore.retrieval import find_by_text
@@ -24,11 +25,12 @@ from tide_lightning.explore.steering import Edit, change, difference, steer
 from tide_lightning.explore.steering.edits import check_edits
 from tide_lightning.explore.steering.requests import check_windows
 from tide_lightning.explore.watching import Seen, watch
+from tide_lightning.saes import SAE
 
 _NUM_ACTIVE = 60  # latents of each site that are listed
 _NUM_EXAMPLES = 6
 _MAX_EDITS = 16
-_REACH = 1.5  # of a slider, in typical lengths of a token's normalised activation, which is the root of its width
+_REACH = 1.5  # of a slider, in typical lengths of what the known part leaves of an activation
 
 
 class Original(NamedTuple):
@@ -69,7 +71,7 @@ class Studio:
         """What the page needs to know before anything is drawn."""
         return {
             "run": self.run.name,
-            "sites": [{"site": site, "reach": round(_REACH * math.sqrt(sae.d_in))} for site, sae in self.saes.items()],
+            "sites": [{"site": site, "reach": _reach(sae)} for site, sae in self.saes.items()],
             "examples": self._examples(),
             "steps": self.steps,
             "guidance_scale": self.guidance_scale,
@@ -191,3 +193,9 @@ def _data_url(image: Tensor) -> str:
     file = io.BytesIO()
     to_picture(image).save(file, format="PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _reach(sae: SAE) -> float:
+    """How far a slider goes: the value at which a latent adds as much as `_REACH` says."""
+    typical = float(sae.known.scale.mean()) * math.sqrt(sae.d_in)
+    return round(_REACH * typical / float(effects(sae).norm(dim=1).mean()), 1)

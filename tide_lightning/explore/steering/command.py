@@ -28,7 +28,7 @@ def steer_run(
     latent: str = "",
     out: str = "steered.png",
     operation: Operation = "add",
-    amount: str = "8",
+    amount: str = "2,4,8",
     window: str = "0,1",
     region: str | None = None,
     half: Halves = "both",
