@@ -169,3 +169,18 @@ def test_an_activation_that_asks_for_a_gradient_gets_that_of_its_projection() ->
     assert same.sum() >= 7
     change = ((other.x_hat - output.x_hat) * weight).sum(1)
     torch.testing.assert_close((gradient * step).sum(1)[same], change[same].detach(), rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch.compile's own making, as is the next
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("budget", ["token", "batch"])
+def test_can_be_compiled(budget: str) -> None:
+    sae = small_sae(budget=budget, refinements=1, pursuits=1).train()
+    batch = tokens(60, seed=9, **INGREDIENTS)
+    wanted = training_loss(sae(batch)).total
+    expected = torch.autograd.grad(wanted, list(sae.parameters()))
+    compiled = torch.compile(sae, backend="aot_eager")
+    got = training_loss(compiled(batch)).total
+    torch.testing.assert_close(got, wanted)
+    for gradient, known in zip(torch.autograd.grad(got, list(sae.parameters())), expected, strict=True):
+        torch.testing.assert_close(gradient, known, rtol=1e-4, atol=1e-6)
