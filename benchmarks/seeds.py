@@ -25,6 +25,9 @@ Metrics = dict[str, Any]
 Read = Callable[[Metrics, str], float]
 
 
+_MEAN = "Where only the mean is known and nothing is pursued (`--config encoder-only`, `known_part: mean`)"
+
+
 def by_the_mean(losses: dict[str, float]) -> float:
     """The loss increase where a site is replaced by its mean."""
     return losses["loss_ablated"] / losses["loss_original"] - 1
@@ -124,7 +127,7 @@ def main() -> None:
     runs, plain = ([read_metrics(run) for run in paths] for paths in (options.runs, options.mean))
     table = figures(runs)
     if plain:
-        table += "\n\nThe same where only the mean is known (`known_part: mean`):\n\n" + figures(plain)
+        table += f"\n\n{_MEAN}:\n\n{figures(plain)}"
     for page, mark, text in ((options.figures, "figures", table), (options.toybox, "toybox", toybox(runs))):
         print(text, end="\n\n")
         if page:
