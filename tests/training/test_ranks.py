@@ -50,11 +50,10 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_two_processes_end_with_the_same_weights(
-    pretrained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("sae", [{}, {"budget": "batch", "refinements": 1, "pursuits": 1}], ids=["plain", "pursuing"])
+def test_two_processes_end_with_the_same_weights(pretrained: Path, tmp_path: Path, sae: dict[str, Any]) -> None:
     data = make_data(pretrained, source="both")
-    module = make_module(data, dead_after_tokens=128)
+    module = make_module(data, sae, dead_after_tokens=128)
     resample = ResampleDeadLatents(every_n_steps=14, until_fraction=1, num_candidates=8)
     monitor = MonitorFeatures(20, num_tokens=64, num_samples=8, num_images=1, num_inference_steps=2)
     through = KeepPredictions(from_fraction=0.8, num_samples=4)
@@ -64,8 +63,9 @@ def test_two_processes_end_with_the_same_weights(
 
     one, other = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
     assert not set(one["samples"]) & set(other["samples"])
-    assert one["auxk"] > 0
-    assert resampled(tmp_path / "run") > 0
+    if not sae:  # hardly a latent dies where a pursuit finds it
+        assert one["auxk"] > 0
+        assert resampled(tmp_path / "run") > 0
     assert one["state"].keys() == other["state"].keys()
     for name, tensor in one["state"].items():
         assert torch.equal(tensor, other["state"][name]), name

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.`
 
 CLASSES: dict[str, tuple[type[SAE], dict[str, Any], set[str]]] = {
     "tide": (TideSAE, {}, set()),
+    "pursuing": (TideSAE, {"refinements": 1, "pursuits": 1}, {"encoder"}),
     "matryoshka": (MatryoshkaSAE, {"budget": "token", "prefixes": [0.25]}, {"first_32"}),
     "relu": (ReLUSAE, {}, {"sparsity"}),
     "gated": (GatedSAE, {}, {"sparsity", "gate"}),
