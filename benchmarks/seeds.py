@@ -75,7 +75,7 @@ def figures(runs: Sequence[Metrics]) -> str:
         for site in runs[0]["sites"]
     ]
     every = spread([run["fidelity"]["all"]["loss_increase"] for run in runs], "%")
-    return markdown(["site", *FIGURES], rows) + f"\n\nAll three sites spliced at once: loss increase {every}."
+    return markdown(["site", *FIGURES], rows) + f"\n\nAll {len(rows)} sites spliced at once: loss increase {every}."
 
 
 def toybox(runs: Sequence[Metrics]) -> str:
@@ -128,10 +128,11 @@ def main() -> None:
     table = figures(runs)
     if plain:
         table += f"\n\n{_MEAN}:\n\n{figures(plain)}"
-    for page, mark, text in ((options.figures, "figures", table), (options.toybox, "toybox", toybox(runs))):
-        print(text, end="\n\n")
-        if page:
-            write(page, mark, text)
+    print(table)
+    if options.figures:
+        write(options.figures, "figures", table)
+    if options.toybox:
+        write(options.toybox, "toybox", toybox(runs))
 
 
 if __name__ == "__main__":
