@@ -260,9 +260,12 @@ def main() -> None:
             saes = train(data, variants, common, seed, options.steps)
             have |= measure(data, saes, options.fidelity_samples)
             options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    print(table(rows))
+    text = table(rows)
+    if options.without_pursuit:
+        text = text.replace(DEFAULT, "encoder-only")
+    print(text)
     if options.table:
-        write(options.table, "without_pursuit" if options.without_pursuit else "table", table(rows))
+        write(options.table, "without_pursuit" if options.without_pursuit else "table", text)
 
 
 if __name__ == "__main__":
