@@ -193,7 +193,7 @@ class _BatchwiseSelection:
                 places = (flat > self.values_Z.min()).nonzero().squeeze(1)
                 return flat[places], places
             sample = flat[::_SAMPLE_EVERY]
-            rank = min(len(sample), 2 * self.num_kept // _SAMPLE_EVERY + 16)
+            rank = min(len(sample), 3 * self.num_kept // (2 * _SAMPLE_EVERY) + 16)
             places = (flat > sample.topk(rank).values[-1]).nonzero().squeeze(1)
             if places.numel() >= self.num_kept:  # so what is below cannot be among the largest
                 return flat[places], places
@@ -223,12 +223,15 @@ class _ThresholdSelection:
         threshold = self.threshold
         if isinstance(threshold, Tensor) and threshold.ndim == 1:
             threshold = threshold[first_latent : first_latent + pre_nm.shape[1]]
+        floor = threshold.clamp(min=0) if isinstance(threshold, Tensor) else max(threshold, 0.0)
         flat = pre_nm.flatten()
-        places = ((pre_nm > threshold) & (pre_nm > 0)).flatten().nonzero().squeeze(1)
+        places = (pre_nm > floor).flatten().nonzero().squeeze(1)
         self.values.append(flat[places])
         self.places.append(_global_places(places, pre_nm.shape[1], first_token, first_latent, self.num_latents))
 
     def finish(self) -> Selected:
+        if len(self.places) == 1:  # in order already
+            return _by_token(self.values[0], self.places[0], self.num_tokens, self.num_latents)
         places_Z, order_Z = torch.cat(self.places).sort()
         return _by_token(torch.cat(self.values)[order_Z], places_Z, self.num_tokens, self.num_latents)
 
