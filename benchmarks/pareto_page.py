@@ -77,7 +77,10 @@ def plot(pieces: Pieces, names: list[str], path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("factor F1 of the best latents")
     key = "hollow: as in its paper\nfilled: with our known part"
-    axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), title=key, title_fontsize=8)
+    shown = [axis.get_legend_handles_labels() for axis in axes[0]]
+    markers = {label: handle for handles, labels in shown for handle, label in zip(handles, labels, strict=True)}
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
+    axes[0][-1].legend(markers.values(), markers.keys(), fontsize=8, title=key, title_fontsize=8, **place)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
