@@ -20,17 +20,15 @@ import torch
 from lightning import Callback, LightningDataModule, Trainer, seed_everything
 from torch import Tensor
 
+from benchmarks.keeping import SITE, measure
 from benchmarks.tables import markdown, spread, write
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
 from tide_lightning.datamodules import ActivationDataModule
-from tide_lightning.evaluation.fidelity import Fidelity
-from tide_lightning.evaluation.reconstruction import SiteReconstruction
-from tide_lightning.saes import LEAKING, SAE, TideSAE
+from tide_lightning.saes import SAE, TideSAE
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.toybox import Scenes
 from tide_lightning.training import TideModule
 
-SITE = "transformer_blocks.3"
 COMMON: dict[str, Any] = {
     "k": 16,
     "budget": "batch",
@@ -186,36 +184,6 @@ def train(
     )
     trainer.fit(module, datamodule=OneHarvest(data, variants))
     return {variant: module.sae(variant).eval() for variant in variants}
-
-
-@torch.no_grad()
-def measure(data: ActivationDataModule, saes: dict[str, SAE], fidelity_samples: int) -> dict[str, dict[str, float]]:
-    """Each variant's figures on the held-out samples."""
-    figures = {name: SiteReconstruction(sae, num_bins=10) for name, sae in saes.items()}
-    fidelity: dict[str, Fidelity] = {}
-    seen = 0
-    for batch in data.test_dataloader():
-        tokens = batch.tokens[SITE]
-        for name, sae in saes.items():
-            figures[name].update(tokens, sae(tokens))
-            if sae.known.rung not in LEAKING and name not in fidelity:
-                fidelity[name] = Fidelity(data.denoiser, {SITE: sae}, {SITE: tokens.x.mean(0)}, num_bins=10)
-        if seen < fidelity_samples:
-            call = batch.call
-            assert call.x0 is not None
-            assert call.noise is not None
-            target = data.denoiser.schedule.target(call.x0, call.noise, call.raw_t)
-            for part in fidelity.values():
-                part.update(call.x_t, call.raw_t, call.conditioning, target)
-            seen += len(batch)
-    rows = {}
-    for name in saes:
-        found = figures[name].compute()
-        rows[name] = {key: found[key] for key in ("explained_variance", "alive_fraction", "l0", "tokens")}
-        if name in fidelity:
-            losses = fidelity[name].compute()["sites"][SITE]
-            rows[name] |= {key: losses[key] for key in ("loss_increase", "loss_increase_known")}
-    return rows
 
 
 def table(rows: dict[str, dict[str, dict[str, float]]]) -> str:

@@ -27,7 +27,8 @@ import yaml
 from lightning import Trainer, seed_everything
 from torch import Tensor
 
-from benchmarks.pareto_figures import SITE, Figures, measure, steer, understand
+from benchmarks.keeping import SITE, Figures, measure
+from benchmarks.pareto_figures import steer, understand
 from benchmarks.pareto_page import Pieces, plot, table
 from benchmarks.tables import write
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
@@ -155,7 +156,7 @@ def run_piece(rows: dict[str, Figures], seed: int, factor: float, k: int, option
         saes = {name: module.sae(f"{SITE}@{name}") for name in names}
         for name, sae in saes.items():
             sae.save_pretrained(sae_folder(options, seed, piece_of(factor, k), name), site=SITE)
-        figures, meaning = measure(data, saes, options), understand(data, saes, options)
+        figures, meaning = measure(data, saes, options.fidelity_samples), understand(data, saes, options)
         rows.update({name: figures[name] | meaning[name] for name in names})
 
 

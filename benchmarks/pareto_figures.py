@@ -1,16 +1,14 @@
-"""What `benchmarks/pareto.py` measures of SAEs: what they keep, what their latents mean, what can be steered."""
+"""What `benchmarks/pareto.py` measures of latents: what they mean, and what can be steered by them."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 import torch
 
+from benchmarks.keeping import SITE, Figures
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.datamodules.harvest import Harvester
-from tide_lightning.evaluation.fidelity import Fidelity
-from tide_lightning.evaluation.reconstruction import SiteReconstruction
 from tide_lightning.saes import SAE
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.toybox.benchmark.canvases import parse_targets
@@ -20,39 +18,8 @@ from tide_lightning.toybox.benchmark.reading import read
 from tide_lightning.toybox.benchmark.scenes import LabelledScenes, labelled_scenes
 from tide_lightning.toybox.oracle import load_oracle
 
-SITE = "transformer_blocks.3"
-
 TARGETS = ["colour:red", "colour:blue", "wall:mint", "wall:sky"]
 """What is steered for, by the latent whose AUROC is best."""
-
-Figures = dict[str, Any]
-
-
-@torch.no_grad()
-def measure(data: ActivationDataModule, saes: dict[str, SAE], options: argparse.Namespace) -> dict[str, Figures]:
-    """Reconstruction, health and the denoiser's loss on held-out samples."""
-    figures = {name: SiteReconstruction(sae, num_bins=10) for name, sae in saes.items()}
-    fidelity: dict[str, Fidelity] = {}
-    seen = 0
-    for batch in data.test_dataloader():
-        tokens = batch.tokens[SITE]
-        for name, sae in saes.items():
-            figures[name].update(tokens, sae(tokens))
-            if name not in fidelity:
-                fidelity[name] = Fidelity(data.denoiser, {SITE: sae}, {SITE: tokens.x.mean(0)}, num_bins=10)
-        call = batch.call
-        if seen < options.fidelity_samples and call.x0 is not None and call.noise is not None:
-            target = data.denoiser.schedule.target(call.x0, call.noise, call.raw_t)
-            for part in fidelity.values():
-                part.update(call.x_t, call.raw_t, call.conditioning, target)
-            seen += len(batch)
-    rows = {}
-    for name in saes:
-        found, losses = figures[name].compute(), fidelity[name].compute()["sites"][SITE]
-        kept = ("explained_variance", "fvu", "alive_fraction", "l0", "tokens")
-        rows[name] = {key: found[key] for key in kept}
-        rows[name] |= {key: losses[key] for key in ("loss_increase", "loss_increase_known")}
-    return rows
 
 
 class Readings:

@@ -95,8 +95,10 @@ class _Rows:
 
     def decoded(self, values_Z: Tensor) -> Tensor:
         """Values times rows, [N, D]."""
-        code = Csr(values_Z, self.code.columns, self.code.row_pointer, self.code.num_columns)
-        return self.product.forward(code, self.weight_MD)
+        return self.product.forward(self._with(values_Z), self.weight_MD)
+
+    def _with(self, values_Z: Tensor) -> Csr:
+        return Csr(values_Z, self.code.columns, self.code.row_pointer, self.code.num_columns)
 
     def read(self, token_ND: Tensor) -> Tensor:
         """The token times each of its rows, [Z]."""
@@ -104,8 +106,8 @@ class _Rows:
 
     def squares(self, values_Z: Tensor) -> Tensor:
         """Each token's sum of squares, [N]; by the same repeatable product."""
-        squared = Csr(values_Z.square(), self.code.columns, self.code.row_pointer, self.code.num_columns)
-        return self.product.forward(squared, self.weight_MD.new_ones(len(self.weight_MD), 1)).squeeze(1)
+        ones_M1 = self.weight_MD.new_ones(len(self.weight_MD), 1)
+        return self.product.forward(self._with(values_Z.square()), ones_M1).squeeze(1)
 
     def fit(self, target_ND: Tensor, values_Z: Tensor, steps: int) -> Tensor:
         """Values whose decoding comes close to the target; norms come along with what is decoded anyway."""
