@@ -1,7 +1,7 @@
 """Splicing: the denoiser runs with what an SAE (or a cheaper predictor) makes of its own activations.
 
-Everything that a splice is told, it can work out from what the denoiser is given: timestep, place and input. So it acts
-in any forward alike: one noised batch, both halves of a guided one, a whole trajectory.
+Everything that a splice is told, it can work out from what the denoiser is given, now and at earlier steps: timestep,
+place and input. So it acts in any forward alike: one noised batch, both halves of a guided one, a whole trajectory.
 
 Shapes: N samples, T tokens, D channels, P numbers in a patch.
 """
@@ -70,7 +70,9 @@ def site_context(
     layout = Layout(stream, tuple(shape.grid))
     num_samples, num_tokens = len(x_t), layout.num_tokens
     inputs = denoiser.inputs(layout, x_t.float(), conditioning)
-    window = None
+    window = trajectory_noise = None
+    if conditioning.trajectory_noise is not None and stream == "image":
+        trajectory_noise = denoiser.inputs(layout, conditioning.trajectory_noise, conditioning).flatten(0, 1)
     if shape.d_window:
         radius = (math.isqrt(shape.d_window // shape.d_input) - 1) // 2
         window = windows(x_t.float(), layout.grid, radius).flatten(0, 1)
@@ -86,6 +88,7 @@ def site_context(
         half=_halves(x_t).repeat_interleave(num_tokens),
         source=flag + int(Source.NOISE),
         window=window,
+        trajectory_noise=trajectory_noise,
     )
 
 

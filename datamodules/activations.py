@@ -15,7 +15,7 @@ from tide_lightning.datamodules.checks import check_arguments
 from tide_lightning.datamodules.corpus import Corpus, Part
 from tide_lightning.datamodules.disk_cache import DiskCache
 from tide_lightning.datamodules.draws import Walk
-from tide_lightning.datamodules.feed import Feed, SourceName
+from tide_lightning.datamodules.feed import Feed, SourceName, TestSourceName
 from tide_lightning.datamodules.harvest import Call, Harvester
 from tide_lightning.datamodules.heldout import HeldOutBatch, SizedIterable
 from tide_lightning.datamodules.latents import Latents, LatentStore
@@ -54,6 +54,8 @@ class ActivationDataModule(LightningDataModule):
         batches_per_epoch: how many batches count as an epoch of the endless stream.
         num_validation_samples: held-out samples for validation.
         num_test_samples: held-out samples for the test, all tokens of each.
+        test_source: noised images (noise), for which denoising losses are known, or real trajectories (denoise), each
+            step of which is a sample.
         num_calibration_samples: samples for the statistics that normalise activations.
         num_generated: clean latents that are generated where there are no images.
         latent_cache: images whose latents are kept on the device.
@@ -89,6 +91,7 @@ class ActivationDataModule(LightningDataModule):
         batches_per_epoch: int = 1000,
         num_validation_samples: int = 256,
         num_test_samples: int = 512,
+        test_source: TestSourceName = "noise",
         num_calibration_samples: int = 2048,
         num_generated: int = 256,
         latent_cache: int = 16384,
@@ -119,6 +122,7 @@ class ActivationDataModule(LightningDataModule):
         self.batches_per_epoch = batches_per_epoch
         self.num_validation_samples = num_validation_samples
         self.num_test_samples = num_test_samples
+        self.test_source = test_source
         self.num_calibration_samples = num_calibration_samples
         self.num_generated = num_generated
         self.latent_cache = latent_cache
@@ -300,6 +304,7 @@ class ActivationDataModule(LightningDataModule):
             walk=self._walk,
             both_halves=self.halves == "both",
             prompt_dropout=self.prompt_dropout,
+            test_source=self.test_source,
             seed=self.seed,
             cache=self.cache,
         )

@@ -19,6 +19,12 @@ _LEAST = {
     "seed": 0,
 }
 
+_CHOICES = {
+    "source": ("noise", "denoise", "both"),
+    "test_source": ("noise", "denoise"),
+    "halves": ("conditional", "both"),
+}
+
 
 def check_arguments(data: Any, has_prompts_or_images: bool) -> None:
     """Raise a `UserError` for the first argument of a datamodule that is out of range."""
@@ -36,7 +42,7 @@ def check_arguments(data: Any, has_prompts_or_images: bool) -> None:
         raise UserError(f"prompt_dropout must be in [0, 1], not {data.prompt_dropout}")
     if data.cache is not None and (data.cache.max_gib <= 0 or data.cache.batches_per_shard < 1):
         raise UserError("cache: max_gib must be above 0 and batches_per_shard at least 1")
-    for name, choices in (("source", ("noise", "denoise", "both")), ("halves", ("conditional", "both"))):
+    for name, choices in _CHOICES.items():
         if getattr(data, name) not in choices:
             raise UserError(f"{name} must be one of {', '.join(choices)}, not {getattr(data, name)!r}")
     if data.dtype not in ("auto", "float32", "bfloat16", "float16"):

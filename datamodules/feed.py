@@ -23,6 +23,7 @@ from tide_lightning.diffusion import Layout
 from tide_lightning.diffusion.counters import normal, stream
 
 SourceName = Literal["noise", "denoise", "both"]
+TestSourceName = Literal["noise", "denoise"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Feed:
     walk: Walk
     both_halves: bool
     prompt_dropout: float
+    test_source: TestSourceName
     seed: int
     cache: DiskCache | None = None
 
@@ -82,7 +84,8 @@ class Feed:
             self._heldout_noise("validation", num_samples, self.num_kept)
         ]
         if self.source != "noise":
-            parts.append(self._heldout_trajectories(num_samples))
+            # Their numbers follow those of the noised samples.
+            parts.append(self._heldout_trajectories("validation", num_samples, self.num_kept, num_samples))
 
         def batches() -> Iterator[Tokens]:
             for part in parts:
@@ -91,9 +94,10 @@ class Feed:
         return SizedIterable(batches, sum(len(part) for part in parts), self.harvester.denoiser.device)
 
     def test(self, num_samples: int) -> SizedIterable[HeldOutBatch]:
-        """All tokens of `num_samples` noised held-out samples."""
+        """All tokens of `num_samples` held-out samples, noised or on trajectories."""
         everything = {layout: layout.num_tokens for layout in self.num_kept}
-        heldout = self._heldout_noise("test", num_samples, everything)
+        make = self._heldout_noise if self.test_source == "noise" else self._heldout_trajectories
+        heldout: HeldOutNoise | HeldOutTrajectories = make("test", num_samples, everything)
         return SizedIterable(heldout.whole, len(heldout), self.harvester.denoiser.device)
 
     def _kept(self, purpose: str) -> ActivationNode | CachedNode:
@@ -121,6 +125,8 @@ class Feed:
             "window_radius": self.harvester.window_radius,
             "seed": self.seed,
         }
+        if self.source != "noise":
+            contents["trajectory_noise"] = True  # what older caches do not hold
         if self.source != "denoise":
             contents["prompt_dropout"] = self.prompt_dropout
         if self.source != "noise" or self.corpus.images("train") is None:
@@ -158,11 +164,13 @@ class Feed:
         draw = Draw(self.seed, f"{purpose}/noise", num_samples, self.shard, num_kept)
         return HeldOutNoise(self.harvester, self.latents.of("heldout", self.shard), draw, self.samples_per_batch)
 
-    def _heldout_trajectories(self, num_samples: int) -> HeldOutTrajectories:
+    def _heldout_trajectories(
+        self, purpose: str, num_samples: int, num_kept: Mapping[Layout, int], first_sample: int = 0
+    ) -> HeldOutTrajectories:
+        """As many samples as asked for, rounded up; one trajectory is a sample at each of its steps."""
         num_steps = len(self.harvester.denoiser.new_scheduler(self.walk.num_inference_steps).timesteps)
-        # As many samples as there are noised ones; one trajectory is a sample at each of its steps.
-        num_slots = -(-num_samples // num_steps)
-        num_slots = -(-num_slots // self.shard.world) * self.shard.world
-        # Their numbers follow those of the noised samples.
-        draw = self._draw("validation/denoise", num_slots, num_slots, first_slot=num_samples)
-        return HeldOutTrajectories(lambda: self._trajectories("heldout", draw), num_steps)
+        num_trajectories = -(-num_samples // num_steps)
+        num_slots = min(-(-num_trajectories // self.shard.world) * self.shard.world, self.samples_per_batch)
+        draw = Draw(self.seed, f"{purpose}/denoise", num_slots, self.shard, num_kept, first_slot=first_sample)
+        rounds = -(-num_trajectories // num_slots)
+        return HeldOutTrajectories(lambda: self._trajectories("heldout", draw), rounds * num_steps)

@@ -162,6 +162,7 @@ class Harvester:
             return kept(self.denoiser.inputs(layout, x, call.conditioning))
 
         is_image = layout.stream == "image"
+        trajectory_noise = call.conditioning.trajectory_noise
         return {
             "t": each_token(call.t),
             "raw_t": each_token(call.raw_t),
@@ -172,6 +173,7 @@ class Harvester:
             "source": torch.full((places_NM.numel(),), source, dtype=torch.int8, device=device),
             "window": kept(windows(call.x_t, layout.grid, radius)) if radius and is_image else None,
             "noise": inputs(call.noise) if call.noise is not None and is_image else None,
+            "trajectory_noise": inputs(trajectory_noise) if trajectory_noise is not None and is_image else None,
         }
 
 

@@ -24,8 +24,9 @@ class HeldOutBatch:
     """N held-out samples with all of their tokens, and how to repeat the forward that made them.
 
     Args:
-        call: the forward; `call.x0` and `call.noise` are known.
-        tokens: for each site N T tokens, sample by sample in grid order.
+        call: the forward; of noised samples `call.x0` and `call.noise` are known.
+        tokens: for each site N T tokens, sample by sample in grid order; those of the unconditional half, where a
+            guided forward's is kept, before them.
     """
 
     call: Call
@@ -107,8 +108,8 @@ class HeldOutTrajectories:
     """Whole trajectories of held-out prompts, each walked from noise to image: one batch per step.
 
     Args:
-        make: a fresh, unstaggered stream of `num_trajectories` slots.
-        num_steps: of a trajectory.
+        make: a fresh, unstaggered stream, whose slots walk one trajectory after the other.
+        num_steps: of all trajectories of a slot together.
     """
 
     def __init__(self, make: Callable[[], DenoiseStream], num_steps: int) -> None:
@@ -123,3 +124,9 @@ class HeldOutTrajectories:
         walk = self._make()
         for step in range(self._num_steps):
             yield walk.batch(step)
+
+    def whole(self) -> Iterator[HeldOutBatch]:
+        """Each step with its call and all of its tokens."""
+        walk = self._make()
+        for _ in range(self._num_steps):
+            yield HeldOutBatch(*walk.whole())

@@ -119,21 +119,28 @@ class DenoiseStream:
 
     def batch(self, k: int) -> dict[str, TokenBatch]:
         """The k-th batch's share of this rank; k must count up from 0 or from a loaded state."""
-        denoiser, draw = self._harvester.denoiser, self._draw
+        draw, slots = self._draw, self.trajectories.current().slot.tolist()
+        places = draw.places([draw.rng("places", slot, k) for slot in slots], self._harvester.denoiser.device)
+        return self._walk(places)[1]
+
+    def whole(self) -> tuple[Call, dict[str, TokenBatch]]:
+        """The next step's call, and all tokens."""
+        return self._walk(self._harvester.everywhere(len(self.trajectories.current().slot)))
+
+    def _walk(self, places: Places) -> tuple[Call, dict[str, TokenBatch]]:
+        step, denoiser = self.trajectories.current(), self._harvester.denoiser
         device = denoiser.device
-        step = self.trajectories.current()
-        places = draw.places([draw.rng("places", slot, k) for slot in step.slot.tolist()], device)
         call = Call(
             x_t=step.x_t,
             raw_t=step.raw_t,
             t=denoiser.schedule.t(step.raw_t),
             conditioning=step.conditioning,
-            sample=draw.sample(step.slot, step.trajectory).to(device),
+            sample=self._draw.sample(step.slot, step.trajectory).to(device),
             unconditional=torch.zeros(len(step.slot), dtype=torch.bool, device=device),
         )
         batches, prediction = self._harvester.read_guided(call, places, self._guidance_scale, self._both_halves)
         self.trajectories.advance(prediction)
-        return batches
+        return call, batches
 
     def _start(self, slot: int, trajectory: int) -> tuple[str, Tensor]:
         prompt = self._prompts[self._deck[trajectory * self._draw.num_slots + slot]]

@@ -119,6 +119,26 @@ def test_bfloat16_mixed_trains(work: Path) -> None:
     assert not [name for name, value in state.items() if value.dtype == torch.bfloat16]
 
 
+def test_what_earlier_steps_tell_is_known_along_trajectories(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also when images are sampled and spliced; and off trajectories an estimate takes its place."""
+    previous = "--model.sae.init_args.known_part=previous_step"
+    assert "data.source denoise" in complaint(capsys, "fit", *TINY, previous)
+    assert tide("fit", *TINY, previous, "--data.source=denoise") == 0
+    latest = work / "runs" / "debug" / "latest"
+    few = "--evaluation.num_images=4"
+    assert tide("test", few, "--data.test_source=denoise", "--data.num_test_samples=20") == 0
+    walked = json.loads((latest / "metrics.json").read_text())
+    assert tide("test", few) == 0
+    noised = json.loads((latest / "metrics.json").read_text())
+    known = {name: found["floors"]["transformer_blocks.3"] for name, found in (("w", walked), ("n", noised))}
+    assert known["w"]["known"]["explained_variance"] > known["w"]["mean_t_position"]["explained_variance"] + 0.1
+    assert known["n"]["known"]["explained_variance"] < known["w"]["known"]["explained_variance"]
+    assert "loss_original" not in walked["fidelity"]  # there is no clean image to predict
+    assert noised["fidelity"]["sites"]["transformer_blocks.3"]["loss_increase"] > 0
+    for found in (walked, noised):
+        assert found["fidelity"]["end_to_end"]["sites"]["transformer_blocks.3"]["mse"] > 0
+
+
 def test_validate_and_predict_follow_the_newest_run(work: Path) -> None:
     assert tide("fit", *TINY) == 0
     assert tide("validate") == 0

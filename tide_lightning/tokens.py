@@ -60,6 +60,8 @@ class TokenBatch:
         input: what the denoiser was given at this place [B, p] (for an image stream the latent patch).
         window: the inputs of the surrounding places, own one included [B, w * p]; None unless asked for.
         noise: the true noise at this place [B, p], where there is one. Never a basis for splicing.
+        trajectory_noise: the noise in `input` as the trajectory's steps so far tell it [B, p]; None, or infinite
+            for some tokens, off trajectories.
         half: a `Half` for each token [B], int8.
         source: a `Source` for each token [B], int8.
     """
@@ -74,6 +76,7 @@ class TokenBatch:
     source: Tensor
     window: Tensor | None = None
     noise: Tensor | None = None
+    trajectory_noise: Tensor | None = None
 
     def __len__(self) -> int:
         return self.x.shape[0]
@@ -94,6 +97,7 @@ class TokenBatch:
             "input": self.input,
             "window": self.window,
             "noise": self.noise,
+            "trajectory_noise": self.trajectory_noise,
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -103,7 +107,16 @@ class TokenBatch:
 
     @staticmethod
     def concatenate(batches: Sequence[TokenBatch]) -> TokenBatch:
-        """All tokens of several batches in order; a field missing from one is missing from the result."""
+        """All tokens of several batches in order; a field missing from one is missing from the result.
+
+        But tokens on trajectories keep their `trajectory_noise`: the others' is infinite then.
+        """
+        if any(batch.trajectory_noise is not None for batch in batches):
+            batches = [batch if batch.trajectory_noise is not None else _off_trajectories(batch) for batch in batches]
         names = set.intersection(*(set(batch.tensors()) for batch in batches))
         joined = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
         return TokenBatch(**joined)
+
+
+def _off_trajectories(batch: TokenBatch) -> TokenBatch:
+    return replace(batch, trajectory_noise=torch.full_like(batch.input, torch.inf))

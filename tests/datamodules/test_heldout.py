@@ -48,6 +48,38 @@ def test_the_test_holds_everything_to_repeat_a_forward(make_data: MakeData) -> N
     assert (t * 16).clamp(max=15.99).floor().long().bincount(minlength=16).tolist() == [1] * 16
 
 
+@pytest.mark.parametrize("halves", ["conditional", "both"])
+def test_the_test_can_walk_trajectories(make_data: MakeData, halves: str) -> None:
+    """Several after each other where they are more than fit into a batch, and split over ranks as they are alone."""
+    data = make_data(source="denoise", test_source="denoise", halves=halves, num_test_samples=44)
+    loader = data.test_loader(Shard())
+    batches = list(loader)
+    assert len(loader) == len(batches) == 8  # eleven trajectories of four steps, eight at once
+    each = 2 if halves == "both" else 1
+    for batch in batches:
+        call, tokens = batch.call, batch.tokens[SITE]
+        assert call.x0 is None
+        assert len(call) == 8
+        assert len(tokens) == each * 8 * 16
+        assert len(call.raw_t.unique()) == 1
+        assert call.conditioning.trajectory_noise is not None
+        patches = data.denoiser.patches(call.conditioning.trajectory_noise).flatten(0, 1)
+        assert tokens.trajectory_noise is not None
+        assert torch.equal(tokens.trajectory_noise, patches.repeat(each, 1))
+    times = torch.cat([batch.call.t for batch in batches]).view(2, 4, 8)
+    assert (times[:, :-1] > times[:, 1:]).all()
+    whole = [batch.call.sample.tolist() for batch in batches]
+    assert whole == [list(range(8))] * 4 + [list(range(8, 16))] * 4
+    shares = [list(make_data(test_source="denoise").test_loader(Shard(rank, 2))) for rank in range(2)]
+    for part in shares:
+        assert len(part) == 4
+    alone = list(make_data(test_source="denoise").test_loader(Shard()))
+    for step, batch in enumerate(alone):
+        for rank in range(2):
+            mine = batch.call.sample % 2 == rank
+            torch.testing.assert_close(shares[rank][step].call.x_t, batch.call.x_t[mine])
+
+
 def test_ranks_share_without_duplicates(make_data: MakeData) -> None:
     alone = torch.cat([batch.call.sample for batch in make_data().test_loader(Shard())])
     for world in (2, 4):

@@ -81,7 +81,7 @@ def test_a_latent_that_makes_the_difference_is_found_and_has_its_effect(run: Run
     values = []
     for prompts_here in (case.prompts, rival.prompts):
         with run.denoiser.record(run.denoiser.resolve_sites(SITES[:1]), stop_early=True) as read, torch.no_grad():
-            run.denoiser.predict(*moments[0], run.denoiser.encode_prompts(prompts_here))
+            run.denoiser.predict(*moments[0].asked(run.denoiser.encode_prompts(prompts_here)))
         values.append(read[SITES[0]].float().flatten(0, 1))
     direction = torch.nn.functional.normalize((values[0] - values[1]).mean(0), dim=0)
     kept = sae.W_dec[5].clone(), sae.W_enc[5].clone(), sae.b_enc[5].clone()

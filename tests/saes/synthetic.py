@@ -39,6 +39,7 @@ def tokens(num_tokens: int = 4000, seed: int = 0, **ingredients: float) -> Token
         "rest": torch.randn(num_tokens, d, generator=draw),
     }
     x = torch.stack([ingredients.get(name, 0.0) * part for name, part in parts.items()]).sum(0)
+    misjudged = 0.1 * torch.randn(num_tokens, p, generator=draw)
     kinds = torch.zeros(num_tokens, dtype=torch.int8)
     return TokenBatch(
         x=x,
@@ -51,4 +52,5 @@ def tokens(num_tokens: int = 4000, seed: int = 0, **ingredients: float) -> Token
         source=kinds,
         window=torch.cat([content + noise, noise + 0.5 * window[:, :p], window[:, p:]], 1),
         noise=noise,
+        trajectory_noise=noise + misjudged,
     )

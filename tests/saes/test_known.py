@@ -35,6 +35,7 @@ def unexplained(known: KnownPart, batch: TokenBatch) -> float:
         ("input_token", {"mean": 1.0, "place": 1.0, "input": 1.0}),
         ("input_window", {"mean": 1.0, "place": 1.0, "input": 1.0}),
         ("noise_token", {"mean": 1.0, "place": 1.0, "noise": 1.0}),
+        ("previous_step", {"mean": 1.0, "place": 1.0, "noise": 1.0}),
     ],
 )
 def test_a_rung_explains_what_its_name_says(rung: Rung, ingredients: dict[str, float]) -> None:
@@ -47,7 +48,8 @@ def test_each_rung_of_the_ladder_explains_more_than_the_one_below() -> None:
     train, test = tokens(20_000, seed=0, **ingredients), tokens(5_000, seed=1, **ingredients)
     left = {rung: unexplained(fitted(rung, train), test) for rung in get_args(Rung)}
     assert left["mean"] > left["mean_t"] > left["mean_t_position"]
-    assert left["mean_t_position"] > max(left["noise_estimate"], left["noise_token"])
+    assert left["mean_t_position"] > max(left["noise_estimate"], left["previous_step"]) > left["noise_token"]
+    assert left["previous_step"] > left["noise_token"]
     assert left["mean_t_position"] > left["input_token"] > left["input_window"]
 
 
@@ -68,6 +70,26 @@ def test_the_estimate_of_noise_is_linear_in_the_window_and_needs_no_true_noise()
     batch = tokens(2_000, seed=1, noise=1.0)
     torch.testing.assert_close(known(**batch.context()), known(**replace(batch, noise=None).context()), atol=0, rtol=0)
     assert unexplained(known, batch) < 0.3  # the window holds the noise at signal to noise 4 : 1
+
+
+def test_off_trajectories_the_window_stands_in_for_the_previous_step() -> None:
+    """As it does for single tokens of a batch; and noised tokens do not change what trajectories taught."""
+    walked = tokens(20_000, noise=1.0)
+    known = fitted("previous_step", walked)
+    batch = tokens(2_000, seed=1, noise=1.0)
+    off = replace(batch, trajectory_noise=None)
+    assert unexplained(known, batch) < 0.02 < unexplained(known, off) < 0.3
+    mixed = TokenBatch.concatenate([batch.select(slice(0, 900)), off.select(slice(900, 2_000))])
+    expected = torch.cat([known(**batch.context())[:900], known(**off.context())[900:]])
+    torch.testing.assert_close(known(**mixed.context()), expected, atol=0, rtol=0)
+    noised = replace(tokens(20_000, seed=2, noise=9.0), trajectory_noise=None)
+    again = KnownStatistics(KnownPart(SHAPE, "previous_step"))
+    for part in range(4):
+        again.update(TokenBatch.concatenate([walked.select(slice(part, None, 4)), noised.select(slice(part, None, 4))]))
+        again.update(noised)
+    again.fit()
+    for ours, theirs in zip(again.known[0].buffers(), known.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_regression_equals_a_dense_least_squares_in_float64() -> None:
@@ -105,6 +127,8 @@ def test_what_is_missing_is_named() -> None:
         KnownPart(SHAPE, "nonsense")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="window_radius"):
         KnownPart(replace(SHAPE, d_window=0), "input_window")
+    with pytest.raises(UserError, match="window_radius"):
+        KnownPart(replace(SHAPE, d_window=0), "previous_step")
     with pytest.raises(ValueError, match="timestep"):
         KnownPart(SHAPE, "mean_t")()
     with pytest.raises(ValueError, match="position"):
@@ -116,3 +140,7 @@ def test_what_is_missing_is_named() -> None:
         statistics.update(replace(batch, noise=None))
     with pytest.raises(UserError, match=r"data\.source"):
         KnownStatistics(KnownPart(SHAPE, "noise_estimate")).fit()
+    never = KnownStatistics(KnownPart(SHAPE, "previous_step"))
+    never.update(replace(batch, trajectory_noise=None))
+    with pytest.raises(UserError, match=r"use data\.source denoise or both"):
+        never.fit()

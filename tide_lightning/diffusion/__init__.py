@@ -12,6 +12,7 @@ from tide_lightning.diffusion.schedule import Schedule
 from tide_lightning.diffusion.sensitivity import sensitivity
 from tide_lightning.diffusion.sites import Site, folder_name, resolve_sites, unlabelled
 from tide_lightning.diffusion.trajectories import Trajectories, guided_prediction, sample
+from tide_lightning.diffusion.trajectory_noise import TrajectoryNoise
 
 __all__ = [
     "Conditioning",
@@ -22,6 +23,7 @@ __all__ = [
     "Schedule",
     "Site",
     "Trajectories",
+    "TrajectoryNoise",
     "around_calls",
     "denoiser_of",
     "describe_denoiser",

@@ -10,16 +10,24 @@ from typing import Any
 from torch import nn
 
 from tide_lightning.diffusion.denoiser import Around, Denoiser
+from tide_lightning.diffusion.trajectory_noise import TrajectoryNoise
 
 
 @contextmanager
 def around_calls(denoiser: Denoiser, around: Around) -> Iterator[None]:
-    """Enter a context for each call of the denoiser's module that is made inside."""
+    """Enter a context for each call of the denoiser's module that is made inside.
+
+    Those at one timestep count as a trajectory's.
+    """
+    noise_at = TrajectoryNoise(denoiser.schedule)
     signature = inspect.signature(denoiser.module.forward)
     entered = ExitStack()
 
     def before(_: nn.Module, args: Any, kwargs: Any) -> None:
-        entered.enter_context(around(*denoiser.given(signature.bind(*args, **kwargs).arguments)))
+        x_t, raw_t, conditioning = denoiser.given(signature.bind(*args, **kwargs).arguments)
+        times = raw_t.unique()
+        noise = noise_at(x_t, float(times)) if len(times) == 1 else None
+        entered.enter_context(around(x_t, raw_t, conditioning.along(noise)))
 
     def behind(*_: Any) -> None:
         entered.close()

@@ -1,11 +1,11 @@
-"""What a denoiser is told besides its input: prompt embeddings, batch first."""
+"""What is known of a forward besides its input and time: prompt embeddings above all, batch first."""
 
 from __future__ import annotations
 
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,11 +20,14 @@ class Conditioning:
         tokens: prompt embeddings [N, L, C]; L is 0 where a denoiser reads no prompt.
         mask: which of them count [N, L], or None where all do.
         extra: further inputs of the family by name (image size, pooled embeddings, class, guidance).
+        trajectory_noise: the noise in x_t as the trajectory's steps so far tell it [N, *latent_shape]; None off
+            trajectories. No denoiser is told; an SAE's known part may be.
     """
 
     tokens: Tensor
     mask: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    trajectory_noise: Tensor | None = None
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -34,6 +37,7 @@ class Conditioning:
             change(self.tokens),
             None if self.mask is None else change(self.mask),
             {name: change(value) for name, value in self.extra.items()},
+            None if self.trajectory_noise is None else change(self.trajectory_noise),
         )
 
     def select(self, index: Tensor | slice) -> Conditioning:
@@ -43,7 +47,11 @@ class Conditioning:
     def told_guidance(self, scale: float) -> Conditioning:
         """The same for a denoiser that is told its guidance scale."""
         told = torch.full((len(self),), scale, device=self.tokens.device)
-        return Conditioning(self.tokens, self.mask, {**self.extra, "guidance": told})
+        return replace(self, extra={**self.extra, "guidance": told})
+
+    def along(self, trajectory_noise: Tensor | None) -> Conditioning:
+        """The same on a trajectory (or, with None, off any)."""
+        return replace(self, trajectory_noise=trajectory_noise)
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same on another device."""
@@ -54,10 +62,12 @@ class Conditioning:
         """All rows in order; shorter prompts are padded with masked tokens."""
         first, longest = parts[0], max(part.tokens.shape[1] for part in parts)
         masks = [part.mask for part in parts if part.mask is not None]
+        noises = [part.trajectory_noise for part in parts if part.trajectory_noise is not None]
         return Conditioning(
             torch.cat([_padded(part.tokens, longest) for part in parts]),
             torch.cat([_padded(mask, longest) for mask in masks]) if masks else None,
             {name: torch.cat([part.extra[name] for part in parts]) for name in first.extra},
+            torch.cat(noises) if len(noises) == len(parts) else None,
         )
 
 

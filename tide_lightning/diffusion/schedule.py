@@ -92,6 +92,7 @@ class VariancePreserving(Schedule):
             raise UserError(f"the scheduler predicts {prediction!r}; known are epsilon, v_prediction and sample")
         self.prediction = prediction
         self._table = alphas_cumprod.detach().to("cpu", torch.float32)
+        self._tables = {self._table.device: self._table}  # a copy on each device that asks
 
     @property
     def num_timesteps(self) -> int:
@@ -108,12 +109,13 @@ class VariancePreserving(Schedule):
 
     def alpha_sigma(self, raw_t: Tensor) -> tuple[Tensor, Tensor]:
         """From the table; between its entries, as some samplers ask for, by interpolation."""
-        if self._table.device != raw_t.device:
-            self._table = self._table.to(raw_t.device)
+        if raw_t.device not in self._tables:
+            self._tables[raw_t.device] = self._table.to(raw_t.device)
+        table = self._tables[raw_t.device]
         place = raw_t.float().clamp(0, self.num_timesteps - 1)
         low = place.floor().long()
         high = (low + 1).clamp_max(self.num_timesteps - 1)
-        alphas_cumprod = torch.lerp(self._table[low], self._table[high], place - low)
+        alphas_cumprod = torch.lerp(table[low], table[high], place - low)
         return alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
 
 

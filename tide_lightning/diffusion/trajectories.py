@@ -18,6 +18,7 @@ from tide_lightning.diffusion.conditioning import Conditioning
 from tide_lightning.diffusion.counters import normals, torch_generator
 from tide_lightning.diffusion.denoiser import Denoiser
 from tide_lightning.diffusion.scheduler_state import join_states, split_state
+from tide_lightning.diffusion.trajectory_noise import TrajectoryNoise
 from tide_lightning.errors import UserError
 
 
@@ -34,7 +35,9 @@ def guided_prediction(
         return denoiser.predict(x_t, raw_t, conditioning)
     blank = denoiser.encode_prompts([""]).select(torch.zeros(len(x_t), dtype=torch.long, device=x_t.device))
     both = denoiser.predict(
-        torch.cat([x_t, x_t]), torch.cat([raw_t, raw_t]), Conditioning.concatenate([blank, conditioning])
+        torch.cat([x_t, x_t]),
+        torch.cat([raw_t, raw_t]),
+        Conditioning.concatenate([blank.along(conditioning.trajectory_noise), conditioning]),
     )
     unconditional, conditional = both[: len(x_t)], both[len(x_t) :]
     guided: Tensor = unconditional + guidance_scale * (conditional - unconditional)
@@ -71,11 +74,13 @@ def sample(
         generator = [torch_generator(seed, "sampler", i) for i in range(len(prompts))]
     scheduler = denoiser.new_scheduler(num_inference_steps)
     conditioning = denoiser.encode_prompts(prompts)
+    noise_at = TrajectoryNoise(denoiser.schedule)
     x = _start(scheduler, initial_noise.to(denoiser.device, torch.float32))
     for step, timestep in enumerate(scheduler.timesteps):
-        raw_t = denoiser.raw_t(timestep.to(x.device)).expand(len(x))
+        raw_t = denoiser.raw_t(timestep.cpu())
         x_t = _scaled(scheduler, x, timestep)
-        prediction = guided_prediction(denoiser, x_t, raw_t, conditioning, guidance_scale)
+        told = conditioning.along(noise_at(x_t, float(raw_t)))
+        prediction = guided_prediction(denoiser, x_t, raw_t.to(x.device).expand(len(x)), told, guidance_scale)
         x = _scheduler_step(scheduler, prediction, timestep, x, generator)
         if callback is not None:
             callback(step, timestep, x)
@@ -107,6 +112,7 @@ class _Group:
 
     slots: list[int]
     scheduler: Any
+    noise_at: TrajectoryNoise
     x: Tensor
     conditioning: Conditioning
     trajectory: int = 0
@@ -191,6 +197,7 @@ class Trajectories:
                     "step": group.step,
                     "x": group.x[row].cpu().clone(),
                     "scheduler": memory[row],
+                    "inputs": [(x_t[row].cpu().clone(), raw_t) for x_t, raw_t in group.noise_at.inputs()],
                 }
         return states
 
@@ -209,6 +216,11 @@ class Trajectories:
             group.step = members[0]["step"]
             group.x = torch.stack([member["x"] for member in members]).to(device)
             join_states(group.scheduler, [member["scheduler"] for member in members], device)
+            inputs = zip(*(member.get("inputs", []) for member in members), strict=True)  # older states have none
+            group.noise_at = TrajectoryNoise(
+                self._denoiser.schedule,
+                [(torch.stack([x_t for x_t, _ in rows]).to(device), rows[0][1]) for rows in inputs],
+            )
             self._groups.append(group)
 
     def _walking_together(self) -> list[list[int]]:
@@ -235,17 +247,20 @@ class Trajectories:
         scheduler = self._denoiser.new_scheduler(self._num_inference_steps)
         prompts, noises = zip(*(self._start(slot, trajectory) for slot in slots), strict=True)
         x = _start(scheduler, torch.stack(noises).to(self._denoiser.device))
-        return _Group(slots, scheduler, x, self._denoiser.encode_prompts(prompts), trajectory)
+        noise_at = TrajectoryNoise(self._denoiser.schedule)
+        return _Group(slots, scheduler, noise_at, x, self._denoiser.encode_prompts(prompts), trajectory)
 
     def _step(self, groups: Sequence[_Group]) -> Step:
         device = self._denoiser.device
         counts = torch.tensor([len(group.slots) for group in groups])
         raw_t = torch.stack([self._denoiser.raw_t(group.timestep().cpu()) for group in groups])
         trajectory = torch.tensor([group.trajectory for group in groups])
+        inputs = [_scaled(group.scheduler, group.x, group.timestep()) for group in groups]
+        noises = [group.noise_at(x_t, float(own)) for group, x_t, own in zip(groups, inputs, raw_t, strict=True)]
         return Step(
-            x_t=torch.cat([_scaled(group.scheduler, group.x, group.timestep()) for group in groups]),
+            x_t=torch.cat(inputs),
             raw_t=raw_t.repeat_interleave(counts).to(device),
-            conditioning=Conditioning.concatenate([group.conditioning for group in groups]),
+            conditioning=Conditioning.concatenate([group.conditioning for group in groups]).along(torch.cat(noises)),
             slot=torch.tensor([slot for group in groups for slot in group.slots]),
             trajectory=trajectory.repeat_interleave(counts),
         )

@@ -46,6 +46,7 @@ def effects(sae: SAE) -> Tensor:
         source=flag,
         window=zeros(shape.d_window) if shape.d_window else None,
         noise=zeros(shape.d_input),
+        trajectory_noise=zeros(shape.d_input),
     ).context()
     one = SparseCode(torch.ones(num, 1, device=device), torch.arange(num, device=device).unsqueeze(1), num)
     return sae.added(one, **context).float()

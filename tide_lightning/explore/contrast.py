@@ -33,10 +33,16 @@ class Moment(NamedTuple):
     Fields:
         x_t: [N, *latent_shape].
         raw_t: [N].
+        trajectory_noise: the noise in x_t as the trajectory tells it, on one.
     """
 
     x_t: Tensor
     raw_t: Tensor
+    trajectory_noise: Tensor | None = None
+
+    def asked(self, conditioning: Conditioning) -> tuple[Tensor, Tensor, Conditioning]:
+        """What the denoiser is called with, to ask for what a conditioning says."""
+        return self.x_t, self.raw_t, conditioning.along(self.trajectory_noise)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,8 @@ def moments_of(
     def around(x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> AbstractContextManager[None]:
         t = float(denoiser.schedule.t(raw_t[:1]))
         if window[0] <= t <= window[1]:
-            found.append(Moment(x_t[-len(prompts) :], raw_t[-len(prompts) :]))  # of both halves the conditional one
+            rows = slice(-len(prompts), None)  # of both halves the conditional one
+            found.append(Moment(x_t[rows], raw_t[rows], conditioning.select(rows).trajectory_noise))
         return nullcontext()
 
     sample(
@@ -148,8 +155,8 @@ def effects(
             for moment, conditioning in ((case.moments[place], own), (rival.moments[place], other))
         ]
         moment = rival.moments[place]
-        plain = denoiser.predict(*moment, other)
-        wanted = denoiser.predict(*case.moments[place], own) - plain
+        plain = denoiser.predict(*moment.asked(other))
+        wanted = denoiser.predict(*case.moments[place].asked(own)) - plain
         for key, sae in saes.items():
             if not candidates[key]:
                 continue
@@ -160,7 +167,7 @@ def effects(
             for number, latent in enumerate(candidates[key]):
                 push = _push(sae, latent, gained_BK[:, number], tokens, length)
                 with denoiser.splice({Site.parse(unlabelled(key)): _adding(push)}):
-                    moved = denoiser.predict(*moment, other) - plain
+                    moved = denoiser.predict(*moment.asked(other)) - plain
                 products = torch.stack([(moved * wanted).sum(), moved.square().sum(), wanted.square().sum()])
                 sums[key, latent] += products.double().cpu()
     return {name: float(dot / (moved * wanted).sqrt().clamp(min=1e-20)) for name, (dot, moved, wanted) in sums.items()}
@@ -202,11 +209,11 @@ def _codes(
 ) -> dict[str, _Codes]:
     sites = [Site.parse(site) for site in dict.fromkeys(map(unlabelled, saes))]
     with denoiser.record(sites, stop_early=True) as values:
-        denoiser.predict(*moment, conditioning)
+        denoiser.predict(*moment.asked(conditioning))
     found = {}
     for key, sae in saes.items():
         site = unlabelled(key)
-        context = site_context(denoiser, sae.shape, *moment, conditioning, Site.parse(site).stream)
+        context = site_context(denoiser, sae.shape, *moment.asked(conditioning), Site.parse(site).stream)
         tokens = replace(context, x=values[site].float().flatten(0, 1))
         found[key] = _Codes(tokens, sae.encode(tokens.x, **tokens.context()))
     return found

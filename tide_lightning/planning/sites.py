@@ -12,7 +12,7 @@ from tide_lightning.saes import LEAKING, KnownPart, KnownStatistics, Rung
 from tide_lightning.tokens import SiteShape, TokenBatch
 
 RUNGS: tuple[Rung, ...] = tuple(rung for rung in get_args(Rung) if rung not in LEAKING)
-_NEED_WINDOWS: tuple[Rung, ...] = ("noise_estimate", "input_window")
+_NEED_WINDOWS: tuple[Rung, ...] = ("noise_estimate", "previous_step", "input_window")
 
 
 class SiteFigures(NamedTuple):
@@ -68,7 +68,7 @@ class _Measure:
         for rung, statistics in self.statistics.items():
             try:
                 statistics.fit()
-            except UserError:  # noise_estimate is learned from true noise, which this source does not have
+            except UserError:  # what it learns from, true noise or trajectories, this source does not have
                 del self.rungs[rung]
 
     def update(self, tokens: TokenBatch) -> None:

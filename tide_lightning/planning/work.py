@@ -100,8 +100,7 @@ def sae_work(sae: SAE) -> SAEWork:
     known = sae.known
     with torch.device("meta"):
         statistics = KnownStatistics(known)
-    spread = known.num_bins * (known.d_read + 1) * known.d_estimate if known.d_estimate else 0
-    known_products = 2 * (spread + known.weight.shape[0] * known.weight.shape[1] * d)
+    known_products = 2 * (known.estimator.numel() + known.weight.shape[0] * known.weight.shape[1] * d)
     small = sum(part.numel() for part in _weights(sae.modulation))
     metric = 0 if sae.metric is None else 2 * 2 * d * d
     step_bytes = ADAM_BYTES * _count(sae) + SPHERE_BYTES * latents * d

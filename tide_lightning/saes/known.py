@@ -16,8 +16,14 @@ from tide_lightning.errors import UserError
 from tide_lightning.saes.regression import BinnedRegression
 from tide_lightning.tokens import SiteShape, TokenBatch
 
-Rung = Literal["mean", "mean_t", "mean_t_position", "noise_estimate", "input_token", "input_window", "noise_token"]
-"""mean < mean(t) < mean(t, position) < ... + A(t) noise_estimate | input_token | input_window | noise_token."""
+Rung = Literal[
+    "mean", "mean_t", "mean_t_position", "noise_estimate", "previous_step", "input_token", "input_window", "noise_token"
+]
+"""mean < mean(t) < mean(t, position) < ... and one of the rest.
+
+noise_estimate is a linear estimate of the noise from the window; previous_step the noise that a trajectory's last two
+inputs tell, and off trajectories a linear estimate of that.
+"""
 
 LEAKING: frozenset[Rung] = frozenset({"noise_token"})
 """Rungs that use what the denoiser was not given: for reading features, never for splicing."""
@@ -27,6 +33,16 @@ _FEATURE: dict[Rung, str] = {
     "input_window": "window",
     "noise_estimate": "window",
     "noise_token": "noise",
+    "previous_step": "trajectory_noise",
+}
+
+_ESTIMATED: dict[Rung, str] = {"noise_estimate": "noise", "previous_step": "trajectory_noise"}
+"""What a rung also learns to estimate from the window."""
+
+
+_NOWHERE: dict[Rung, str] = {
+    "noise_estimate": "known_part 'noise_estimate' is learned from true noise: use data.source noise or both",
+    "previous_step": "known_part 'previous_step' is learned along trajectories: use data.source denoise or both",
 }
 
 
@@ -55,16 +71,15 @@ class KnownPart(nn.Module):
         self.grid = tuple(shape.grid)
         self.num_bins = 1 if rung == "mean" else num_bins
         places = 1 if rung in ("mean", "mean_t") else math.prod(self.grid)
-        sizes = {None: 0, "input": shape.d_input, "window": shape.d_window, "noise": shape.d_input}
-        self.feature = _FEATURE.get(rung)
-        self.d_read = sizes[self.feature]  # what is read from the token
-        if self.feature == "window" and self.d_read == 0:
+        self.feature = _FEATURE.get(rung)  # what is read from the token
+        self.d_read = {None: 0, "window": shape.d_window}.get(self.feature, shape.d_input)
+        self.estimated = _ESTIMATED.get(rung)
+        if shape.d_window == 0 and (self.feature == "window" or self.estimated):
             raise UserError(f"known_part {rung!r} reads the window around a token: set data.window_radius >= 1")
-        self.d_estimate = shape.d_input if rung == "noise_estimate" else 0
-        d_feature = self.d_estimate or self.d_read
+        d_estimate, d_from = (shape.d_input, shape.d_window) if self.estimated else (0, self.d_read)
         self.register_buffer("intercept", torch.zeros(self.num_bins, places, shape.d_in))
-        self.register_buffer("weight", torch.zeros(self.num_bins, d_feature, shape.d_in))
-        self.register_buffer("estimator", torch.zeros(self.num_bins, self.d_read + 1, self.d_estimate))
+        self.register_buffer("weight", torch.zeros(self.num_bins, d_estimate or self.d_read, shape.d_in))
+        self.register_buffer("estimator", torch.zeros(self.num_bins, d_from + 1, d_estimate))
         self.register_buffer("scale", torch.ones(self.num_bins if scale_by_timestep else 1))
 
     def forward(
@@ -74,6 +89,7 @@ class KnownPart(nn.Module):
         input: Tensor | None = None,
         window: Tensor | None = None,
         noise: Tensor | None = None,
+        trajectory_noise: Tensor | None = None,
     ) -> Tensor:
         """What is known of each token [B, d]; [1, d] for the rung `mean`."""
         if self.rung == "mean":
@@ -86,14 +102,14 @@ class KnownPart(nn.Module):
         known = torch.lerp(self.intercept[low_B, cell_B], self.intercept[high_B, cell_B], mix_B.unsqueeze(1))
         if self.feature is None:
             return known
-        feature = {"input": input, "window": window, "noise": noise}[self.feature]
-        if feature is None:
-            raise ValueError(f"known part {self.rung!r} needs each token's {self.feature}: pass it")
+        given = {"input": input, "window": window, "noise": noise, "trajectory_noise": trajectory_noise}
         hat_BK = self._hat(low_B, mix_B)
-        feature = feature.to(self.weight.dtype)
-        if self.d_estimate:
-            one = torch.ones_like(feature[:, :1])
-            feature = _by_bin(hat_BK, torch.cat([feature, one], 1), self.estimator)
+        if self.estimated:
+            feature = self._estimate(hat_BK, window)
+            if self.feature == "trajectory_noise" and trajectory_noise is not None:
+                feature = torch.where(trajectory_noise.isinf(), feature, trajectory_noise.to(feature.dtype))
+        else:
+            feature = self._needed(given[self.feature], self.feature)
         return known + _by_bin(hat_BK, feature, self.weight)
 
     def scale_at(self, timestep: Tensor | None = None) -> Tensor:
@@ -105,6 +121,16 @@ class KnownPart(nn.Module):
         low_B, mix_B = self._between(timestep)
         high_B = (low_B + 1).clamp(max=self.num_bins - 1)
         return torch.lerp(self.scale[low_B], self.scale[high_B], mix_B).unsqueeze(1)
+
+    def _needed(self, feature: Tensor | None, name: str) -> Tensor:
+        if feature is None:
+            raise ValueError(f"known part {self.rung!r} needs each token's {name}: pass it")
+        return feature.to(self.weight.dtype)
+
+    def _estimate(self, hat_BK: Tensor, window: Tensor | None) -> Tensor:
+        """The noise [B, p] by the linear map from windows."""
+        window = self._needed(window, "window")
+        return _by_bin(hat_BK, torch.cat([window, torch.ones_like(window[:, :1])], 1), self.estimator)
 
     def _between(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The bin whose centre lies below t and how far t is towards the next one's."""
@@ -137,11 +163,16 @@ class KnownStatistics(nn.Module):
         bins, places, d = known.intercept.shape
         self.known = [known]  # not a submodule: its buffers are not statistics
         self.targets = BinnedRegression(bins, places, known.d_read, d)
-        self.noise = BinnedRegression(bins, 1, known.d_read, known.d_estimate) if known.d_estimate else None
+        _, d_from, d_estimate = known.estimator.shape
+        self.noise = BinnedRegression(bins, 1, d_from - 1, d_estimate) if known.estimated else None
 
     def update(self, batch: TokenBatch) -> None:
-        """Add a batch of the site's tokens."""
+        """Add a batch of the site's tokens; what is learned along trajectories takes no others."""
         known = self.known[0]
+        if known.feature == "trajectory_noise":
+            if batch.trajectory_noise is None:
+                return
+            batch = batch.select(~batch.trajectory_noise.isinf().any(1))
         places = self.targets.n.shape[1]
         place = flat_place(batch.position, known.grid) if places > 1 else torch.zeros_like(batch.sample)
         read = batch.tensors().get(known.feature) if known.feature else batch.x[:, :0]
@@ -150,26 +181,29 @@ class KnownStatistics(nn.Module):
                 f"known_part {known.rung!r} needs each token's {known.feature}, which this source does not have"
             )
         self.targets.update(batch.t, place, read, batch.x)
-        if self.noise is not None and batch.noise is not None:
-            self.noise.update(batch.t, torch.zeros_like(batch.sample), read, batch.noise)
+        noise = batch.tensors().get(known.estimated) if known.estimated else None
+        if self.noise is not None and noise is not None:
+            assert batch.window is not None
+            self.noise.update(batch.t, torch.zeros_like(batch.sample), batch.window, noise)
 
     def fit(self) -> Tensor:
         """Solve on all ranks' tokens and write the result into the part; the residual's variance by bin."""
         known = self.known[0]
         self.targets.all_reduce()
-        projection = None
-        if self.noise is not None:
+        if self.noise is None:
+            fit = self.targets.solve()
+        else:
             self.noise.all_reduce()
             if not self.noise.n.any():
-                raise UserError("known_part 'noise_estimate' is learned from true noise: use data.source noise or both")
+                raise UserError(_NOWHERE[known.rung])
             estimate = self.noise.solve()
-            projection = estimate.weight
-            known.estimator.copy_(torch.cat([projection, estimate.intercept], 1))
-        fit = self.targets.solve(projection)
-        intercept = fit.intercept
-        if self.noise is not None:  # the estimator's own intercept is part of the feature
-            intercept = intercept - estimate.intercept @ fit.weight
-        known.intercept.copy_(intercept)
+            known.estimator.copy_(torch.cat([estimate.weight, estimate.intercept], 1))
+            if known.feature == "window":  # the estimate is the feature, with its own intercept
+                fit = self.targets.solve(estimate.weight)
+                fit = fit._replace(intercept=fit.intercept - estimate.intercept @ fit.weight)
+            else:
+                fit = self.targets.solve()
+        known.intercept.copy_(fit.intercept)
         known.weight.copy_(fit.weight)
         variance = fit.residual_variance
         if len(known.scale) == 1:

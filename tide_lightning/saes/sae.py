@@ -74,7 +74,7 @@ class SAE(Pretrained):
         k: active latents a token: a number, or below 1 a fraction of d_sae.
         encoder_norm: of the encoder's rows at the start, whose directions are the decoder's.
         known_part: what is subtracted before encoding: mean, mean_t, mean_t_position, noise_estimate, input_token,
-            input_window; or noise_token, for reading features only.
+            input_window; previous_step, for trajectories; or noise_token, for reading features only.
         num_bins: bins of t in which the known part is estimated.
         scale_by_timestep: whether what is left is scaled by one number, or by one for each bin of t.
         modulation: none, zero (starts as none) or adaln (starts at the denoiser's own, where it has one).
@@ -185,12 +185,13 @@ class SAE(Pretrained):
         input: Tensor | None = None,
         window: Tensor | None = None,
         noise: Tensor | None = None,
+        trajectory_noise: Tensor | None = None,
     ) -> SparseCode:
         """The active latents of activations x [B, D] at normalised times `timestep` [B].
 
         A conditioned SAE cannot encode without the timestep: that is an error, never a silent default.
         """
-        frame = self.frame(_context(timestep, position, input, window, noise))
+        frame = self.frame(_context(timestep, position, input, window, noise, trajectory_noise))
         u = self._normalise(x, frame)
         return self._pursue(self._code(self._encode_normalised(u, frame, timestep)), u, frame, timestep)[0]
 
@@ -203,9 +204,10 @@ class SAE(Pretrained):
         input: Tensor | None = None,
         window: Tensor | None = None,
         noise: Tensor | None = None,
+        trajectory_noise: Tensor | None = None,
     ) -> Tensor:
         """The activations [B, D] that a code stands for, in the activation's own units."""
-        frame = self.frame(_context(timestep, position, input, window, noise))
+        frame = self.frame(_context(timestep, position, input, window, noise, trajectory_noise))
         return self._denormalise(self._decode_normalised(code, frame)[0], frame)
 
     def added(self, code: SparseCode, **context: Tensor | None) -> Tensor:
@@ -313,5 +315,13 @@ def _context(
     input: Tensor | None,
     window: Tensor | None,
     noise: Tensor | None,
+    trajectory_noise: Tensor | None,
 ) -> dict[str, Tensor | None]:
-    return {"timestep": timestep, "position": position, "input": input, "window": window, "noise": noise}
+    return {
+        "timestep": timestep,
+        "position": position,
+        "input": input,
+        "window": window,
+        "noise": noise,
+        "trajectory_noise": trajectory_noise,
+    }
