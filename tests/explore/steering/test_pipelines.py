@@ -24,13 +24,15 @@ def test_a_pipelines_own_call_is_steered_as_our_trajectories(name: str, tmp_path
         warnings.simplefilter("ignore")  # diffusers' schedulers under numpy 2
         denoiser = load_denoiser(str(family.save(tmp_path)), latent_size=family.latent_size)
         sites = denoiser.resolve_sites(list(family.sites)[:2])
-        shapes = denoiser.site_shapes(sites, window_radius=0)
+        shapes = denoiser.site_shapes(sites, window_radius=1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             saes = {
-                site: TideSAE(shape, expansion_factor=2, k=4).eval().requires_grad_(False)
+                site: TideSAE(shape, 2, 4, known_part="previous_step" if shape.d_window else "input_token")
                 for site, shape in shapes.items()
             }
+            for sae in saes.values():
+                sae.eval().requires_grad_(False).known.weight.normal_()
             noise = torch.randn(len(family.prompts), *denoiser.latent_shape)
         edits = [Edit(site, 3, "add", 5.0, window=(0.2, 1.0)) for site in saes]
         edits += [Edit(site, 4, "clamp", 2.0) for site in saes]
