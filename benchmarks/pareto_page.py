@@ -26,10 +26,17 @@ def values(piece: dict[str, dict[str, dict[str, Any]]], name: str, column: str) 
     return [rows[name][column] for rows in piece.values() if column in rows.get(name, {})]
 
 
+def numbers(title: str) -> tuple[float, int]:
+    """The size and the k that a piece is called by."""
+    factor, k = title.split("x k=")
+    return float(factor), int(k)
+
+
 def table(pieces: Pieces, names: list[str]) -> str:
     """Markdown, one table a piece."""
     parts = []
-    for title, piece in pieces.items():
+    for title in sorted(pieces, key=numbers):
+        piece = pieces[title]
         columns = {key: column for key, column in COLUMNS.items() if any(values(piece, name, key) for name in names)}
         lines = []
         for name in names:
@@ -43,30 +50,36 @@ def table(pieces: Pieces, names: list[str]) -> str:
 
 
 def plot(pieces: Pieces, names: list[str], path: Path) -> None:
-    """Loss increase against factor F1, one panel a piece; hollow as papers have it, filled with the known part."""
+    """Loss increase against factor F1, a row a size, a column a k; hollow as in papers, filled with the known part."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
     rivals = [name for name in names if f"{name}-known" in names]
-    colours = dict(zip(rivals, pyplot.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
-    figure, axes = pyplot.subplots(1, len(pieces), figsize=(1.5 + 4.5 * len(pieces), 4.2), squeeze=False, sharey=True)
-    for axis, (title, piece) in zip(axes[0], pieces.items(), strict=True):
+    ours = [name for name in names if name.removesuffix("-known") not in rivals]
+    colours: dict[str, Any] = dict(zip(ours, ("black", "0.6"), strict=True))
+    colours |= dict(zip(rivals, pyplot.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
+    sizes, ks = (sorted(set(values)) for values in zip(*map(numbers, pieces), strict=True))
+    shape: dict[str, Any] = {"figsize": (1.5 + 4.5 * len(ks), 3.8 * len(sizes)), "sharey": True, "squeeze": False}
+    figure, axes = pyplot.subplots(len(sizes), len(ks), **shape)
+    for title, piece in pieces.items():
+        size, k = numbers(title)
+        axis = axes[sizes.index(size)][ks.index(k)]
         for name in names:
             losses, scores = values(piece, name, "loss_increase"), values(piece, name, "f1")
             if not losses or not scores:
                 continue
             rival = name.removesuffix("-known")
-            colour, filled = colours.get(rival, "black"), rival != name or rival not in colours
+            colour, filled = colours[rival], rival != name or name in ours
             x, y = sum(losses) / len(losses), sum(scores) / len(scores)
             axis.errorbar(
                 x,
                 y,
                 xerr=[[x - min(losses)], [max(losses) - x]],
                 yerr=[[y - min(scores)], [max(scores) - y]],
-                fmt="*" if rival not in colours else "o",
-                markersize=14 if rival not in colours else 7,
+                fmt="*" if name in ours else "o",
+                markersize=14 if name in ours else 7,
                 color=colour,
                 markerfacecolor=colour if filled else "white",
                 elinewidth=1,
@@ -75,9 +88,12 @@ def plot(pieces: Pieces, names: list[str], path: Path) -> None:
         axis.set(xscale="log", title=title, xlabel="loss increase when spliced (left is better)")
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("factor F1 of the best latents")
+    for axis in axes.flat:
+        axis.set_visible(axis.has_data())
+    for row in axes:
+        row[0].set_ylabel("factor F1 of the best latents")
     key = "hollow: as in its paper\nfilled: with our known part"
-    shown = [axis.get_legend_handles_labels() for axis in axes[0]]
+    shown = [axis.get_legend_handles_labels() for axis in axes.flat]
     markers = {label: handle for handles, labels in shown for handle, label in zip(handles, labels, strict=True)}
     place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
     axes[0][-1].legend(markers.values(), markers.keys(), fontsize=8, title=key, title_fontsize=8, **place)
