@@ -1,6 +1,6 @@
 """Which way of choosing a latent by words finds one that causes what they say?
 
-    python -m benchmarks.retrieval runs/encoder-only-0/latest --out docs/retrieval.json --page docs/retrieval.md
+    python -m benchmarks.retrieval runs/quickstart-0/latest --out docs/retrieval.json --page docs/retrieval.md
 
 On the toybox. For each value of some factors the latents that `find_by_text` tries are pushed one by one, on training
 prompts that do not mention the factor; an oracle says how many images show the value. The same pushes then answer for
@@ -20,13 +20,16 @@ from torch import Tensor
 
 from benchmarks.tables import markdown, write
 from tide_lightning.diffusion import sample
+from tide_lightning.evaluation.matching import full_values
 from tide_lightning.explore import Found, Run, find_by_text, open_run
 from tide_lightning.explore.steering import Edit, steer
 from tide_lightning.toybox.benchmark.canvases import Canvases, canvases
 from tide_lightning.toybox.factors import FACTORS
 from tide_lightning.toybox.oracle import load_oracle
 
-_AMOUNTS = (6.0, 12.0)
+_PUSHES = (0.45, 0.8)
+"""How far tokens are moved, as a share of what they hold besides the known part."""
+
 _CANDIDATES = 4
 """Of each site."""
 
@@ -68,12 +71,13 @@ def main() -> None:
 def _measure(run: Run, factor: str, value: str, num_prompts: int) -> list[dict[str, Any]]:
     boards = canvases(run.denoiser, factor, "silent", "train", num_prompts, seed=2)
     found = find_by_text(run, value, top=1000, num_candidates=_CANDIDATES)
-    oracle = load_oracle("a")
+    oracle, units = load_oracle("a"), {site: full_values(sae) for site, sae in run.saes.items()}
     number = FACTORS[factor].index(value)
 
     def success(one: Found) -> float:
         shares = []
-        for amount in _AMOUNTS:
+        for push in _PUSHES:
+            amount = push * float(units[one.site][one.latent])
             images = _pushed(run, one, amount, boards)
             shares.append(float((oracle.read(images)[factor].argmax(1) == number).float().mean()))
         return max(shares)

@@ -1,6 +1,6 @@
 r"""How well one latent, found by words alone, turns what an image shows; beside changing the word in the prompt.
 
-python -m benchmarks.steering runs/encoder-only-{0,1,2}/latest --out docs/steering.json --page docs/steering.md
+python -m benchmarks.steering runs/quickstart-{0,1,2}/latest --out docs/steering.json --page docs/steering.md
 
 Figures of several calls are joined by naming their files in place of runs.
 
@@ -27,6 +27,7 @@ from benchmarks.tables import markdown, spread, write
 from tide_lightning.callbacks.splicing import splice_denoiser
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import stream
+from tide_lightning.evaluation.matching import full_values
 from tide_lightning.explore import Run, open_run
 from tide_lightning.explore.steering import Edit, steer
 from tide_lightning.explore.steering.handles import find_handles
@@ -41,9 +42,12 @@ GOALS = {"colour": 0.85, "shape": 0.6, "size": 0.6, "place": 0.6}
 """Success to be reached, as a share of that of the changed prompt."""
 
 METHODS = ("none", "latent", "random", "dense", "prompt")
-FIRST_AMOUNT = 8.0
-AMOUNTS: dict[About, tuple[float, ...]] = {"silent": (5.0, 13.0), "contrary": (13.0, 20.0)}
-"""All candidates are tried with the first, the best of them with the others; more has to be overcome against a word."""
+FIRST_PUSH = 0.45
+PUSHES: dict[About, tuple[float, ...]] = {"silent": (0.25, 0.8), "contrary": (0.8, 1.3)}
+"""How far tokens are moved, as a share of what they hold besides the known part (`matching.full_values`).
+
+All candidates are tried with the first, the best of them with the others; more has to be overcome against a word.
+"""
 DENSE_AMOUNTS = (1.0, 3.0, 8.0)
 """In units of the difference of means."""
 NUM_CANDIDATES, AT_A_TIME, CLOSE_ENOUGH = 24, 6, 0.85
@@ -68,7 +72,7 @@ class Target:
         value: its number.
         site: of the latent.
         latent: found by words.
-        amount: added to it.
+        push: how far tokens are moved by it; see `PUSHES`.
         places: where it lives [T], by the query.
         dense: the site's tokens with the word minus those with other words [D], as often as it is added.
         random: other latents of the site, for control.
@@ -79,7 +83,7 @@ class Target:
     value: int
     site: str
     latent: int
-    amount: float
+    push: float
     places: Tensor
     dense: Tensor
     random: list[int]
@@ -104,7 +108,14 @@ class Bench:
         self.count = {"train": num_train, "test": num_test}
         self._means: dict[tuple[str, str, int], Tensor] = {}
         self._alive: dict[str, Tensor] = {}
+        self._units: dict[str, Tensor] = {}
         self.oracles = [load_oracle(name) for name in ("a", "b")]
+
+    def unit(self, site: str, latent: int) -> float:
+        """The amount of a push of 1."""
+        if site not in self._units:
+            self._units[site] = full_values(self.run.sae(site))
+        return float(self._units[site][latent])
 
     def boards(self, factor: str, about: About, split: Any) -> Canvases:
         """Prompts, noise, regions."""
@@ -129,20 +140,21 @@ class Bench:
         few = canvases(self.denoiser, factor, about, "train", _NUM_TRIED, seed=1)
         trial = Trial(self.denoiser, few.prompts, few.changed[value], few.noise)
 
-        def edit(site: str, latent: int, amount: float) -> Edit:
+        def edit(site: str, latent: int, push: float) -> Edit:
+            amount = push * self.unit(site, latent)
             region = _region(factor, places[site, latent], few)
             return Edit(site, latent, "add", amount, region=region, half="conditional")
 
-        candidates = [edit(one.site, one.latent, FIRST_AMOUNT) for one in found]
+        candidates = [edit(one.site, one.latent, FIRST_PUSH) for one in found]
         first, close = trial.best(saes, candidates[:AT_A_TIME])
         for start in range(AT_A_TIME, len(candidates), AT_A_TIME):
             if close < CLOSE_ENOUGH:
                 another, closer = trial.best(saes, candidates[start : start + AT_A_TIME])
                 first, close = (another, closer) if closer > close else (first, close)
-        closeness = {FIRST_AMOUNT: close}
-        for amount in AMOUNTS[about]:
-            closeness[amount] = trial.best(saes, [edit(first.site, first.latent, amount)])[1]
-        amount, home = strongest(closeness), places[first.site, first.latent]
+        closeness = {FIRST_PUSH: close}
+        for push in PUSHES[about]:
+            closeness[push] = trial.best(saes, [edit(first.site, first.latent, push)])[1]
+        push, home = strongest(closeness), places[first.site, first.latent]
         region = _region(factor, home, few)
         dense = self._difference(first.site, factor, value, boards, _region(factor, home, boards))
         shapes = {first.site: saes[first.site].shape}
@@ -151,8 +163,8 @@ class Bench:
             {times: trial.closeness(splice_denoiser(self.denoiser, push, shapes)) for times, push in pushes.items()}
         )
         random = self._random(first.site, boards, FACTORS[factor][value])
-        chosen = first.site, first.latent, amount, home
-        return Target(factor, value, *chosen, times * dense, random, closeness[amount])
+        chosen = first.site, first.latent, push, home
+        return Target(factor, value, *chosen, times * dense, random, closeness[push])
 
     def _difference(self, site: str, factor: str, value: int, boards: Canvases, region: Tensor) -> Tensor:
         """What a region's tokens are with the word minus what they are with other words [D]."""
@@ -210,7 +222,8 @@ class Bench:
         reads = []
         for latent, rows in zip(latents, torch.arange(len(boards)).tensor_split(len(latents)), strict=True):
             here = region if region.ndim == 1 else region[rows]
-            edit = Edit(target.site, latent, "add", target.amount, region=here, half="conditional")
+            amount = target.push * self.unit(target.site, latent)
+            edit = Edit(target.site, latent, "add", amount, region=here, half="conditional")
             with steer(self.denoiser, self.run.saes, [edit]) as steered:
                 reads.append(self.read(steered, [boards.prompts[row] for row in rows.tolist()], boards.noise[rows]))
         return [_joined([read[number] for read in reads]) for number in range(len(self.oracles))]
@@ -225,9 +238,10 @@ class Bench:
             after = {"none": plain, "prompt": self.read(self.denoiser, test.changed[value], test.noise)}
             after |= {method: self.pushed(target, test, method) for method in ("latent", "random", "dense")}
             figures = {method: _figures(test, factor, value, plain[0], after[method]) for method in METHODS}
-            chosen = {"site": target.site, "latent": target.latent, "amount": target.amount}
+            amount = target.push * self.unit(target.site, target.latent)
+            chosen = {"site": target.site, "latent": target.latent, "push": target.push, "amount": amount}
             found[name] = {**chosen, "closeness": target.closeness, "methods": figures}
-            print(f"{factor} {name}: {target.site}/{target.latent} + {target.amount:g}", end="")
+            print(f"{factor} {name}: {target.site}/{target.latent} + {amount:.1f}", end="")
             print(f" (closeness {target.closeness:.2f})", end="")
             print("".join(f", {method} {figures[method]['success']:.2f}" for method in METHODS), flush=True)
         return {"mean": _mean(found), "values": found}

@@ -9,10 +9,18 @@ import torch
 from torch import Tensor
 
 from tests.evaluation.constructed import SHAPE, make_output, make_tokens
+from tests.saes import synthetic
 from tide_lightning.evaluation.lifetimes import MIN_FIRINGS, Lifetimes, lifetime_figures
-from tide_lightning.evaluation.matching import Firings, best_by_direction, best_by_firing, directions, random_like
+from tide_lightning.evaluation.matching import (
+    Firings,
+    best_by_direction,
+    best_by_firing,
+    directions,
+    full_values,
+    random_like,
+)
 from tide_lightning.evaluation.tracking import over_blocks, over_time
-from tide_lightning.saes import TideSAE
+from tide_lightning.saes import KnownStatistics, SparseCode, TideSAE
 
 
 def firings(dense_NF: Tensor) -> Firings:
@@ -141,3 +149,20 @@ def test_directions_are_what_a_latent_adds(arguments: dict[str, object]) -> None
     assert torch.nn.functional.cosine_similarity(moved, found[3:4]) == pytest.approx(torch.ones(len(moved)), abs=1e-4)
     if not arguments:  # nothing bends the decoder's rows
         torch.testing.assert_close(found, sae.W_dec)
+
+
+@pytest.mark.parametrize("fidelity_weight", [0.0, 0.9])
+def test_a_full_value_moves_a_token_by_what_tokens_hold_besides_the_known_part(fidelity_weight: float) -> None:
+    batch = synthetic.tokens(4_000, mean=1.0, input=1.0, rest=0.5)
+    sae = TideSAE(synthetic.SHAPE, 2, 4, fidelity_weight=fidelity_weight).eval()
+    statistics = KnownStatistics(sae.known)
+    statistics.update(batch)
+    statistics.fit()
+    draw = torch.randn(24, 24, generator=torch.Generator().manual_seed(0))
+    sae.fit_metric(draw @ draw.mT, batch)
+    rest = (batch.x - sae.known(**batch.context())).square().sum(1).mean().sqrt()
+    values = full_values(sae)
+    for latent in (0, 5, 47):
+        one = SparseCode(values[latent].reshape(1, 1), torch.tensor([[latent]]), sae.d_sae)
+        moved = sae.added(one, **batch.select(slice(0, 1)).context()).norm()
+        torch.testing.assert_close(moved, rest, rtol=0.02, atol=0)

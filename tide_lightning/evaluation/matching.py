@@ -52,6 +52,17 @@ def effects(sae: SAE) -> Tensor:
     return sae.added(one, **context).float()
 
 
+@torch.no_grad()
+def full_values(sae: SAE) -> Tensor:
+    """The value at which each latent adds as much as tokens hold besides the known part, in the root mean square [F].
+
+    A measure of pushes that means the same whatever an SAE's metric.
+    """
+    rest = (sae.known.scale.square().mean() * sae.d_in).sqrt()
+    values: Tensor = rest / effects(sae).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+    return values
+
+
 class Best(NamedTuple):
     """For each latent its best partner in the other dictionary.
 

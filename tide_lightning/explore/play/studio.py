@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from torch import Tensor
 from tide_lightning.diffusion import sample
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.errors import UserError
-from tide_lightning.evaluation.matching import effects
+from tide_lightning.evaluation.matching import full_values
 from tide_lightning.explore.pictures import heat, to_picture
 from tide_lightning.explore.play.fields import Fields
 from tide_lightning.explore.retrieval import find_by_text
@@ -196,6 +195,5 @@ def _data_url(image: Tensor) -> str:
 
 
 def _reach(sae: SAE) -> float:
-    """How far a slider goes: the value at which a latent adds as much as `_REACH` says."""
-    typical = float(sae.known.scale.mean()) * math.sqrt(sae.d_in)
-    return round(_REACH * typical / float(effects(sae).norm(dim=1).mean()), 1)
+    """How far a site's sliders go."""
+    return round(_REACH * float(full_values(sae).median()), 1)
