@@ -154,6 +154,26 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "pursuits"),
+    [("all-blocks", {"sae": 3}), ("encoder-only", {"sae": 0}), ("rungs", {"mean": 1, "previous_step": 1})],
+)
+def test_what_stands_on_top_of_the_quickstart(
+    capsys: pytest.CaptureFixture[str], name: str, pursuits: dict[str, int]
+) -> None:
+    """Such a config keeps what it does not name."""
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "--config=quickstart", f"--config={name}", "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["run_name"] == name
+    assert config["data"]["samples_per_batch"] == 16
+    saes = config["model"]["saes"] or {"sae": config["model"]["sae"]}
+    assert set(pursuits) <= set(saes)
+    for sae in saes:
+        assert saes[sae]["init_args"]["refinements"] == 1
+        assert saes[sae]["init_args"]["pursuits"] == pursuits.get(sae, 1)
+
+
+@pytest.mark.parametrize(
     ("args", "said"),
     [
         (["--config=nowhere"], "neither a file nor one of the packaged configs"),
