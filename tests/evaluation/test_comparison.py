@@ -32,6 +32,7 @@ def make_run(
     k: int = 2,
     increase: float = 0.2,
     tokens: int = 64,
+    test_source: str = "noise",
 ) -> None:
     """A tested run's folder, with an SAE of these decoder rows."""
     folder = root / name / "20260101-000000"
@@ -47,6 +48,7 @@ def make_run(
     bins = [{"low": 0.0, "high": 1.0, "explained_variance": explained}]
     metrics: dict[str, Any] = {
         "schema": 1,
+        "test_source": test_source,
         "sites": {SITE: {"tokens": tokens, "explained_variance": explained, "by_timestep": bins}},
         "fidelity": {"all": {"loss_increase": increase}, "sites": {}},
     }
@@ -95,6 +97,15 @@ def test_seeds_are_one_group_and_differences_are_listed(root: Path, capsys: pyte
     assert features["matched_share"]["mean"] == 1
     assert features["matched_share_chance"]["mean"] < 1
     assert other["reproducibility"] == {}
+
+
+def test_walked_and_noised_tokens_are_told_apart(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = random_like(torch.zeros(12, 6), seed=1)
+    make_run(root, "walked", 0, 0.9, rows, test_source="denoise")
+    assert main(["compare", "mine-0", "mine-1", "--root", str(root)]) == 0
+    assert "of trajectories" not in capsys.readouterr().out
+    assert main(["compare", "mine-0", "walked", "--root", str(root)]) == 0
+    assert "not measured alike  held-out tokens: of noised samples and of trajectories" in capsys.readouterr().out
 
 
 def test_the_page_needs_nothing_else_and_escapes(root: Path) -> None:

@@ -89,7 +89,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def test_metrics_hold_what_the_contract_names(metrics: dict[str, Any]) -> None:
-    assert set(metrics) == {"schema", "sites", "floors", "fidelity", "throughput", "time"}
+    assert set(metrics) == {"schema", "test_source", "sites", "floors", "fidelity", "throughput", "time"}
     assert metrics["schema"] == 1
     assert set(metrics["sites"]) == set(metrics["floors"]) == set(metrics["fidelity"]["sites"]) == set(SITES)
     for site in SITES:
@@ -197,7 +197,14 @@ def test_parts_can_be_left_out(pretrained: Path, tmp_path: Path, capsys: pytest.
     protocol = EvaluateProtocol(fidelity_samples=0, num_images=0)
     trainer = make_trainer(tmp_path, 1, [protocol])
     trainer.test(module, datamodule=data, verbose=False)
-    assert set(read(tmp_path / "run")) == {"schema", "sites", "floors", "throughput", "time"}  # into the log folder
+    assert set(read(tmp_path / "run")) == {
+        "schema",
+        "test_source",
+        "sites",
+        "floors",
+        "throughput",
+        "time",
+    }  # into the log folder
     assert not (tmp_path / "run" / "report" / "loss_increase.png").exists()
     printed = capsys.readouterr().out
     assert SITES[0] in printed

@@ -235,7 +235,7 @@ class EvaluateProtocol(Callback):
         wanted = min(self.fidelity_samples, data.num_test_samples)
         if fidelity["samples"]:
             self.budget.note("samples spliced for fidelity", fidelity["samples"], wanted)
-        metrics: dict[str, Any] = {"schema": SCHEMA, "sites": sites, "floors": floors}
+        metrics: dict[str, Any] = {"schema": SCHEMA, "test_source": data.test_source, "sites": sites, "floors": floors}
         if fidelity["samples"] or fidelity["absent"]:
             metrics["fidelity"] = fidelity
         num_tokens = sum(found["tokens"] for found in sites.values()) / max(len(sites), 1)

@@ -80,9 +80,10 @@ def write_report(
 
 
 def _measured_on(metrics: Mapping[str, Any]) -> str:
-    words = (
-        [f"{next(iter(metrics['sites'].values()))['tokens']:,} held-out tokens a site"] if metrics.get("sites") else []
-    )
+    words = []
+    if metrics.get("sites"):
+        where = "trajectories" if metrics.get("test_source") == "denoise" else "noised samples"
+        words.append(f"{next(iter(metrics['sites'].values()))['tokens']:,} held-out tokens a site, of {where}")
     if samples := metrics.get("fidelity", {}).get("samples"):
         words.append(f"fidelity on {samples:,} samples")
     if speed := metrics.get("throughput", {}).get("tokens_per_second"):

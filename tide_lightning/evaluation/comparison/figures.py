@@ -164,6 +164,8 @@ def unequal_amounts(groups: Sequence[Group]) -> list[str]:
         amounts = [amount for amount in found if amount is not None]
         if len(set(amounts)) > 1:
             lines.append(f"{name}: {min(amounts):,.0f} to {max(amounts):,.0f}")
+    if len({run.metrics.get("test_source", "noise") for run in runs}) > 1:
+        lines.append("held-out tokens: of noised samples and of trajectories")
     return lines
 
 
