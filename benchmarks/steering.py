@@ -42,8 +42,7 @@ GOALS = {"colour": 0.85, "shape": 0.6, "size": 0.6, "place": 0.6}
 """Success to be reached, as a share of that of the changed prompt."""
 
 METHODS = ("none", "latent", "random", "dense", "prompt")
-FIRST_PUSH = 0.45
-PUSHES: dict[About, tuple[float, ...]] = {"silent": (0.25, 0.8), "contrary": (0.8, 1.3)}
+PUSHES: dict[About, tuple[float, ...]] = {"silent": (0.45, 0.25, 0.8), "contrary": (0.8, 1.3, 2.0)}
 """How far tokens are moved, as a share of what they hold besides the known part (`matching.full_values`).
 
 All candidates are tried with the first, the best of them with the others; more has to be overcome against a word.
@@ -145,14 +144,15 @@ class Bench:
             region = _region(factor, places[site, latent], few)
             return Edit(site, latent, "add", amount, region=region, half="conditional")
 
-        candidates = [edit(one.site, one.latent, FIRST_PUSH) for one in found]
+        first_push, *other_pushes = PUSHES[about]
+        candidates = [edit(one.site, one.latent, first_push) for one in found]
         first, close = trial.best(saes, candidates[:AT_A_TIME])
         for start in range(AT_A_TIME, len(candidates), AT_A_TIME):
             if close < CLOSE_ENOUGH:
                 another, closer = trial.best(saes, candidates[start : start + AT_A_TIME])
                 first, close = (another, closer) if closer > close else (first, close)
-        closeness = {FIRST_PUSH: close}
-        for push in PUSHES[about]:
+        closeness = {first_push: close}
+        for push in other_pushes:
             closeness[push] = trial.best(saes, [edit(first.site, first.latent, push)])[1]
         push, home = strongest(closeness), places[first.site, first.latent]
         region = _region(factor, home, few)
@@ -360,14 +360,18 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="page whose `steering` section is replaced")
     options = parser.parse_args()
     settings = {"about": options.about, "train_prompts": options.train_prompts, "test_prompts": options.test_prompts}
-    figures: dict[str, Any] = {"settings": {**settings, "steps": _STEPS, "guidance_scale": _GUIDANCE}, "seeds": []}
+    settings |= {"steps": _STEPS, "guidance_scale": _GUIDANCE}
+    figures: dict[str, Any] = {"settings": [], "seeds": []}
     for path in options.runs:
         if path.suffix == ".json":
-            figures["seeds"] += json.loads(path.read_text(encoding="utf-8"))["seeds"]
+            measured = json.loads(path.read_text(encoding="utf-8"))
+            figures["settings"] += measured["settings"]
+            figures["seeds"] += measured["seeds"]
             continue
         print(path, flush=True)
         bench = Bench(open_run(path, device="cpu"), options.train_prompts, options.test_prompts)
         seed: dict[str, Any] = {about: {} for about in options.about}
+        figures["settings"].append(settings)
         figures["seeds"].append(seed)
         for about in options.about:
             for factor in options.factors:
