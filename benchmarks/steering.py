@@ -107,13 +107,11 @@ class Bench:
         self.count = {"train": num_train, "test": num_test}
         self._means: dict[tuple[str, str, int], Tensor] = {}
         self._alive: dict[str, Tensor] = {}
-        self._units: dict[str, Tensor] = {}
+        self._units = {site: full_values(sae) for site, sae in run.saes.items()}
         self.oracles = [load_oracle(name) for name in ("a", "b")]
 
     def unit(self, site: str, latent: int) -> float:
         """The amount of a push of 1."""
-        if site not in self._units:
-            self._units[site] = full_values(self.run.sae(site))
         return float(self._units[site][latent])
 
     def boards(self, factor: str, about: About, split: Any) -> Canvases:

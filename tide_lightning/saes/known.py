@@ -39,7 +39,6 @@ _FEATURE: dict[Rung, str] = {
 _ESTIMATED: dict[Rung, str] = {"noise_estimate": "noise", "previous_step": "trajectory_noise"}
 """What a rung also learns to estimate from the window."""
 
-
 _NOWHERE: dict[Rung, str] = {
     "noise_estimate": "known_part 'noise_estimate' is learned from true noise: use data.source noise or both",
     "previous_step": "known_part 'previous_step' is learned along trajectories: use data.source denoise or both",
@@ -102,14 +101,13 @@ class KnownPart(nn.Module):
         known = torch.lerp(self.intercept[low_B, cell_B], self.intercept[high_B, cell_B], mix_B.unsqueeze(1))
         if self.feature is None:
             return known
-        given = {"input": input, "window": window, "noise": noise, "trajectory_noise": trajectory_noise}
         hat_BK = self._hat(low_B, mix_B)
         if self.estimated:
             feature = self._estimate(hat_BK, window)
             if self.feature == "trajectory_noise" and trajectory_noise is not None:
                 feature = torch.where(trajectory_noise.isinf(), feature, trajectory_noise.to(feature.dtype))
         else:
-            feature = self._needed(given[self.feature], self.feature)
+            feature = self._needed({"input": input, "window": window, "noise": noise}[self.feature], self.feature)
         return known + _by_bin(hat_BK, feature, self.weight)
 
     def scale_at(self, timestep: Tensor | None = None) -> Tensor:
@@ -190,20 +188,19 @@ class KnownStatistics(nn.Module):
         """Solve on all ranks' tokens and write the result into the part; the residual's variance by bin."""
         known = self.known[0]
         self.targets.all_reduce()
-        if self.noise is None:
-            fit = self.targets.solve()
-        else:
+        projection = None
+        if self.noise is not None:
             self.noise.all_reduce()
             if not self.noise.n.any():
                 raise UserError(_NOWHERE[known.rung])
             estimate = self.noise.solve()
             known.estimator.copy_(torch.cat([estimate.weight, estimate.intercept], 1))
-            if known.feature == "window":  # the estimate is the feature, with its own intercept
-                fit = self.targets.solve(estimate.weight)
-                fit = fit._replace(intercept=fit.intercept - estimate.intercept @ fit.weight)
-            else:
-                fit = self.targets.solve()
-        known.intercept.copy_(fit.intercept)
+            projection = estimate.weight if known.feature == "window" else None
+        fit = self.targets.solve(projection)
+        intercept = fit.intercept
+        if projection is not None:  # the estimator's own intercept is part of the feature
+            intercept = intercept - estimate.intercept @ fit.weight
+        known.intercept.copy_(intercept)
         known.weight.copy_(fit.weight)
         variance = fit.residual_variance
         if len(known.scale) == 1:
