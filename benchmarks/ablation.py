@@ -25,7 +25,7 @@ from benchmarks.tables import markdown, spread, write
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.saes import SAE, TideSAE
-from tide_lightning.tokens import TokenBatch
+from tide_lightning.tokens import Sensitivity, TokenBatch
 from tide_lightning.toybox import Scenes
 from tide_lightning.training import TideModule
 
@@ -106,7 +106,7 @@ class OneHarvest(LightningDataModule):
         """The site's, whatever the variant."""
         return self.data.denoiser.adaln(SITE)
 
-    def sensitivity(self, variants: list[str]) -> dict[str, Tensor]:
+    def sensitivity(self, variants: list[str]) -> dict[str, Sensitivity]:
         """The site's, whatever the variant."""
         return dict.fromkeys(variants, self.data.sensitivity([SITE])[SITE])
 

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from tide_lightning.datamodules.checks import check_arguments
@@ -24,6 +23,7 @@ from tide_lightning.datamodules.shards import Shard
 from tide_lightning.diffusion import Denoiser, Layout, describe_denoiser, load_denoiser, sensitivity
 from tide_lightning.diffusion.precision import native_dtype
 from tide_lightning.errors import UserError
+from tide_lightning.tokens import Sensitivity
 
 
 class ActivationDataModule(LightningDataModule):
@@ -239,8 +239,8 @@ class ActivationDataModule(LightningDataModule):
         """The k-th forward over `num_samples` noised training samples, whatever the source; batches do not change."""
         return self._feed(self._shard()).noised_calls(num_samples)
 
-    def sensitivity(self, sites: list[str]) -> dict[str, Tensor]:
-        """E[J' J] [d, d] of the denoiser's prediction by a token's activation, on a quarter of the calibration samples.
+    def sensitivity(self, sites: list[str]) -> dict[str, Sensitivity]:
+        """E[J' J] of the denoiser's prediction by a token's activation, on a quarter of the calibration samples.
 
         Measured on noised samples, whatever the source.
         """

@@ -1,10 +1,11 @@
-"""Tokens read at one site of a denoiser: what a datamodule yields and an SAE reads."""
+"""What a datamodule tells of one site of a denoiser and an SAE reads: tokens, sizes, what errors there cost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,18 @@ class Source(IntEnum):
 
     NOISE = 0
     DENOISE = 1
+
+
+class Sensitivity(NamedTuple):
+    """What errors of a site's activation do to the denoiser's loss: e' M e, to second order.
+
+    Fields:
+        matrix: M [d, d], float64.
+        by_time: its mean eigenvalue in equal bins of t [bins], NaN where nothing was measured.
+    """
+
+    matrix: Tensor
+    by_time: Tensor
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tests.diffusion.pipelines import FAMILIES
 from tide_lightning.diffusion import Denoiser, load_denoiser, sensitivity, splice
+from tide_lightning.tokens import Sensitivity
 
 
 def test_it_foretells_what_a_small_error_does_to_the_prediction(denoiser: Denoiser) -> None:
@@ -24,7 +25,7 @@ def test_it_foretells_what_a_small_error_does_to_the_prediction(denoiser: Denois
     with torch.no_grad():
         clean = denoiser.predict(x_t, raw_t, conditioning)
     for site in sites:
-        matrix = found[str(site)]
+        matrix = found[str(site)].matrix
         values, vectors = torch.linalg.eigh(matrix)
         for number in (-1, len(values) // 2):
             direction = vectors[:, number].float()
@@ -47,6 +48,24 @@ def test_what_nothing_reads_is_of_no_consequence(tmp_path: Path) -> None:
     x_t = torch.randn(2, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
     forward = x_t, torch.tensor([0.3, 0.8]), denoiser.encode_prompts(family.prompts)
     found = sensitivity(denoiser, sites, [(*forward, torch.ones_like(x_t))])
-    assert found["single_transformer_blocks.1:text"].count_nonzero() == 0
-    assert float(found["single_transformer_blocks.0:text"].trace()) > 0
-    assert float(found["single_transformer_blocks.1"].trace()) > 0
+    assert found["single_transformer_blocks.1:text"].matrix.count_nonzero() == 0
+    assert float(found["single_transformer_blocks.0:text"].matrix.trace()) > 0
+    assert float(found["single_transformer_blocks.1"].matrix.trace()) > 0
+
+
+def test_it_is_told_by_time(denoiser: Denoiser) -> None:
+    [site] = denoiser.resolve_sites(["transformer_blocks.0"])
+    draw = torch.Generator().manual_seed(0)
+    raw_t = torch.tensor([10.0, 20.0, 960.0])
+    x_t = torch.randn(3, *denoiser.latent_shape, generator=draw)
+    conditioning, v = denoiser.encode_prompts(["a red ball"] * 3), torch.randn(x_t.shape, generator=draw)
+
+    def of(rows: Tensor) -> Sensitivity:
+        return sensitivity(denoiser, [site], [(x_t[rows], raw_t[rows], conditioning.select(rows), v[rows])])[str(site)]
+
+    found = of(torch.arange(3))
+    early, late = of(torch.arange(2)), of(torch.tensor([2]))
+    assert found.by_time.isfinite().nonzero().flatten().tolist() == [0, 19]
+    torch.testing.assert_close(found.by_time[0], early.matrix.diagonal().mean(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(found.by_time[19], late.matrix.diagonal().mean(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(found.matrix, (2 * early.matrix + late.matrix) / 3, rtol=1e-4, atol=1e-9)

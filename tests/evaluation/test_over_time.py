@@ -136,7 +136,7 @@ def test_directions_are_what_a_latent_adds(arguments: dict[str, object]) -> None
     sae = TideSAE(replace(SHAPE, d_in=6), expansion_factor=2, k=2, **arguments)  # type: ignore[arg-type]
     if sae.metric is not None:
         sensitivity = torch.diag(torch.arange(1.0, 7))
-        sae.fit_metric(sensitivity, make_tokens(torch.randn(400, 6)))
+        sae.fit_sensitivity(synthetic.at_all_times(sensitivity), make_tokens(torch.randn(400, 6)))
     found = directions(sae.eval())
     assert found.norm(dim=1) == pytest.approx(torch.ones(12), abs=1e-5)
     tokens = make_tokens(torch.randn(50, 6))
@@ -159,7 +159,7 @@ def test_a_full_value_moves_a_token_by_what_tokens_hold_besides_the_known_part(f
     statistics.update(batch)
     statistics.fit()
     draw = torch.randn(24, 24, generator=torch.Generator().manual_seed(0))
-    sae.fit_metric(draw @ draw.mT, batch)
+    sae.fit_sensitivity(synthetic.at_all_times(draw @ draw.mT), batch)
     rest = (batch.x - sae.known(**batch.context())).square().sum(1).mean().sqrt()
     values = full_values(sae)
     for latent in (0, 5, 47):

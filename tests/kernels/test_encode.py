@@ -135,6 +135,27 @@ def test_a_threshold(threshold: float | Tensor) -> None:
 
 
 @pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize(("num_tokens", "k"), [(1, 1), (33, 2), (33, 45), (0, 3)])
+def test_tokens_that_count_more_get_more_of_a_shared_budget(num_tokens: int, k: int) -> None:
+    case = Problem(num_tokens, 50, 7, dead=5)
+    weight = torch.rand(num_tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 4 + 0.1
+    flat = (case.pre() * weight.unsqueeze(1)).flatten()
+    kept = torch.zeros_like(flat).index_fill(0, flat.topk(num_tokens * k).indices, 1).view(num_tokens, 50)
+    assert case.dead is not None
+    expected = case.reference(kept, case.largest(2, among=case.dead))
+    assert_same(case.run(BatchTopK(k, weight_N=weight), 2), expected)
+
+
+@pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize("threshold", [0.0, 2.5, torch.linspace(-1, 3, 50, dtype=torch.float64)])
+def test_tokens_that_count_more_have_a_lower_threshold(threshold: float | Tensor) -> None:
+    case = Problem(33, 50, 7)
+    weight = torch.rand(33, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 4 + 0.1
+    kept = (case.pre() * weight.unsqueeze(1) > threshold).double()
+    assert_same(case.run(Threshold(threshold, weight)), case.reference(kept))
+
+
+@pytest.mark.usefixtures("_blocks")
 @pytest.mark.parametrize("rule", [TopK(4), BatchTopK(4), Threshold(1.0)], ids=lambda rule: type(rule).__name__)
 def test_latents_outside_a_tokens_range_are_hidden_from_any_rule(rule: Rule) -> None:
     case = Problem(30, 50, 7, dead=12)

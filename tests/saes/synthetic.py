@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tide_lightning.tokens import SiteShape, TokenBatch
+from tide_lightning.tokens import Sensitivity, SiteShape, TokenBatch
 
 SHAPE = SiteShape(d_in=24, grid=(3, 4), d_input=6, d_window=18)
 
@@ -54,3 +54,8 @@ def tokens(num_tokens: int = 4000, seed: int = 0, **ingredients: float) -> Token
         noise=noise,
         trajectory_noise=noise + misjudged,
     )
+
+
+def at_all_times(matrix: Tensor) -> Sensitivity:
+    """A sensitivity that is the same at each t."""
+    return Sensitivity(matrix.double(), torch.ones(20, dtype=torch.float64))

@@ -11,6 +11,8 @@ from tests.saes.synthetic import tokens
 from tests.saes.test_tide import small_sae
 from tide_lightning.errors import UserError
 from tide_lightning.saes import TideSAE
+from tide_lightning.saes.budget import BudgetOverTime
+from tide_lightning.tokens import Sensitivity
 
 
 def uneven(num_tokens: int, seed: int) -> tuple[TideSAE, torch.Tensor]:
@@ -50,6 +52,44 @@ def test_a_threshold_is_saved_with_the_sae(tmp_path: Path) -> None:
     assert loaded.config == sae.config
 
 
+def over_time(tmp_path: Path | None, **arguments: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean l0 of tokens before and after t = .5, where errors cost nine times as much before; as measured later."""
+    sae = small_sae(budget="batch", modulation="none", known_part="mean", num_bins=20, **arguments).train()
+    cost = torch.full((20,), 1.0, dtype=torch.float64)
+    cost[:10] = 9.0
+    sae.fit_sensitivity(Sensitivity(torch.eye(24, dtype=torch.float64), cost), tokens(400, seed=1, rest=1.0))
+    for step in range(20):
+        output = sae(tokens(400, seed=step, rest=1.0))
+        assert output.code.l0().double().mean() == pytest.approx(sae.k, rel=0.1)
+        sae.follow(output)
+    if tmp_path is not None:
+        sae = TideSAE.from_pretrained(sae.save_pretrained(tmp_path / "sae"))
+    batch = tokens(1000, seed=100, rest=1.0)
+    code = sae.eval()(batch).code
+    torch.testing.assert_close(code.to_dense(), sae.encode(batch.x, **batch.context()).to_dense())
+    l0 = code.l0().double()
+    assert l0.mean() == pytest.approx(sae.k, rel=0.1)
+    return l0[batch.t < 0.45].mean(), l0[batch.t > 0.55].mean()
+
+
+@pytest.mark.parametrize("arguments", [{}, {"refinements": 1}, {"refinements": 1, "pursuits": 2}])
+def test_more_latents_go_to_times_at_which_errors_are_dear(tmp_path: Path, arguments: dict[str, int]) -> None:
+    early, late = over_time(None, **arguments)
+    assert float(early / late) == pytest.approx(1, abs=0.15)
+    early, late = over_time(tmp_path, budget_over_time=0.5, **arguments)
+    assert early > 1.5 * late
+
+
+def test_weights_of_time_are_roots_of_what_errors_cost() -> None:
+    budget = BudgetOverTime(0.25, 4)
+    budget.fit(torch.tensor([6.0, torch.nan, 1.0, 2.0], dtype=torch.float64))
+    expected = torch.tensor([1.25, 1.0, 0.75 + 0.25 / 3, 0.75 + 0.25 * 2 / 3]).sqrt()
+    torch.testing.assert_close(budget(torch.tensor([0.0, 0.375, 0.625, 1.0])), expected)
+    torch.testing.assert_close(budget(torch.tensor([0.25])), expected[:2].mean(0, keepdim=True))
+    budget.fit(torch.full((4,), torch.nan, dtype=torch.float64))
+    assert torch.equal(budget.curve, torch.ones(4))
+
+
 def test_what_never_fires_teaches_no_threshold() -> None:
     sae = small_sae(budget="batch")
     assert sae.threshold is not None
@@ -84,6 +124,8 @@ def test_refined_codes_are_the_same_from_encode_and_forward(budget: str) -> None
     [
         ({"budget": "image"}, "there is no 'image'"),
         ({"budget": "batch", "k_noisy": 3}, "k_noisy needs budget: token"),
+        ({"budget_over_time": 0.5}, "budget_over_time = 0.5: .* with budget: batch"),
+        ({"budget": "batch", "budget_over_time": 1.5}, "budget_over_time = 1.5"),
         ({"refinements": -1}, "refinements = -1"),
         ({"encoder_norm": 0.0}, "encoder_norm = 0.0"),
     ],

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import linear, one_hot
 
-from tests.saes.synthetic import SHAPE, tokens
+from tests.saes.synthetic import SHAPE, at_all_times, tokens
 from tide_lightning.errors import UserError
 from tide_lightning.saes import SAE, KnownStatistics, TideSAE, training_loss
 from tide_lightning.saes.modulation import TemporalModulation
@@ -231,7 +231,7 @@ def test_the_metric_measures_errors_by_what_they_do_to_the_denoiser() -> None:
     sae = calibrated(TideSAE(SHAPE, 4, 5, modulation="none", fidelity_weight=0.75), batch)
     directions = torch.randn(6, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     sensitivity = directions.mT @ directions
-    sae.fit_metric(sensitivity, batch)
+    sae.fit_sensitivity(at_all_times(sensitivity), batch)
     output = sae(batch)
     torch.testing.assert_close(output.u.square().mean(), torch.ones(()), rtol=1e-4, atol=0)
     error = (batch.x - output.x_hat).double() / sae.known.scale
@@ -243,7 +243,7 @@ def test_the_metric_measures_errors_by_what_they_do_to_the_denoiser() -> None:
 def test_the_metric_changes_nothing_about_what_a_perfect_code_decodes_to() -> None:
     sae = small_sae(fidelity_weight=0.9, k=96)
     batch = tokens(50, mean=1.0, rest=1.0)
-    sae.fit_metric(torch.diag(torch.linspace(0, 5, 24)), batch)
+    sae.fit_sensitivity(at_all_times(torch.diag(torch.linspace(0, 5, 24))), batch)
     code = sae.encode(batch.x, **batch.context())
     torch.testing.assert_close(sae.decode(code, **batch.context()), sae(batch).x_hat)
     assert "fidelity_weight" in sae.config

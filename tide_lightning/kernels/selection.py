@@ -82,15 +82,17 @@ class BatchTopK:
     Args:
         k: how many a token on average.
         at_most: how many one token may have; what it would have beyond is 0, and no other token gets it instead.
+        weight_N: positive, by which a token's pre-activations count where tokens are compared; values are as without.
     """
 
     k: int
     at_most: int | None = None
+    weight_N: Tensor | None = None
 
     def start(self, num_tokens: int, num_latents: int, backend: DecodeBackend = "auto") -> Selection:
         """Begin to select."""
         check_k(self.k, num_latents)
-        return _BatchwiseSelection(num_tokens, num_latents, self.k * num_tokens, self.at_most)
+        return _BatchwiseSelection(num_tokens, num_latents, self.k * num_tokens, self.at_most, self.weight_N)
 
 
 @dataclass(frozen=True)
@@ -99,13 +101,15 @@ class Threshold:
 
     Args:
         threshold: one for all latents, or one for each [M].
+        weight_N: positive, by which a token's pre-activations count against it; values are as without.
     """
 
     threshold: float | Tensor
+    weight_N: Tensor | None = None
 
     def start(self, num_tokens: int, num_latents: int, backend: DecodeBackend = "auto") -> Selection:
         """Begin to select."""
-        return _ThresholdSelection(num_tokens, num_latents, self.threshold)
+        return _ThresholdSelection(num_tokens, num_latents, self.threshold, self.weight_N)
 
 
 @dataclass(frozen=True)
@@ -163,34 +167,46 @@ class _TokenwiseSelection:
 
 
 class _BatchwiseSelection:
-    """Carries the batch's Z largest so far from block to block, by their places in the whole [N, M]."""
+    """Carries the batch's Z largest so far from block to block, by their places in the whole [N, M].
+
+    What is compared, and what it was before it got its token's weight, are the same where there are no weights.
+    """
 
     room = 0
 
-    def __init__(self, num_tokens: int, num_latents: int, num_kept: int, at_most: int | None) -> None:
+    def __init__(
+        self, num_tokens: int, num_latents: int, num_kept: int, at_most: int | None, weight_N: Tensor | None
+    ) -> None:
         self.num_tokens, self.num_latents, self.num_kept, self.at_most = num_tokens, num_latents, num_kept, at_most
+        self.weight_N = weight_N
+        self.compared_Z: Tensor | None = None
         self.values_Z: Tensor | None = None
         self.places_Z: Tensor | None = None
 
     def see(self, block: Block) -> None:
         pre_nm, first_token, first_latent, _ = block
-        values, places = self._worth_a_look(pre_nm)
+        weight_N = self.weight_N
+        weighted_nm = pre_nm if weight_N is None else pre_nm * weight_N[first_token:][: len(pre_nm)].unsqueeze(1)
+        compared, places = self._worth_a_look(weighted_nm)
+        values = compared if weight_N is None else pre_nm.flatten()[places]
         places = _global_places(places, pre_nm.shape[1], first_token, first_latent, self.num_latents)
-        if self.values_Z is not None and self.places_Z is not None:
-            values, places = torch.cat([self.values_Z, values]), torch.cat([self.places_Z, places])
-        if values.numel() > self.num_kept:
-            values, order = values.topk(self.num_kept, sorted=False)
-            places = places[order]
+        if self.compared_Z is not None and self.values_Z is not None and self.places_Z is not None:
+            compared, values = torch.cat([self.compared_Z, compared]), torch.cat([self.values_Z, values])
+            places = torch.cat([self.places_Z, places])
+        if compared.numel() > self.num_kept:
+            compared, order = compared.topk(self.num_kept, sorted=False)
+            values, places = compared if weight_N is None else values[order], places[order]
         elif self.values_Z is None:
             values = values.clone()  # the block's own memory would change
-        self.values_Z, self.places_Z = values, places
+            compared = values if weight_N is None else compared
+        self.compared_Z, self.values_Z, self.places_Z = compared, values, places
 
-    def _worth_a_look(self, pre_nm: Tensor) -> tuple[Tensor, Tensor]:
+    def _worth_a_look(self, weighted_nm: Tensor) -> tuple[Tensor, Tensor]:
         """The entries of a block that may be selected, and their places in it: on the CPU only those above a floor."""
-        flat = pre_nm.flatten()
+        flat = weighted_nm.flatten()
         if flat.device.type == "cpu" and flat.numel() > 4 * self.num_kept:  # elsewhere one would wait for the count
-            if self.values_Z is not None and self.values_Z.numel() == self.num_kept:
-                places = (flat > self.values_Z.min()).nonzero().squeeze(1)
+            if self.compared_Z is not None and self.compared_Z.numel() == self.num_kept:
+                places = (flat > self.compared_Z.min()).nonzero().squeeze(1)
                 return flat[places], places
             sample = flat[::_SAMPLE_EVERY]
             rank = min(len(sample), 3 * self.num_kept // (2 * _SAMPLE_EVERY) + 16)
@@ -213,8 +229,9 @@ class _ThresholdSelection:
 
     room = 0
 
-    def __init__(self, num_tokens: int, num_latents: int, threshold: float | Tensor) -> None:
+    def __init__(self, num_tokens: int, num_latents: int, threshold: float | Tensor, weight_N: Tensor | None) -> None:
         self.num_tokens, self.num_latents, self.threshold = num_tokens, num_latents, threshold
+        self.weight_N = weight_N
         self.values: list[Tensor] = []
         self.places: list[Tensor] = []
 
@@ -225,6 +242,8 @@ class _ThresholdSelection:
             threshold = threshold[first_latent : first_latent + pre_nm.shape[1]]
         floor = threshold.clamp(min=0) if isinstance(threshold, Tensor) else max(threshold, 0.0)
         flat = pre_nm.flatten()
+        if self.weight_N is not None:
+            floor = floor / self.weight_N[first_token:][: len(pre_nm)].unsqueeze(1)
         places = (pre_nm > floor).flatten().nonzero().squeeze(1)
         self.values.append(flat[places])
         self.places.append(_global_places(places, pre_nm.shape[1], first_token, first_latent, self.num_latents))

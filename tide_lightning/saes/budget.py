@@ -1,4 +1,4 @@
-"""How many latents a token may use, and the threshold that keeps a shared budget without a batch."""
+"""How many latents a token may use: a shared budget over time, and the threshold that keeps it without a batch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tide_lightning.errors import UserError
 from tide_lightning.kernels import Threshold
 from tide_lightning.reduction import all_reduce_sum
+from tide_lightning.saes.bins import at_time
 
 Budget = Literal["token", "batch"]
 """Whether each token has k active latents, or a batch's tokens share k times their number."""
@@ -36,9 +37,9 @@ class SharedThreshold(nn.Module):
         """Whether any batch was seen."""
         return bool(self.num_updates > 0)
 
-    def rule(self) -> Threshold:
-        """What a token keeps."""
-        return Threshold(self.value)
+    def rule(self, weight_B: Tensor | None = None) -> Threshold:
+        """What a token keeps; where its values have a weight, what is followed must have it too."""
+        return Threshold(self.value, weight_B)
 
     @torch.no_grad()
     def follow(self, values: Tensor) -> None:
@@ -49,6 +50,37 @@ class SharedThreshold(nn.Module):
         weight = (1 / (self.num_updates + 1)).clamp(min=_SLOWEST) * (sums[1] > 0)
         self.value.lerp_((sums[0] / sums[1].clamp(min=1)).to(self.value.dtype), weight.to(self.value.dtype))
         self.num_updates += sums[1] > 0
+
+
+class BudgetOverTime(nn.Module):
+    """By how much a token's values count when tokens of different t share a budget: the root of a sensitivity.
+
+    An error of the same size costs the denoiser more at some times than at others, by c(t), which is 1 on average. The
+    weight of t is sqrt((1 - share) + share c(t)), so more latents go to times at which errors are dear.
+
+    Args:
+        share: 0 compares values as they are, 1 by nothing but what they are worth to the denoiser.
+        num_bins: bins of t in which c is known.
+    """
+
+    curve: Tensor
+
+    def __init__(self, share: float, num_bins: int) -> None:
+        super().__init__()
+        self.share = share
+        self.register_buffer("curve", torch.ones(num_bins))
+
+    @torch.no_grad()
+    def fit(self, by_time: Tensor) -> None:
+        """Take c from the denoiser's sensitivity in bins of t, NaN where it was not measured."""
+        known = ~by_time.isnan() & (by_time.nanmean() > 0)
+        relative = torch.where(known, by_time / by_time.nanmean(), 1.0)
+        centres = (torch.arange(len(self.curve), device=by_time.device, dtype=by_time.dtype) + 0.5) / len(self.curve)
+        self.curve.copy_(((1 - self.share) + self.share * at_time(relative, centres)).sqrt())
+
+    def forward(self, t: Tensor) -> Tensor:
+        """The weights [B] at times t [B]."""
+        return at_time(self.curve, t)
 
 
 def number_of_latents(k: int | float, d_sae: int, name: str) -> int:

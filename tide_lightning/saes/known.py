@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tide_lightning.errors import UserError
+from tide_lightning.saes.bins import at_time, between_bins
 from tide_lightning.saes.regression import BinnedRegression
 from tide_lightning.tokens import SiteShape, TokenBatch
 
@@ -95,7 +96,7 @@ class KnownPart(nn.Module):
             return self.intercept[0]
         if timestep is None:
             raise ValueError(f"known part {self.rung!r} depends on the timestep: pass it")
-        low_B, mix_B = self._between(timestep)
+        low_B, mix_B = between_bins(timestep.to(self.weight.dtype), self.num_bins)
         cell_B = self._place(position, len(timestep))
         high_B = (low_B + 1).clamp(max=self.num_bins - 1)
         known = torch.lerp(self.intercept[low_B, cell_B], self.intercept[high_B, cell_B], mix_B.unsqueeze(1))
@@ -116,9 +117,7 @@ class KnownPart(nn.Module):
             return self.scale
         if timestep is None:
             raise ValueError("this scale depends on the timestep: pass it")
-        low_B, mix_B = self._between(timestep)
-        high_B = (low_B + 1).clamp(max=self.num_bins - 1)
-        return torch.lerp(self.scale[low_B], self.scale[high_B], mix_B).unsqueeze(1)
+        return at_time(self.scale, timestep).unsqueeze(1)
 
     def _needed(self, feature: Tensor | None, name: str) -> Tensor:
         if feature is None:
@@ -129,12 +128,6 @@ class KnownPart(nn.Module):
         """The noise [B, p] by the linear map from windows."""
         window = self._needed(window, "window")
         return _by_bin(hat_BK, torch.cat([window, torch.ones_like(window[:, :1])], 1), self.estimator)
-
-    def _between(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The bin whose centre lies below t and how far t is towards the next one's."""
-        place = (t.to(self.weight.dtype) * self.num_bins - 0.5).clamp(0, self.num_bins - 1)
-        low = place.floor()
-        return low.long(), place - low
 
     def _hat(self, low_B: Tensor, mix_B: Tensor) -> Tensor:
         hat_BK = mix_B.new_zeros(len(low_B), self.num_bins)

@@ -52,7 +52,7 @@ class Pursuit(nn.Module):
         W_dec: Tensor,
         rule: Callable[[SharedThreshold | None], Rule],
         backend: DecodeBackend,
-    ) -> tuple[SparseCode, list[Tensor]]:
+    ) -> tuple[SparseCode, list[SparseCode]]:
         """The better code, and what each round selected before it was fitted.
 
         Args:
@@ -75,5 +75,5 @@ class Pursuit(nn.Module):
                 at = Selected(start.values, start.indices, start.row_pointer)
                 found = encode(left_ND, W_dec, None, rule(self.threshold(number)), backend=backend, start=at)
                 code = SparseCode(found.values.to(W_dec.dtype), found.indices, len(W_dec), found.row_pointer)
-                selected.append(code.values)
+                selected.append(code)
         return fitted(code), selected

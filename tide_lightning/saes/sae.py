@@ -35,7 +35,7 @@ from tide_lightning.saes.metric import FidelityMetric
 from tide_lightning.saes.modulation import TemporalModulation
 from tide_lightning.saes.pretrained import Pretrained
 from tide_lightning.sharding import local_rows, norm_over_ranks
-from tide_lightning.tokens import SiteShape, TokenBatch
+from tide_lightning.tokens import Sensitivity, SiteShape, TokenBatch
 
 Modulation = Literal["none", "zero", "adaln"]
 """No modulation; one that starts at zero; one that starts at the denoiser's own adaLN where it fits."""
@@ -51,7 +51,8 @@ class SAEOutput(NamedTuple):
         u_hat: its reconstruction [B, D].
         code: the active latents.
         penalties: what the SAE's loss adds to the squared error, by name and with its weight; only in training.
-        selected: the values that each selection on the way kept; one, unless a pursuit follows the encoder.
+        selected: the values that each selection on the way kept, as it compared them; one, unless a pursuit follows the
+            encoder.
         aux_hat: what the dead latents alone decode to [B, D], for AuxK; None where none were named.
     """
 
@@ -167,13 +168,14 @@ class SAE(Pretrained):
         frame = self.frame(batch.context())
         u = self._normalise(batch.x, frame)
         encoded = self._encode_normalised(u, frame, batch.t, dead, k_aux or max(1, self.d_in // 2))
-        code, pursued = self._pursue(self._code(encoded), u, frame, batch.t)
+        first = self._code(encoded)
+        code, pursued = self._pursue(first, u, frame, batch.t)
         u_hat, aux_hat = self._decode_normalised(code, frame, encoded.aux)
         penalties = {}
         if self.training:
             with torch.autocast(u.device.type, enabled=False):
                 penalties = self._penalties(u, encoded, code, frame)
-        x_hat, selected = self._denormalise(u_hat, frame), [encoded.values, *pursued]
+        x_hat, selected = self._denormalise(u_hat, frame), [self._compared(one, batch.t) for one in (first, *pursued)]
         return SAEOutput(x_hat, frame.known, u, u_hat, code, penalties, selected, aux_hat)
 
     def encode(
@@ -238,9 +240,13 @@ class SAE(Pretrained):
 
     def _pursue(
         self, code: SparseCode, u: Tensor, frame: Frame, timestep: Tensor | None
-    ) -> tuple[SparseCode, list[Tensor]]:
-        """The code that is decoded, and what was selected on the way from the encoder's."""
+    ) -> tuple[SparseCode, list[SparseCode]]:
+        """The code that is decoded, and those that were selected on the way from the encoder's."""
         return code, []
+
+    def _compared(self, code: SparseCode, timestep: Tensor) -> Tensor:
+        """A selected code's values as they were compared with others."""
+        return code.values
 
     def _penalties(self, u: Tensor, encoded: Encoded, code: SparseCode, frame: Frame) -> dict[str, Tensor]:
         """What the loss adds to the mean squared error of u, by name and with its weight."""
@@ -282,12 +288,17 @@ class SAE(Pretrained):
         u_hat = decoded.to(self.b_dec.dtype) + self.b_dec
         return frame.unmodulated(u_hat) if self.unmodulate else u_hat, aux_hat
 
+    @property
+    def asks_sensitivity(self) -> bool:
+        """Whether the SAE depends on what errors do to the denoiser's loss."""
+        return self.metric is not None
+
     @torch.no_grad()
-    def fit_metric(self, sensitivity: Tensor, batch: TokenBatch) -> None:
-        """Measure errors by the denoiser's sensitivity [D, D]; belongs after the known part was fitted."""
+    def fit_sensitivity(self, sensitivity: Sensitivity, batch: TokenBatch) -> None:
+        """Learn what errors do to the denoiser's loss; belongs after the known part was fitted."""
         if self.metric is not None:
             frame = self.frame(batch.context())
-            self.metric.fit(sensitivity, frame.normalised(batch.x.to(self.W_dec.dtype)))
+            self.metric.fit(sensitivity.matrix, frame.normalised(batch.x.to(self.W_dec.dtype)))
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:

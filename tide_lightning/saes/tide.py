@@ -19,12 +19,12 @@ from torch import Tensor
 
 from tide_lightning.errors import UserError
 from tide_lightning.kernels import BatchTopK, Encoded, Rule, Selected, TopK, encode
-from tide_lightning.saes.budget import Budget, SharedThreshold, number_of_latents
+from tide_lightning.saes.budget import Budget, BudgetOverTime, SharedThreshold, number_of_latents
 from tide_lightning.saes.code import SparseCode
 from tide_lightning.saes.frame import Frame
 from tide_lightning.saes.pursuit import Pursuit
 from tide_lightning.saes.sae import SAE, SAEOutput
-from tide_lightning.tokens import SiteShape
+from tide_lightning.tokens import Sensitivity, SiteShape, TokenBatch
 
 
 class TideSAE(SAE):
@@ -40,6 +40,8 @@ class TideSAE(SAE):
         refinements: how often a code is corrected by what it left over, z <- TopK(ReLU(z + W_enc (u_mod - u_mod_hat))),
             with the same weights: an unrolled iterative hard thresholding.
         pursuits: rounds in which latents are exchanged and fitted by the decoder's rows; see `Pursuit`.
+        budget_over_time: how far a batch's budget goes to the times at which errors cost the denoiser most, from 0 (to
+            the largest values) to 1; see `BudgetOverTime`.
         common: what all SAEs have; see `SAE`.
     """
 
@@ -52,6 +54,7 @@ class TideSAE(SAE):
         budget: Budget = "token",
         refinements: int = 0,
         pursuits: int = 0,
+        budget_over_time: float = 0.0,
         **common: Any,
     ) -> None:
         super().__init__(shape, expansion_factor, k, **common)
@@ -61,22 +64,39 @@ class TideSAE(SAE):
             raise UserError("k_noisy needs budget: token; with budget: batch the data decide how k depends on t")
         if refinements < 0 or pursuits < 0:
             raise UserError(f"refinements = {refinements}, pursuits = {pursuits}: they must be at least 0")
+        if not 0 <= budget_over_time <= 1 or (budget_over_time and budget != "batch"):
+            raise UserError(f"budget_over_time = {budget_over_time}: give a number from 0 to 1, with budget: batch")
         self.k_noisy = None if k_noisy is None else number_of_latents(k_noisy, self.d_sae, "k_noisy")
         self.budget: Budget = budget
         self.refinements, self.pursuits = refinements, pursuits
         self.pursuit = Pursuit(pursuits, budget == "batch") if pursuits else None
         self.threshold = SharedThreshold() if budget == "batch" else None
+        self.budget_over_time = BudgetOverTime(budget_over_time, self.num_bins) if budget_over_time else None
 
     @property
     def config(self) -> dict[str, object]:
         """The constructor's arguments besides `shape`, as plain values."""
-        own = {"k_noisy": self.k_noisy, "budget": self.budget}
-        return super().config | own | {"refinements": self.refinements, "pursuits": self.pursuits}
+        own: dict[str, object] = {"k_noisy": self.k_noisy, "budget": self.budget}
+        own |= {"refinements": self.refinements, "pursuits": self.pursuits}
+        own["budget_over_time"] = 0.0 if self.budget_over_time is None else self.budget_over_time.share
+        return super().config | own
 
     @property
     def is_conditioned(self) -> bool:
         """Whether codes depend on the timestep."""
-        return super().is_conditioned or self.k_noisy is not None
+        return super().is_conditioned or self.k_noisy is not None or self.budget_over_time is not None
+
+    @property
+    def asks_sensitivity(self) -> bool:
+        """Whether the SAE depends on what errors do to the denoiser's loss."""
+        return super().asks_sensitivity or self.budget_over_time is not None
+
+    @torch.no_grad()
+    def fit_sensitivity(self, sensitivity: Sensitivity, batch: TokenBatch) -> None:
+        """Learn what errors do to the denoiser's loss, and when."""
+        super().fit_sensitivity(sensitivity, batch)
+        if self.budget_over_time is not None:
+            self.budget_over_time.fit(sensitivity.by_time)
 
     def _encode_normalised(
         self, u: Tensor, frame: Frame, timestep: Tensor | None, dead: Tensor | None = None, k_aux: int = 0
@@ -98,14 +118,14 @@ class TideSAE(SAE):
 
     def _pursue(
         self, code: SparseCode, u: Tensor, frame: Frame, timestep: Tensor | None
-    ) -> tuple[SparseCode, list[Tensor]]:
+    ) -> tuple[SparseCode, list[SparseCode]]:
         if self.pursuit is None:
             return code, []
         written = (frame.modulated(u) if self.unmodulate else u) - self.b_dec
         written = written if u.requires_grad else written.detach()  # as for the decoder, without the values' gradient
         rule = partial(self._rule, timestep)
-        pursued: tuple[SparseCode, list[Tensor]] = self.pursuit(code, written, self.W_dec, rule, self.decode_backend)
-        return pursued
+        found: tuple[SparseCode, list[SparseCode]] = self.pursuit(code, written, self.W_dec, rule, self.decode_backend)
+        return found
 
     def _penalties(self, u: Tensor, encoded: Encoded, code: SparseCode, frame: Frame) -> dict[str, Tensor]:
         if self.pursuit is None:
@@ -115,12 +135,21 @@ class TideSAE(SAE):
 
     def _rule(self, timestep: Tensor | None, threshold: SharedThreshold | None) -> Rule:
         if threshold is not None:
-            return BatchTopK(self.k) if self.training or not threshold.is_known() else threshold.rule()
+            weight_B = None if self.budget_over_time is None else self.budget_over_time(timestep)
+            if self.training or not threshold.is_known():
+                return BatchTopK(self.k, weight_N=weight_B)
+            return threshold.rule(weight_B)
         if self.k_noisy is None:
             return TopK(self.k)
         assert timestep is not None
         k_B = torch.lerp(torch.full_like(timestep, self.k), torch.full_like(timestep, self.k_noisy), timestep)
         return TopK(max(self.k, self.k_noisy), k_B.round().long())
+
+    def _compared(self, code: SparseCode, timestep: Tensor) -> Tensor:
+        if self.budget_over_time is None:
+            return code.values
+        weight_B: Tensor = self.budget_over_time(timestep)
+        return code.values * weight_B[code.tokens()].view_as(code.values)
 
     def follow(self, output: SAEOutput) -> None:
         """Learn from a training batch what a token keeps without a batch, at each selection."""

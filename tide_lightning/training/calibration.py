@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.saes import SAE, KnownStatistics
 from tide_lightning.sharding import whole_weights
-from tide_lightning.tokens import TokenBatch
+from tide_lightning.tokens import Sensitivity, TokenBatch
 
 
 class ActivationSource(Protocol):
@@ -20,8 +19,8 @@ class ActivationSource(Protocol):
     def calibration_batches(self) -> Iterator[dict[str, TokenBatch]]:
         """Tokens of the training distribution, from which the known part is estimated."""
 
-    def sensitivity(self, sites: list[str]) -> dict[str, Tensor]:
-        """How much the denoiser cares about each direction of a site's activation [d, d]."""
+    def sensitivity(self, sites: list[str]) -> dict[str, Sensitivity]:
+        """How much the denoiser cares about each direction of a site's activation, and when."""
 
     @property
     def denoiser(self) -> Denoiser:
@@ -38,13 +37,13 @@ def calibrate(saes: Mapping[str, SAE], source: ActivationSource, device: torch.d
         for site, one in statistics.items():
             if unlabelled(site) in batch:
                 one.update(batch[unlabelled(site)])
-    weighted = [site for site, sae in saes.items() if sae.metric is not None]
+    weighted = [site for site, sae in saes.items() if sae.asks_sensitivity]
     sensitivity = source.sensitivity(list(dict.fromkeys(map(unlabelled, weighted)))) if weighted else {}
     for site, sae in saes.items():
         statistics[site].fit()
         with whole_weights(sae):
             if site in weighted:
-                sae.fit_metric(sensitivity[unlabelled(site)], first[unlabelled(site)])
+                sae.fit_sensitivity(sensitivity[unlabelled(site)], first[unlabelled(site)])
             _start_modulation(sae, source.denoiser, site, device)
 
 
