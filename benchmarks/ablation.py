@@ -35,9 +35,10 @@ COMMON: dict[str, Any] = {
     "refinements": 1,
     "pursuits": 1,
     "encoder_norm": 0.3,
-    "fidelity_weight": 0.9,
+    "fidelity_weight": 0.6,
+    "budget_over_time": 0.1,
 }
-WITHOUT_PURSUIT: dict[str, Any] = {"pursuits": 0, "fidelity_weight": 0.5}
+WITHOUT_PURSUIT: dict[str, Any] = {"pursuits": 0, "fidelity_weight": 0.5, "budget_over_time": 0.0}
 """What the quickstart's SAE was before."""
 NO_SAMPLING = "no token sampling"
 DEFAULT = "TideSAE (the default)"
@@ -48,9 +49,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "three rounds of pursuit": {"pursuits": 3},
     "no refinement": {"refinements": 0},
     "neither pursuit nor refinement": {"refinements": 0, "pursuits": 0},
-    "16 latents for every token": {"budget": "token"},
+    "16 latents for every token": {"budget": "token", "budget_over_time": 0.0},
+    "a budget blind to time": {"budget_over_time": 0.0},
+    "a quarter of the budget by time": {"budget_over_time": 0.25},
     "encoder rows of norm 1 at the start": {"encoder_norm": 1.0},
-    "half of the error by sensitivity": {"fidelity_weight": 0.5},
+    "nine tenths of the error by sensitivity": {"fidelity_weight": 0.9},
     "plain squared error": {"fidelity_weight": 0.0},
     "all times weighted alike": {"scale_by_timestep": True},
     "modulation from zero": {"modulation": "zero"},
@@ -65,6 +68,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "refinements": 0,
         "pursuits": 0,
         "budget": "token",
+        "budget_over_time": 0.0,
         "encoder_norm": 1.0,
         "expansion_factor": 16.5,  # as many parameters as with the modulation's MLP
     },

@@ -7,9 +7,9 @@ r"""Every rival against TideSAE, at equal L0 and on the same tokens: what is kep
     python -m benchmarks.pareto --only_table                        # what is there so far
 
 One middle block of the toybox. The rivals are those of configs/rivals, each as its paper has it and with our known
-part, and TideSAE is configs/quickstart's, once more with half of the error by sensitivity. All SAEs of a piece (a seed,
-a size, an L0) are trained side by side on one harvest, which is kept on disk for the seed's other pieces. Resumable:
-rows that the JSON file holds are not measured again, and rows of other settings are refused.
+part, and TideSAE is configs/quickstart's. All SAEs of a piece (a seed, a size, an L0) are trained on the same tokens,
+from one harvest, which is kept on disk for the seed's other pieces. Resumable: rows that the JSON file holds are not
+measured again, and rows of other settings are refused.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from tide_lightning.tokens import SiteShape
 from tide_lightning.toybox import Scenes
 from tide_lightning.training import TideModule
 
-OURS, HALF = "tide", "tide-half"
-"""The quickstart's SAE; the same with half of its error, not nine tenths, measured by the denoiser's sensitivity."""
+OURS = "tide"
+"""The quickstart's SAE."""
 WITH_KNOWN = "-known"
 """Behind the name of a rival that got our known part."""
 
@@ -53,7 +53,7 @@ QUICK = {"ks": [16], "factors": [8], "seeds": [0], "steps": 800, "test_samples":
 def variants() -> dict[str, dict[str, Any]]:
     """By name, the class and the arguments of each SAE."""
     ours = _sae_of("quickstart")
-    found = {OURS: ours, HALF: ours | {"init_args": ours["init_args"] | {"fidelity_weight": 0.5}}}
+    found = {OURS: ours}
     for name in packaged_configs():
         if name.startswith("rivals/"):
             config, short = _sae_of(name), name.removeprefix("rivals/")
