@@ -22,10 +22,11 @@ from torch import Tensor
 
 from benchmarks.keeping import SITE, measure
 from benchmarks.tables import markdown, spread, write
+from benchmarks.variants import EncodesActivation, MixesChannels, WeighsErrors
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.saes import SAE, TideSAE
-from tide_lightning.tokens import Sensitivity, TokenBatch
+from tide_lightning.tokens import Sensitivity, SiteShape, TokenBatch
 from tide_lightning.toybox import Scenes
 from tide_lightning.training import TideModule
 
@@ -49,9 +50,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "three rounds of pursuit": {"pursuits": 3},
     "no refinement": {"refinements": 0},
     "neither pursuit nor refinement": {"refinements": 0, "pursuits": 0},
-    "16 latents for every token": {"budget": "token", "budget_over_time": 0.0},
+    "16 latents for every token": {"budget": "token"},
     "a budget blind to time": {"budget_over_time": 0.0},
     "a quarter of the budget by time": {"budget_over_time": 0.25},
+    "errors weighted by time as well": {},
+    "encoder reads the activation": {},
+    "modulation that mixes channels": {},
     "encoder rows of norm 1 at the start": {"encoder_norm": 1.0},
     "nine tenths of the error by sensitivity": {"fidelity_weight": 0.9},
     "plain squared error": {"fidelity_weight": 0.0},
@@ -68,7 +72,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "refinements": 0,
         "pursuits": 0,
         "budget": "token",
-        "budget_over_time": 0.0,
         "encoder_norm": 1.0,
         "expansion_factor": 16.5,  # as many parameters as with the modulation's MLP
     },
@@ -84,6 +87,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no pursuit, no resampling": {"pursuits": 0},
     "no pursuit, no AuxK, no resampling": {"pursuits": 0},
 }
+
+CLASSES: dict[str, type[TideSAE]] = {
+    "errors weighted by time as well": WeighsErrors,
+    "encoder reads the activation": EncodesActivation,
+    "modulation that mixes channels": MixesChannels,
+}
+"""Of variants that are no `TideSAE` of other arguments."""
 
 COLUMNS = {
     "explained_variance": ("explained variance", ".4f"),
@@ -160,6 +170,14 @@ def way(variant: str) -> Way:
     return Way(variant == NO_SAMPLING, "no AuxK" not in variant, "no resampling" not in variant)
 
 
+def build(shape: SiteShape, variant: str, common: dict[str, Any]) -> TideSAE:
+    """The variant's SAE; without parts that it does without."""
+    arguments = common | VARIANTS[variant]
+    if arguments["budget"] == "token":
+        arguments["budget_over_time"] = 0.0
+    return CLASSES.get(variant, TideSAE)(shape, **arguments)
+
+
 def train(
     data: ActivationDataModule, variants: list[str], common: dict[str, Any], seed: int, steps: int
 ) -> dict[str, SAE]:
@@ -168,7 +186,7 @@ def train(
     arguments = iter(variants)
     module = TideModule(
         dict.fromkeys(variants, data.site_shapes[SITE]),
-        sae=lambda shape: TideSAE(shape, **(common | VARIANTS[next(arguments)])),
+        sae=lambda shape: build(shape, next(arguments), common),
         lr=1.5e-3,
         warmup_steps=200,
         dead_after_tokens=30_000,
