@@ -124,7 +124,7 @@ def test_refined_codes_are_the_same_from_encode_and_forward(budget: str) -> None
     [
         ({"budget": "image"}, "there is no 'image'"),
         ({"budget": "batch", "k_noisy": 3}, "k_noisy needs budget: token"),
-        ({"budget_over_time": 0.5}, "budget_over_time = 0.5: .* with budget: batch"),
+        ({"budget_over_time": 0.5}, "budget_over_time = 0.5: .* with budget: token only 0"),
         ({"budget": "batch", "budget_over_time": 1.5}, "budget_over_time = 1.5"),
         ({"refinements": -1}, "refinements = -1"),
         ({"encoder_norm": 0.0}, "encoder_norm = 0.0"),

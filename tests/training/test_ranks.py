@@ -50,7 +50,11 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("sae", [{}, {"budget": "batch", "refinements": 1, "pursuits": 1}], ids=["plain", "pursuing"])
+@pytest.mark.parametrize(
+    "sae",
+    [{}, {"budget": "batch", "budget_over_time": 0.5, "refinements": 1, "pursuits": 1}],
+    ids=["plain", "pursuing"],
+)
 def test_two_processes_end_with_the_same_weights(pretrained: Path, tmp_path: Path, sae: dict[str, Any]) -> None:
     data = make_data(pretrained, source="both")
     module = make_module(data, sae, dead_after_tokens=128)

@@ -65,7 +65,9 @@ class TideSAE(SAE):
         if refinements < 0 or pursuits < 0:
             raise UserError(f"refinements = {refinements}, pursuits = {pursuits}: they must be at least 0")
         if not 0 <= budget_over_time <= 1 or (budget_over_time and budget != "batch"):
-            raise UserError(f"budget_over_time = {budget_over_time}: give a number from 0 to 1, with budget: batch")
+            raise UserError(
+                f"budget_over_time = {budget_over_time}: give a number from 0 to 1; with budget: token only 0"
+            )
         self.k_noisy = None if k_noisy is None else number_of_latents(k_noisy, self.d_sae, "k_noisy")
         self.budget: Budget = budget
         self.refinements, self.pursuits = refinements, pursuits
