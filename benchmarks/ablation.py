@@ -88,6 +88,31 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no pursuit, no AuxK, no resampling": {"pursuits": 0},
 }
 
+_PARTS_OF_ALL = [
+    DEFAULT,
+    "no refinement",
+    "16 latents for every token",
+    "encoder rows of norm 1 at the start",
+    "plain squared error",
+    "no modulation",
+    "known: mean",
+]
+WITHOUT = [
+    *_PARTS_OF_ALL,
+    "modulation from zero",
+    "un-modulated decoding",
+    "no timestep at all",
+    "TopK, mean and scale per timestep",
+    *(name for name in VARIANTS if name.startswith("known: mean_")),
+    "known: noise_estimate",
+    "known: input_window",
+    "known: noise_token (leaks)",
+    NO_SAMPLING,
+]
+"""The rows of the table of SAEs that do not pursue."""
+WITH = [name for name in VARIANTS if name in _PARTS_OF_ALL or name not in WITHOUT]
+"""The rows of the table of SAEs that do."""
+
 CLASSES: dict[str, type[TideSAE]] = {
     "errors weighted by time as well": WeighsErrors,
     "encoder reads the activation": EncodesActivation,
@@ -224,7 +249,7 @@ def main() -> None:
     """Measure what is missing, then print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), help="those of the table unless given")
     parser.add_argument("--without_pursuit", action="store_true", help="vary a TideSAE that does not pursue")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--scenes", type=int, default=2048)
@@ -236,13 +261,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_float32_matmul_precision("medium")
     common = COMMON | (WITHOUT_PURSUIT if options.without_pursuit else {})
+    wanted: list[str] = options.variants or (WITHOUT if options.without_pursuit else WITH)
     rows: dict[str, dict[str, dict[str, float]]] = {}
     if options.json.is_file():
         rows = json.loads(options.json.read_text(encoding="utf-8"))
     for seed in [] if options.only_table else options.seeds:
         have = rows.setdefault(str(seed), {})
-        for how in dict.fromkeys(map(way, options.variants)):
-            variants = [name for name in options.variants if way(name) == how and name not in have]
+        for how in dict.fromkeys(map(way, wanted)):
+            variants = [name for name in wanted if way(name) == how and name not in have]
             if not variants:
                 continue
             print(f"seed {seed}: {', '.join(variants)}", flush=True)
