@@ -36,7 +36,7 @@ COMMON: dict[str, Any] = {
     "refinements": 1,
     "pursuits": 1,
     "encoder_norm": 0.3,
-    "fidelity_weight": 0.6,
+    "fidelity_weight": 0.65,
     "budget_over_time": 0.1,
 }
 WITHOUT_PURSUIT: dict[str, Any] = {"pursuits": 0, "fidelity_weight": 0.5, "budget_over_time": 0.0}
