@@ -1,11 +1,12 @@
 """What each part of the method is worth: variants trained side by side on one harvest, at equal tokens.
 
     python -m benchmarks.ablation --json docs/ablation.json --table docs/ablation.md
-    python -m benchmarks.ablation --without_pursuit --json docs/ablation_without_pursuit.json --table docs/ablation.md
+    python -m benchmarks.ablation --of parts --json docs/ablation_parts.json
+    python -m benchmarks.ablation --of without_pursuit --json docs/ablation_without_pursuit.json
 
 One middle block of the toybox; every variant of a seed sees the same tokens in the same order, apart from the one
 without token sampling, which takes all 64 tokens of half of the images. Resumable: rows that the JSON file
-holds already are not measured again.
+holds already are not measured again. `--table docs/ablation.md` writes the table into the page.
 """
 
 from __future__ import annotations
@@ -22,103 +23,13 @@ from torch import Tensor
 
 from benchmarks.keeping import SITE, measure
 from benchmarks.tables import markdown, spread, write
-from benchmarks.variants import EncodesActivation, MixesChannels, WeighsErrors
+from benchmarks.variants import CLASSES, COMMON, DEFAULT, NO_SAMPLING, TABLES, VARIANTS
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.saes import SAE, TideSAE
 from tide_lightning.tokens import Sensitivity, SiteShape, TokenBatch
 from tide_lightning.toybox import Scenes
 from tide_lightning.training import TideModule
-
-COMMON: dict[str, Any] = {
-    "k": 16,
-    "budget": "batch",
-    "refinements": 1,
-    "pursuits": 1,
-    "encoder_norm": 0.3,
-    "fidelity_weight": 0.65,
-    "budget_over_time": 0.1,
-}
-WITHOUT_PURSUIT: dict[str, Any] = {"pursuits": 0, "fidelity_weight": 0.5, "budget_over_time": 0.0}
-"""What the quickstart's SAE was before."""
-NO_SAMPLING = "no token sampling"
-DEFAULT = "TideSAE (the default)"
-
-VARIANTS: dict[str, dict[str, Any]] = {
-    DEFAULT: {},
-    "no pursuit": {"pursuits": 0},
-    "three rounds of pursuit": {"pursuits": 3},
-    "no refinement": {"refinements": 0},
-    "neither pursuit nor refinement": {"refinements": 0, "pursuits": 0},
-    "16 latents for every token": {"budget": "token"},
-    "a budget blind to time": {"budget_over_time": 0.0},
-    "a quarter of the budget by time": {"budget_over_time": 0.25},
-    "errors weighted by time as well": {},
-    "encoder reads the activation": {},
-    "modulation that mixes channels": {},
-    "encoder rows of norm 1 at the start": {"encoder_norm": 1.0},
-    "nine tenths of the error by sensitivity": {"fidelity_weight": 0.9},
-    "plain squared error": {"fidelity_weight": 0.0},
-    "all times weighted alike": {"scale_by_timestep": True},
-    "modulation from zero": {"modulation": "zero"},
-    "no modulation": {"modulation": "none"},
-    "un-modulated decoding": {"unmodulate": True},
-    "no timestep at all": {"modulation": "none", "num_bins": 1},
-    "TopK, mean and scale per timestep": {
-        "modulation": "none",
-        "known_part": "mean_t",
-        "scale_by_timestep": True,
-        "fidelity_weight": 0.0,
-        "refinements": 0,
-        "pursuits": 0,
-        "budget": "token",
-        "encoder_norm": 1.0,
-        "expansion_factor": 16.5,  # as many parameters as with the modulation's MLP
-    },
-    "known: mean": {"known_part": "mean"},
-    "known: mean_t": {"known_part": "mean_t"},
-    "known: mean_t_position": {"known_part": "mean_t_position"},
-    "known: noise_estimate": {"known_part": "noise_estimate"},
-    "known: input_window": {"known_part": "input_window"},
-    "known: noise_token (leaks)": {"known_part": "noise_token"},
-    NO_SAMPLING: {},
-    "no AuxK, no resampling": {},
-    "no pursuit, no AuxK": {"pursuits": 0},
-    "no pursuit, no resampling": {"pursuits": 0},
-    "no pursuit, no AuxK, no resampling": {"pursuits": 0},
-}
-
-_PARTS_OF_ALL = [
-    DEFAULT,
-    "no refinement",
-    "16 latents for every token",
-    "encoder rows of norm 1 at the start",
-    "plain squared error",
-    "no modulation",
-    "known: mean",
-]
-WITHOUT = [
-    *_PARTS_OF_ALL,
-    "modulation from zero",
-    "un-modulated decoding",
-    "no timestep at all",
-    "TopK, mean and scale per timestep",
-    *(name for name in VARIANTS if name.startswith("known: mean_")),
-    "known: noise_estimate",
-    "known: input_window",
-    "known: noise_token (leaks)",
-    NO_SAMPLING,
-]
-"""The rows of the table of SAEs that do not pursue."""
-WITH = [name for name in VARIANTS if name in _PARTS_OF_ALL or name not in WITHOUT]
-"""The rows of the table of SAEs that do."""
-
-CLASSES: dict[str, type[TideSAE]] = {
-    "errors weighted by time as well": WeighsErrors,
-    "encoder reads the activation": EncodesActivation,
-    "modulation that mixes channels": MixesChannels,
-}
-"""Of variants that are no `TideSAE` of other arguments."""
 
 COLUMNS = {
     "explained_variance": ("explained variance", ".4f"),
@@ -250,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), help="those of the table unless given")
-    parser.add_argument("--without_pursuit", action="store_true", help="vary a TideSAE that does not pursue")
+    parser.add_argument("--of", choices=list(TABLES), default="default", help="the table")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--scenes", type=int, default=2048)
     parser.add_argument("--test_samples", type=int, default=2048)
@@ -260,28 +171,26 @@ def main() -> None:
     parser.add_argument("--only_table", action="store_true")
     options = parser.parse_args()
     torch.set_float32_matmul_precision("medium")
-    common = COMMON | (WITHOUT_PURSUIT if options.without_pursuit else {})
-    wanted: list[str] = options.variants or (WITHOUT if options.without_pursuit else WITH)
+    unvaried, own, variants = TABLES[options.of]
+    common, wanted = COMMON | own, options.variants or variants
     rows: dict[str, dict[str, dict[str, float]]] = {}
     if options.json.is_file():
         rows = json.loads(options.json.read_text(encoding="utf-8"))
     for seed in [] if options.only_table else options.seeds:
         have = rows.setdefault(str(seed), {})
         for how in dict.fromkeys(map(way, wanted)):
-            variants = [name for name in wanted if way(name) == how and name not in have]
-            if not variants:
+            missing = [name for name in wanted if way(name) == how and name not in have]
+            if not missing:
                 continue
-            print(f"seed {seed}: {', '.join(variants)}", flush=True)
+            print(f"seed {seed}: {', '.join(missing)}", flush=True)
             data = harvest(seed, how.whole_images, options)
-            saes = train(data, variants, common, seed, options.steps)
+            saes = train(data, missing, common, seed, options.steps)
             have |= measure(data, saes, options.fidelity_samples)
             options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    text = table(rows)
-    if options.without_pursuit:
-        text = text.replace(DEFAULT, "encoder-only")
+    text = table(rows).replace(DEFAULT, unvaried)
     print(text)
     if options.table:
-        write(options.table, "without_pursuit" if options.without_pursuit else "table", text)
+        write(options.table, options.of, text)
 
 
 if __name__ == "__main__":
