@@ -186,31 +186,33 @@ class _BatchwiseSelection:
     def see(self, block: Block) -> None:
         pre_nm, first_token, first_latent, _ = block
         weight_N = self.weight_N
-        weighted_nm = pre_nm if weight_N is None else pre_nm * weight_N[first_token:][: len(pre_nm)].unsqueeze(1)
-        compared, places = self._worth_a_look(weighted_nm)
-        values = compared if weight_N is None else pre_nm.flatten()[places]
+        weight_n = None if weight_N is None else weight_N[first_token : first_token + len(pre_nm)]
+        values, places = self._worth_a_look(pre_nm, weight_n)
+        compared = values if weight_n is None else values * weight_n[places.div(pre_nm.shape[1], rounding_mode="floor")]
         places = _global_places(places, pre_nm.shape[1], first_token, first_latent, self.num_latents)
         if self.compared_Z is not None and self.values_Z is not None and self.places_Z is not None:
             compared, values = torch.cat([self.compared_Z, compared]), torch.cat([self.values_Z, values])
             places = torch.cat([self.places_Z, places])
         if compared.numel() > self.num_kept:
             compared, order = compared.topk(self.num_kept, sorted=False)
-            values, places = compared if weight_N is None else values[order], places[order]
+            values, places = compared if weight_n is None else values[order], places[order]
         elif self.values_Z is None:
             values = values.clone()  # the block's own memory would change
-            compared = values if weight_N is None else compared
+            compared = values if weight_n is None else compared
         self.compared_Z, self.values_Z, self.places_Z = compared, values, places
 
-    def _worth_a_look(self, weighted_nm: Tensor) -> tuple[Tensor, Tensor]:
+    def _worth_a_look(self, pre_nm: Tensor, weight_n: Tensor | None) -> tuple[Tensor, Tensor]:
         """The entries of a block that may be selected, and their places in it: on the CPU only those above a floor."""
-        flat = weighted_nm.flatten()
+        flat = pre_nm.flatten()
         if flat.device.type == "cpu" and flat.numel() > 4 * self.num_kept:  # elsewhere one would wait for the count
             if self.compared_Z is not None and self.compared_Z.numel() == self.num_kept:
-                places = (flat > self.compared_Z.min()).nonzero().squeeze(1)
+                places = _above(pre_nm, self.compared_Z.min(), weight_n)
                 return flat[places], places
             sample = flat[::_SAMPLE_EVERY]
+            if weight_n is not None:
+                sample = sample * weight_n[torch.arange(0, flat.numel(), _SAMPLE_EVERY) // pre_nm.shape[1]]
             rank = min(len(sample), 3 * self.num_kept // (2 * _SAMPLE_EVERY) + 16)
-            places = (flat > sample.topk(rank).values[-1]).nonzero().squeeze(1)
+            places = _above(pre_nm, sample.topk(rank).values[-1], weight_n)
             if places.numel() >= self.num_kept:  # so what is below cannot be among the largest
                 return flat[places], places
         return flat, torch.arange(flat.numel(), device=flat.device)
@@ -242,9 +244,8 @@ class _ThresholdSelection:
             threshold = threshold[first_latent : first_latent + pre_nm.shape[1]]
         floor = threshold.clamp(min=0) if isinstance(threshold, Tensor) else max(threshold, 0.0)
         flat = pre_nm.flatten()
-        if self.weight_N is not None:
-            floor = floor / self.weight_N[first_token:][: len(pre_nm)].unsqueeze(1)
-        places = (pre_nm > floor).flatten().nonzero().squeeze(1)
+        weight_n = None if self.weight_N is None else self.weight_N[first_token : first_token + len(pre_nm)]
+        places = _above(pre_nm, floor, weight_n)
         self.values.append(flat[places])
         self.places.append(_global_places(places, pre_nm.shape[1], first_token, first_latent, self.num_latents))
 
@@ -273,6 +274,12 @@ class _WithinSelection:
 
 
 _SAMPLE_EVERY = 61  # no divisor of a usual number of latents: all of them take part
+
+
+def _above(pre_nm: Tensor, floor: float | Tensor, weight_n: Tensor | None) -> Tensor:
+    """The places in a block of what exceeds a floor, counted by its token's weight."""
+    floor = floor if weight_n is None else floor / weight_n.unsqueeze(1)
+    return (pre_nm > floor).flatten().nonzero().squeeze(1)
 
 
 def _global_places(places: Tensor, width: int, first_token: int, first_latent: int, num_latents: int) -> Tensor:
