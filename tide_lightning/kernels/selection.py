@@ -185,8 +185,7 @@ class _BatchwiseSelection:
 
     def see(self, block: Block) -> None:
         pre_nm, first_token, first_latent, _ = block
-        weight_N = self.weight_N
-        weight_n = None if weight_N is None else weight_N[first_token : first_token + len(pre_nm)]
+        weight_n = _of_block(self.weight_N, block)
         values, places = self._worth_a_look(pre_nm, weight_n)
         compared = values if weight_n is None else values * weight_n[places.div(pre_nm.shape[1], rounding_mode="floor")]
         places = _global_places(places, pre_nm.shape[1], first_token, first_latent, self.num_latents)
@@ -244,8 +243,7 @@ class _ThresholdSelection:
             threshold = threshold[first_latent : first_latent + pre_nm.shape[1]]
         floor = threshold.clamp(min=0) if isinstance(threshold, Tensor) else max(threshold, 0.0)
         flat = pre_nm.flatten()
-        weight_n = None if self.weight_N is None else self.weight_N[first_token : first_token + len(pre_nm)]
-        places = _above(pre_nm, floor, weight_n)
+        places = _above(pre_nm, floor, _of_block(self.weight_N, block))
         self.values.append(flat[places])
         self.places.append(_global_places(places, pre_nm.shape[1], first_token, first_latent, self.num_latents))
 
@@ -274,6 +272,11 @@ class _WithinSelection:
 
 
 _SAMPLE_EVERY = 61  # no divisor of a usual number of latents: all of them take part
+
+
+def _of_block(weight_N: Tensor | None, block: Block) -> Tensor | None:
+    """The weights of a block's tokens."""
+    return None if weight_N is None else weight_N[block.first_token : block.first_token + len(block.pre_nm)]
 
 
 def _above(pre_nm: Tensor, floor: float | Tensor, weight_n: Tensor | None) -> Tensor:
