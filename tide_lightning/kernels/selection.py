@@ -17,6 +17,7 @@ from torch import Tensor
 from tide_lightning.kernels.blocks import Block
 from tide_lightning.kernels.choice import DecodeBackend
 from tide_lightning.kernels.csr import expand_row_pointer
+from tide_lightning.kernels.places import above, ascending, in_whole
 from tide_lightning.kernels.topk import check_k, topk
 
 
@@ -179,6 +180,7 @@ class _BatchwiseSelection:
     ) -> None:
         self.num_tokens, self.num_latents, self.num_kept, self.at_most = num_tokens, num_latents, num_kept, at_most
         self.weight_N = weight_N
+        self.num_seen = 0
         self.compared_Z: Tensor | None = None
         self.values_Z: Tensor | None = None
         self.places_Z: Tensor | None = None
@@ -188,30 +190,32 @@ class _BatchwiseSelection:
         weight_n = _of_block(self.weight_N, block)
         values, places = self._worth_a_look(pre_nm, weight_n)
         compared = values if weight_n is None else values * weight_n[places.div(pre_nm.shape[1], rounding_mode="floor")]
-        places = _global_places(places, pre_nm.shape[1], first_token, first_latent, self.num_latents)
+        places = in_whole(places, pre_nm.shape[1], first_token, first_latent, self.num_latents)
         if self.compared_Z is not None and self.values_Z is not None and self.places_Z is not None:
             compared, values = torch.cat([self.compared_Z, compared]), torch.cat([self.values_Z, values])
             places = torch.cat([self.places_Z, places])
         if compared.numel() > self.num_kept:
-            compared, order = compared.topk(self.num_kept, sorted=False)
-            values, places = compared if weight_n is None else values[order], places[order]
+            order = ascending(compared.topk(self.num_kept, sorted=False).indices, compared.numel())
+            compared, places = compared[order], places[order]
+            values = compared if weight_n is None else values[order]
         elif self.values_Z is None:
             values = values.clone()  # the block's own memory would change
             compared = values if weight_n is None else compared
         self.compared_Z, self.values_Z, self.places_Z = compared, values, places
+        self.num_seen += 1
 
     def _worth_a_look(self, pre_nm: Tensor, weight_n: Tensor | None) -> tuple[Tensor, Tensor]:
         """The entries of a block that may be selected, and their places in it: on the CPU only those above a floor."""
         flat = pre_nm.flatten()
         if flat.device.type == "cpu" and flat.numel() > 4 * self.num_kept:  # elsewhere one would wait for the count
             if self.compared_Z is not None and self.compared_Z.numel() == self.num_kept:
-                places = _above(pre_nm, self.compared_Z.min(), weight_n)
+                places = above(pre_nm, _by_weight(self.compared_Z.min(), weight_n))
                 return flat[places], places
             sample = flat[::_SAMPLE_EVERY]
             if weight_n is not None:
                 sample = sample * weight_n[torch.arange(0, flat.numel(), _SAMPLE_EVERY) // pre_nm.shape[1]]
             rank = min(len(sample), 3 * self.num_kept // (2 * _SAMPLE_EVERY) + 16)
-            places = _above(pre_nm, sample.topk(rank).values[-1], weight_n)
+            places = above(pre_nm, _by_weight(sample.topk(rank).values[-1], weight_n))
             if places.numel() >= self.num_kept:  # so what is below cannot be among the largest
                 return flat[places], places
         return flat, torch.arange(flat.numel(), device=flat.device)
@@ -219,9 +223,11 @@ class _BatchwiseSelection:
     def finish(self) -> Selected:
         assert self.values_Z is not None
         assert self.places_Z is not None
-        places_Z, order_Z = self.places_Z.sort()
-        values_Z = self.values_Z[order_Z].relu_()
-        selected = _by_token(values_Z, places_Z, self.num_tokens, self.num_latents)
+        values_Z, places_Z = self.values_Z, self.places_Z
+        if self.num_seen > 1:  # the places of one block are in order already
+            places_Z, order_Z = places_Z.sort()
+            values_Z = values_Z[order_Z]
+        selected = _by_token(values_Z.relu(), places_Z, self.num_tokens, self.num_latents)
         return selected if self.at_most is None else _at_most(selected, self.at_most)
 
 
@@ -243,9 +249,9 @@ class _ThresholdSelection:
             threshold = threshold[first_latent : first_latent + pre_nm.shape[1]]
         floor = threshold.clamp(min=0) if isinstance(threshold, Tensor) else max(threshold, 0.0)
         flat = pre_nm.flatten()
-        places = _above(pre_nm, floor, _of_block(self.weight_N, block))
+        places = above(pre_nm, _by_weight(floor, _of_block(self.weight_N, block)))
         self.values.append(flat[places])
-        self.places.append(_global_places(places, pre_nm.shape[1], first_token, first_latent, self.num_latents))
+        self.places.append(in_whole(places, pre_nm.shape[1], first_token, first_latent, self.num_latents))
 
     def finish(self) -> Selected:
         if len(self.places) == 1:  # in order already
@@ -279,15 +285,9 @@ def _of_block(weight_N: Tensor | None, block: Block) -> Tensor | None:
     return None if weight_N is None else weight_N[block.first_token : block.first_token + len(block.pre_nm)]
 
 
-def _above(pre_nm: Tensor, floor: float | Tensor, weight_n: Tensor | None) -> Tensor:
-    """The places in a block of what exceeds a floor, counted by its token's weight."""
-    floor = floor if weight_n is None else floor / weight_n.unsqueeze(1)
-    return (pre_nm > floor).flatten().nonzero().squeeze(1)
-
-
-def _global_places(places: Tensor, width: int, first_token: int, first_latent: int, num_latents: int) -> Tensor:
-    tokens = places.div(width, rounding_mode="floor")
-    return (tokens + first_token) * num_latents + (places - tokens * width) + first_latent
+def _by_weight(floor: float | Tensor, weight_n: Tensor | None) -> float | Tensor:
+    """The floor that a token's own pre-activations have to exceed where they count by its weight."""
+    return floor if weight_n is None else floor / weight_n.unsqueeze(1)
 
 
 def _by_token(values_Z: Tensor, places_Z: Tensor, num_tokens: int, num_latents: int) -> Selected:
