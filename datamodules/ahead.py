@@ -47,8 +47,11 @@ class Ahead(Generic[T]):
         self._waiting = None
 
 
-def one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items; the next is made in a thread while one is used."""
+def one_ahead(items: Iterator[T], device: torch.device) -> Iterator[T]:
+    """The same items, made on this device; with a core to spare, the next is made in a thread while one is used."""
+    if not core_to_spare(device):
+        yield from items
+        return
     ahead = Ahead(lambda: next(items, None))
     try:
         while (item := ahead.next()) is not None:

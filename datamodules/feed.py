@@ -9,6 +9,7 @@ from typing import Any, Literal
 from rich.progress import track
 from torch import Tensor
 
+from tide_lightning.datamodules.ahead import one_ahead
 from tide_lightning.datamodules.cached import CachedNode
 from tide_lightning.datamodules.corpus import Corpus, Part
 from tide_lightning.datamodules.disk_cache import DiskCache, ShardFiles
@@ -60,8 +61,12 @@ class Feed:
         node = self._kept("calibration")
         node.reset()
         rounds = range(-(-num_samples // self.samples_per_batch))
-        for _ in track(rounds, "Reading calibration tokens", disable=self.shard.rank != 0):
-            yield from node.parts()
+
+        def parts() -> Iterator[Tokens]:
+            for _ in track(rounds, "Reading calibration tokens", disable=self.shard.rank != 0):
+                yield from node.parts()
+
+        return one_ahead(parts(), self.harvester.denoiser.device)
 
     def noised_calls(self, num_samples: int) -> Callable[[int], Call]:
         """The k-th forward over `num_samples` noised samples, whatever the source, drawn apart from all batches."""

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from tide_lightning.datamodules.ahead import core_to_spare, one_ahead
+from tide_lightning.datamodules.ahead import one_ahead
 from tide_lightning.datamodules.draws import Draw
 from tide_lightning.datamodules.harvest import Call, Harvester, Places
 from tide_lightning.datamodules.latents import Latents
@@ -53,7 +53,7 @@ class SizedIterable(Generic[T_co]):
 
     def __iter__(self) -> Iterator[T_co]:
         try:
-            yield from one_ahead(self._make()) if core_to_spare(self._device) else self._make()
+            yield from one_ahead(self._make(), self._device)
         finally:
             if torch.cuda.is_initialized():
                 torch.cuda.synchronize()  # training batches are made on another stream, with the same caches

@@ -11,6 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from tide_lightning.callbacks.splicing import why_not
 from tide_lightning.datamodules import ActivationDataModule
+from tide_lightning.datamodules.ahead import one_ahead
 from tide_lightning.datamodules.harvest import Harvester
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation.budget import Budget
@@ -22,7 +23,7 @@ from tide_lightning.toybox.benchmark.canvases import About, parse_targets
 from tide_lightning.toybox.benchmark.causality import Directions, Steering, SteeringPlan, learn_directions
 from tide_lightning.toybox.benchmark.hierarchy import measure_hierarchy
 from tide_lightning.toybox.benchmark.meaning import measure_meaning
-from tide_lightning.toybox.benchmark.reading import read
+from tide_lightning.toybox.benchmark.reading import Reading, read
 from tide_lightning.toybox.benchmark.readout import ReadOut
 from tide_lightning.toybox.benchmark.report import report_parts
 from tide_lightning.toybox.benchmark.scenes import LabelledScenes, check_toybox, labelled_scenes
@@ -184,13 +185,16 @@ class ToyboxBenchmark(Callback):
         depth: dict[str, list[dict[str, Any]]] = {site: [] for site in saes}
         readouts = {site: ReadOut(self.seed) for site in saes}
         references: dict[str, list[TokenBatch]] = {site: [] for site in saes}
-        for number in range(self.num_bins):
-            bounds = number / self.num_bins, (number + 1) / self.num_bins
-            edges = {"low": bounds[0], "high": bounds[1]}
-            readings = {
+        bins = [(number / self.num_bins, (number + 1) / self.num_bins) for number in range(self.num_bins)]
+
+        def read_bin(bounds: tuple[float, float]) -> dict[str, dict[str, Reading]]:
+            return {
                 name: read(harvester, saes, scenes[name], bounds, self.seed, self.forward_batch_size, step)
                 for name in SPLITS
             }
+
+        for (low, high), readings in zip(bins, one_ahead(map(read_bin, bins), data.denoiser.device), strict=True):
+            edges = {"low": low, "high": high}
             for site in saes:
                 train, test = (readings[name][site] for name in SPLITS)
                 depth[site].append({**edges, **readouts[site].update((scenes["train"], train), (scenes["test"], test))})
@@ -205,11 +209,7 @@ class ToyboxBenchmark(Callback):
             total = measure_meaning(joined["train"], joined["test"], self.num_bins, self.seed)
             found["meaning"][site] = {**total, "by_timestep": meaning[site]}
             found["readout"][site] = {**readouts[site].compute(), "by_timestep": depth[site]}
-        inside = [
-            number
-            for number in range(self.num_bins)
-            if number / self.num_bins < self.window[1] and (number + 1) / self.num_bins > self.window[0]
-        ]
+        inside = [number for number, (low, high) in enumerate(bins) if low < self.window[1] and high > self.window[0]]
         directions = {}
         for site in candidates if self.targets else []:
             if why_not(saes[site]) is None:
