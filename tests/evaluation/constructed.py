@@ -44,4 +44,4 @@ def make_output(
         values = torch.ones(len(tokens), 2)
     code = SparseCode(values, torch.arange(2).expand(len(tokens), 2), d_sae)
     known = torch.zeros_like(x_hat) if known is None else known
-    return SAEOutput(x_hat, known, tokens.x, x_hat, code, {}, [code.values])
+    return SAEOutput(x_hat, known, tokens.x, x_hat, code, {}, [code])

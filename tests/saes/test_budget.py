@@ -23,7 +23,7 @@ def uneven(num_tokens: int, seed: int) -> tuple[TideSAE, torch.Tensor]:
         batch.x[num_tokens // 2 :] = sae.known.intercept[0, 0]
         output = sae(batch)
         assert output.code.l0().double().mean() == pytest.approx(sae.k, rel=0.05)
-        sae.follow(output)
+        sae.follow(batch, output)
     batch = tokens(num_tokens, seed=seed + 100, mean=1.0, rest=1.0)
     batch.x[num_tokens // 2 :] = sae.known.intercept[0, 0]
     l0 = sae.eval()(batch).code.l0().double()
@@ -59,9 +59,10 @@ def over_time(tmp_path: Path | None, **arguments: float) -> tuple[torch.Tensor, 
     cost[:10] = 9.0
     sae.fit_sensitivity(Sensitivity(torch.eye(24, dtype=torch.float64), cost), tokens(400, seed=1, rest=1.0))
     for step in range(20):
-        output = sae(tokens(400, seed=step, rest=1.0))
+        batch = tokens(400, seed=step, rest=1.0)
+        output = sae(batch)
         assert output.code.l0().double().mean() == pytest.approx(sae.k, rel=0.1)
-        sae.follow(output)
+        sae.follow(batch, output)
     if tmp_path is not None:
         sae = TideSAE.from_pretrained(sae.save_pretrained(tmp_path / "sae"))
     batch = tokens(1000, seed=100, rest=1.0)

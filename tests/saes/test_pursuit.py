@@ -107,7 +107,8 @@ def test_codes_are_the_same_from_encode_and_forward_from_disk_and_for_a_token_al
 ) -> None:
     sae = small_sae(budget=budget, refinements=1, pursuits=2).train()
     for seed in range(5):
-        sae.follow(sae(tokens(200, seed=seed, **INGREDIENTS)))
+        batch = tokens(200, seed=seed, **INGREDIENTS)
+        sae.follow(batch, sae(batch))
     sae.eval()
     batch = tokens(50, seed=9, **INGREDIENTS)
     output = sae(batch)
@@ -125,7 +126,8 @@ def test_codes_are_the_same_from_encode_and_forward_from_disk_and_for_a_token_al
 def test_each_round_learns_a_threshold_that_keeps_the_budget() -> None:
     sae = small_sae(budget="batch", refinements=1, pursuits=2).train()
     for seed in range(30):
-        sae.follow(sae(tokens(400, seed=seed, **INGREDIENTS)))
+        batch = tokens(400, seed=seed, **INGREDIENTS)
+        sae.follow(batch, sae(batch))
     assert sae.pursuit is not None
     thresholds = [sae.threshold, sae.pursuit.threshold(0), sae.pursuit.threshold(1)]
     values = {float(threshold.value) for threshold in thresholds if threshold is not None and threshold.is_known()}

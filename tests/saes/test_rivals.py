@@ -177,7 +177,8 @@ def test_values_loss_and_gradients_equal_a_dense_float64_reference(
 def test_after_training_codes_are_the_same_from_encode_and_forward_and_from_disk(name: str, tmp_path: Path) -> None:
     sae = build(name, "zero")
     for seed in range(3):
-        sae.follow(sae(tokens(64, seed=seed, **INGREDIENTS)))
+        batch = tokens(64, seed=seed, **INGREDIENTS)
+        sae.follow(batch, sae(batch))
     sae.eval()
     batch = tokens(50, seed=8, **INGREDIENTS)
     output = sae(batch)
@@ -229,8 +230,9 @@ def test_the_weight_is_steered_to_k_active_latents(name: str) -> None:
     optimizer = torch.optim.Adam(sae.parameters(), lr=2e-3)
     l0 = []
     for step in range(500):
-        output = sae(tokens(128, seed=step, **INGREDIENTS))
-        sae.follow(output)
+        batch = tokens(128, seed=step, **INGREDIENTS)
+        output = sae(batch)
+        sae.follow(batch, output)
         optimizer.zero_grad()
         training_loss(output).total.backward()
         optimizer.step()
@@ -243,15 +245,16 @@ def test_the_weight_is_steered_to_k_active_latents(name: str) -> None:
 def test_the_weight_follows_all_tokens_and_can_be_kept() -> None:
     sae = build("relu", "none")
     assert isinstance(sae, ReLUSAE)
-    output = sae(tokens(50, **INGREDIENTS))
+    batch = tokens(50, **INGREDIENTS)
+    output = sae(batch)
     assert output.code.l0().double().mean() > sae.k
     start = sae.weight.value()
-    sae.follow(output)
+    sae.follow(batch, output)
     assert sae.weight.value() > start
-    sae.follow(output._replace(code=output.code.with_values(torch.zeros_like(output.code.values))))
+    sae.follow(batch, output._replace(code=output.code.with_values(torch.zeros_like(output.code.values))))
     torch.testing.assert_close(sae.weight.value(), start * torch.tensor(0.0).exp())
     kept = build("relu", "none", gain=0.0)
-    kept.follow(output)
+    kept.follow(batch, output)
     assert kept.state_dict()["weight.log"] == 0
 
 

@@ -22,7 +22,7 @@ from tide_lightning.errors import UserError
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes.code import SparseCode
 from tide_lightning.saes.sae import SAE, SAEOutput
-from tide_lightning.tokens import SiteShape
+from tide_lightning.tokens import SiteShape, TokenBatch
 
 
 class SteeredWeight(nn.Module):
@@ -80,7 +80,7 @@ class PenalisedSAE(SAE):
         """The constructor's arguments besides `shape`, as plain values."""
         return super().config | {"sparsity": self.sparsity, "gain": self.gain}
 
-    def follow(self, output: SAEOutput) -> None:
+    def follow(self, batch: TokenBatch, output: SAEOutput) -> None:
         """Steer the weight."""
         self.weight.follow(output.code, self.k)
 

@@ -51,8 +51,7 @@ class SAEOutput(NamedTuple):
         u_hat: its reconstruction [B, D].
         code: the active latents.
         penalties: what the SAE's loss adds to the squared error, by name and with its weight; only in training.
-        selected: the values that each selection on the way kept, as it compared them; one, unless a pursuit follows the
-            encoder.
+        selected: the codes that were selected on the way; one, unless a pursuit follows the encoder.
         aux_hat: what the dead latents alone decode to [B, D], for AuxK; None where none were named.
     """
 
@@ -62,7 +61,7 @@ class SAEOutput(NamedTuple):
     u_hat: Tensor
     code: SparseCode
     penalties: dict[str, Tensor]
-    selected: list[Tensor]
+    selected: list[SparseCode]
     aux_hat: Tensor | None = None
 
 
@@ -175,8 +174,8 @@ class SAE(Pretrained):
         if self.training:
             with torch.autocast(u.device.type, enabled=False):
                 penalties = self._penalties(u, encoded, code, frame)
-        x_hat, selected = self._denormalise(u_hat, frame), [self._compared(one, batch.t) for one in (first, *pursued)]
-        return SAEOutput(x_hat, frame.known, u, u_hat, code, penalties, selected, aux_hat)
+        x_hat = self._denormalise(u_hat, frame)
+        return SAEOutput(x_hat, frame.known, u, u_hat, code, penalties, [first, *pursued], aux_hat)
 
     def encode(
         self,
@@ -244,15 +243,11 @@ class SAE(Pretrained):
         """The code that is decoded, and those that were selected on the way from the encoder's."""
         return code, []
 
-    def _compared(self, code: SparseCode, timestep: Tensor) -> Tensor:
-        """A selected code's values as they were compared with others."""
-        return code.values
-
     def _penalties(self, u: Tensor, encoded: Encoded, code: SparseCode, frame: Frame) -> dict[str, Tensor]:
         """What the loss adds to the mean squared error of u, by name and with its weight."""
         return {}
 
-    def follow(self, output: SAEOutput) -> None:
+    def follow(self, batch: TokenBatch, output: SAEOutput) -> None:
         """Learn from a training batch what is no parameter; belongs after each forward in training."""
 
     @torch.no_grad()

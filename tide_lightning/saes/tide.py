@@ -147,16 +147,14 @@ class TideSAE(SAE):
         k_B = torch.lerp(torch.full_like(timestep, self.k), torch.full_like(timestep, self.k_noisy), timestep)
         return TopK(max(self.k, self.k_noisy), k_B.round().long())
 
-    def _compared(self, code: SparseCode, timestep: Tensor) -> Tensor:
-        if self.budget_over_time is None:
-            return code.values
-        weight_B: Tensor = self.budget_over_time(timestep)
-        return code.values * weight_B[code.tokens()].view_as(code.values)
-
-    def follow(self, output: SAEOutput) -> None:
+    @torch.no_grad()
+    def follow(self, batch: TokenBatch, output: SAEOutput) -> None:
         """Learn from a training batch what a token keeps without a batch, at each selection."""
-        if self.threshold is not None:
-            thresholds = [self.threshold, *(self.pursuit.thresholds if self.pursuit else [])]
-            for threshold, values in zip(thresholds, output.selected, strict=True):
-                assert isinstance(threshold, SharedThreshold)
-                threshold.follow(values)
+        if self.threshold is None:
+            return
+        thresholds = [self.threshold, *(self.pursuit.thresholds if self.pursuit else [])]
+        weight_B = None if self.budget_over_time is None else self.budget_over_time(batch.t)
+        for threshold, code in zip(thresholds, output.selected, strict=True):
+            assert isinstance(threshold, SharedThreshold)
+            values = code.values if weight_B is None else code.values * weight_B[code.tokens()].view_as(code.values)
+            threshold.follow(values)

@@ -150,7 +150,7 @@ class TideModule(LightningModule):
             output: SAEOutput = sae(tokens, clock.dead_latents(), self.k_aux)
             loss = training_loss(output, self.alpha)
             losses.append(loss.total)
-            sae.follow(output)
+            sae.follow(tokens, output)
             seen = torch.maximum(seen, clock.tick(output.code.fired(), len(tokens), self.global_step))
             self._interval.add(site, loss.named())
             with torch.no_grad():
