@@ -95,6 +95,20 @@ def test_batches_made_ahead_are_those_made_in_turn(make_data: MakeData, monkeypa
     assert equal(found[64][1], found[1][1])
 
 
+@pytest.mark.parametrize("source", ["noise", "denoise", "both"])
+def test_calibration_made_ahead_is_that_made_in_turn(
+    make_data: MakeData, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    found = {}
+    for cores in (1, 64):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        data = make_data(source=source)
+        first = next(iter(data.calibration_batches()))  # who breaks off leaves nothing under way
+        found[cores] = [first, *data.calibration_batches(), *data.train_loader(Shard())]
+    assert equal(found[64][:1], found[64][1:2])
+    assert equal(found[64], found[1])
+
+
 def test_a_state_of_another_run_is_refused(make_data: MakeData) -> None:
     state = make_data(source="denoise").train_loader(Shard()).state_dict()
     with pytest.raises(UserError, match="made with samples_per_batch 8, not 4"):
