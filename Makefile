@@ -22,6 +22,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # The demo's operations are small: a second thread costs more than it brings.
 demo: export OMP_NUM_THREADS = 1
+# And it asks for the same few megabytes again and again: the C library shall keep them, not give them back each time.
+demo: export MALLOC_MMAP_THRESHOLD_ = 268435456
+demo: export MALLOC_TRIM_THRESHOLD_ = 268435456
 demo: setup ## train three temporal SAEs on the toybox, test them, say where to look
 	$(BIN)/tide fit --config configs/quickstart.yaml
 	$(BIN)/tide test
