@@ -23,10 +23,8 @@ def above(pre_nm: Tensor, floor: float | Tensor) -> Tensor:
 
 
 def ascending(positions_Z: Tensor, count: int) -> Tensor:
-    """Positions below a count, each once, in order."""
-    if positions_Z.device.type != "cpu":  # counting would wait for the device
-        return positions_Z.sort().values
-    is_one = torch.zeros(count, dtype=torch.bool)
+    """Positions below a count, each once, in order: marked, which is faster than sorted."""
+    is_one = torch.zeros(count, dtype=torch.bool, device=positions_Z.device)
     is_one[positions_Z] = True
     return is_one.nonzero().squeeze(1)
 

@@ -180,7 +180,7 @@ class _BatchwiseSelection:
     ) -> None:
         self.num_tokens, self.num_latents, self.num_kept, self.at_most = num_tokens, num_latents, num_kept, at_most
         self.weight_N = weight_N
-        self.num_seen = 0
+        self.in_order = True  # the places
         self.compared_Z: Tensor | None = None
         self.values_Z: Tensor | None = None
         self.places_Z: Tensor | None = None
@@ -191,18 +191,20 @@ class _BatchwiseSelection:
         values, places = self._worth_a_look(pre_nm, weight_n)
         compared = values if weight_n is None else values * weight_n[places.div(pre_nm.shape[1], rounding_mode="floor")]
         places = in_whole(places, pre_nm.shape[1], first_token, first_latent, self.num_latents)
+        # Of several blocks they are sorted once, in the end, and elsewhere marking them would wait for their count.
+        self.in_order = self.places_Z is None and places.device.type == "cpu"
         if self.compared_Z is not None and self.values_Z is not None and self.places_Z is not None:
             compared, values = torch.cat([self.compared_Z, compared]), torch.cat([self.values_Z, values])
             places = torch.cat([self.places_Z, places])
         if compared.numel() > self.num_kept:
-            order = ascending(compared.topk(self.num_kept, sorted=False).indices, compared.numel())
+            order = compared.topk(self.num_kept, sorted=False).indices
+            order = ascending(order, compared.numel()) if self.in_order else order
             compared, places = compared[order], places[order]
             values = compared if weight_n is None else values[order]
         elif self.values_Z is None:
             values = values.clone()  # the block's own memory would change
             compared = values if weight_n is None else compared
         self.compared_Z, self.values_Z, self.places_Z = compared, values, places
-        self.num_seen += 1
 
     def _worth_a_look(self, pre_nm: Tensor, weight_n: Tensor | None) -> tuple[Tensor, Tensor]:
         """The entries of a block that may be selected, and their places in it: on the CPU only those above a floor."""
@@ -224,7 +226,7 @@ class _BatchwiseSelection:
         assert self.values_Z is not None
         assert self.places_Z is not None
         values_Z, places_Z = self.values_Z, self.places_Z
-        if self.num_seen > 1:  # the places of one block are in order already
+        if not self.in_order:
             places_Z, order_Z = places_Z.sort()
             values_Z = values_Z[order_Z]
         selected = _by_token(values_Z.relu(), places_Z, self.num_tokens, self.num_latents)
