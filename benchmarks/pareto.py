@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning import Trainer, seed_everything
 from torch import Tensor
 
+from benchmarks.configs import sae_of
 from benchmarks.keeping import SITE, Figures, measure
 from benchmarks.pareto_figures import steer, understand
 from benchmarks.pareto_page import Pieces, plot, table
@@ -52,20 +52,15 @@ QUICK = {"ks": [16], "factors": [8], "seeds": [0], "steps": 800, "test_samples":
 
 def variants() -> dict[str, dict[str, Any]]:
     """By name, the class and the arguments of each SAE."""
-    ours = _sae_of("quickstart")
+    ours = sae_of("quickstart")
     found = {OURS: ours}
     for name in packaged_configs():
         if name.startswith("rivals/"):
-            config, short = _sae_of(name), name.removeprefix("rivals/")
+            config, short = sae_of(name), name.removeprefix("rivals/")
             found[short] = config
             known = config["init_args"] | {"known_part": ours["init_args"]["known_part"], "num_bins": 20}
             found[short + WITH_KNOWN] = config | {"init_args": known}
     return found
-
-
-def _sae_of(config: str) -> dict[str, Any]:
-    sae: dict[str, Any] = yaml.safe_load(packaged_configs()[config].read_text(encoding="utf-8"))["model"]["sae"]
-    return sae
 
 
 def builder(variant: dict[str, Any], k: int, factor: float) -> Callable[[SiteShape], SAE]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks.configs import sae_of
 from tide_lightning.kernels import Encoded
 from tide_lightning.saes import SparseCode, TideSAE
 from tide_lightning.saes.frame import Frame
@@ -94,15 +95,7 @@ class MixesChannels(TideSAE):
         return frame
 
 
-COMMON: dict[str, Any] = {
-    "k": 16,
-    "budget": "batch",
-    "refinements": 1,
-    "pursuits": 1,
-    "encoder_norm": 0.3,
-    "fidelity_weight": 0.65,
-    "budget_over_time": 0.1,
-}
+COMMON: dict[str, Any] = sae_of("quickstart")["init_args"]
 """The quickstart's."""
 NO_SAMPLING = "no token sampling"
 DEFAULT = "TideSAE (the default)"
