@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.saes.synthetic import tokens
-from tests.saes.test_tide import small_sae
+from tests.saes.test_tide import calibrated, small_sae
 from tide_lightning.errors import UserError
 from tide_lightning.saes import TideSAE
 from tide_lightning.saes.budget import BudgetOverTime
@@ -83,12 +83,35 @@ def test_more_latents_go_to_times_at_which_errors_are_dear(tmp_path: Path, argum
 
 def test_weights_of_time_are_roots_of_what_errors_cost() -> None:
     budget = BudgetOverTime(0.25, 4)
-    budget.fit(torch.tensor([6.0, torch.nan, 1.0, 2.0], dtype=torch.float64))
+    budget.fit(torch.tensor([6.0, torch.nan, 1.0, 2.0], dtype=torch.float64), torch.tensor([3.0]))
     expected = torch.tensor([1.25, 1.0, 0.75 + 0.25 / 3, 0.75 + 0.25 * 2 / 3]).sqrt()
     torch.testing.assert_close(budget(torch.tensor([0.0, 0.375, 0.625, 1.0])), expected)
     torch.testing.assert_close(budget(torch.tensor([0.25])), expected[:2].mean(0, keepdim=True))
-    budget.fit(torch.full((4,), torch.nan, dtype=torch.float64))
+    budget.fit(torch.full((4,), torch.nan, dtype=torch.float64), torch.ones(1))
     assert torch.equal(budget.curve, torch.ones(4))
+
+
+def test_errors_that_are_scaled_by_time_cost_by_their_scale() -> None:
+    """An error of u is s(t) times as large in the activation: here 2, 1, 1 and 0 times."""
+    budget = BudgetOverTime(1.0, 4)
+    budget.fit(torch.tensor([1.0, 2.0, 4.0, 8.0], dtype=torch.float64), torch.tensor([2.0, 1.0, 1.0, 0.0]))
+    cost = torch.tensor([4.0, 2.0, 4.0, 0.0])
+    torch.testing.assert_close(budget.curve, (cost / cost.mean()).sqrt())
+
+
+def test_a_budget_by_cost_does_not_depend_on_how_errors_are_scaled() -> None:
+    """With nothing but the cost, tokens get the same weight in the activation's units, whichever the SAE works in."""
+    batch = tokens(4000, seed=1, mean=1.0, rest=1.0)
+    batch.x.mul_(1 + 3 * batch.t.unsqueeze(1))
+    cost = Sensitivity(torch.eye(24, dtype=torch.float64), torch.linspace(9, 1, 20, dtype=torch.float64))
+    in_units = []
+    for by_timestep in (False, True):
+        sae = small_sae(budget="batch", budget_over_time=1.0, num_bins=20, scale_by_timestep=by_timestep)
+        calibrated(sae, batch).fit_sensitivity(cost, batch)
+        assert sae.budget_over_time is not None
+        curve = sae.budget_over_time.curve / sae.known.scale
+        in_units.append(curve / curve.mean())
+    torch.testing.assert_close(*in_units, rtol=1e-4, atol=0)
 
 
 def test_what_never_fires_teaches_no_threshold() -> None:

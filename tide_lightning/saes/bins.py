@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def centres(curve: Tensor) -> Tensor:
+    """The times [bins] at which a curve [bins] is known."""
+    return (torch.arange(len(curve), device=curve.device, dtype=curve.dtype) + 0.5) / len(curve)
+
+
 def between_bins(t: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
     """The bin whose centre lies below t, int64, and how far t is towards the next one's."""
     place = (t * num_bins - 0.5).clamp(0, num_bins - 1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tide_lightning.errors import UserError
 from tide_lightning.kernels import Threshold
 from tide_lightning.reduction import all_reduce_sum
-from tide_lightning.saes.bins import at_time
+from tide_lightning.saes.bins import at_time, centres
 
 Budget = Literal["token", "batch"]
 """Whether each token has k active latents, or a batch's tokens share k times their number."""
@@ -55,8 +55,9 @@ class SharedThreshold(nn.Module):
 class BudgetOverTime(nn.Module):
     """By how much a token's values count when tokens of different t share a budget: the root of a sensitivity.
 
-    An error of the same size costs the denoiser more at some times than at others, by c(t), which is 1 on average. The
-    weight of t is sqrt((1 - share) + share c(t)), so more latents go to times at which errors are dear.
+    An error of the same size costs the denoiser more at some times than at others, by c(t), which is 1 on average: by
+    its sensitivity, times s(t)^2 where what is left has a scale of its own at each t. The weight of t is
+    sqrt((1 - share) + share c(t)), so more latents go to times at which errors are dear.
 
     Args:
         share: 0 compares values as they are, 1 by nothing but what they are worth to the denoiser.
@@ -71,12 +72,18 @@ class BudgetOverTime(nn.Module):
         self.register_buffer("curve", torch.ones(num_bins))
 
     @torch.no_grad()
-    def fit(self, by_time: Tensor) -> None:
-        """Take c from the denoiser's sensitivity in bins of t, NaN where it was not measured."""
-        known = ~by_time.isnan() & (by_time.nanmean() > 0)
-        relative = torch.where(known, by_time / by_time.nanmean(), 1.0)
-        centres = (torch.arange(len(self.curve), device=by_time.device, dtype=by_time.dtype) + 0.5) / len(self.curve)
-        self.curve.copy_(((1 - self.share) + self.share * at_time(relative, centres)).sqrt())
+    def fit(self, by_time: Tensor, scale: Tensor) -> None:
+        """Set the weights.
+
+        Args:
+            by_time: the denoiser's sensitivity in bins of t, NaN where it was not measured.
+            scale: the s of u = (x - known) / s, in bins of t; one where it is the same for all.
+        """
+        cost = by_time * at_time(scale.to(by_time.dtype), centres(by_time)).square()
+        known = ~cost.isnan() & (cost.nanmean() > 0)
+        relative = torch.where(known, cost / cost.nanmean(), 1.0)
+        there = at_time(relative, centres(self.curve).to(relative.dtype))
+        self.curve.copy_(((1 - self.share) + self.share * there).sqrt())
 
     def forward(self, t: Tensor) -> Tensor:
         """The weights [B] at times t [B]."""

@@ -98,7 +98,7 @@ class TideSAE(SAE):
         """Learn what errors do to the denoiser's loss, and when."""
         super().fit_sensitivity(sensitivity, batch)
         if self.budget_over_time is not None:
-            self.budget_over_time.fit(sensitivity.by_time)
+            self.budget_over_time.fit(sensitivity.by_time, self.known.scale)
 
     def _encode_normalised(
         self, u: Tensor, frame: Frame, timestep: Tensor | None, dead: Tensor | None = None, k_aux: int = 0
