@@ -14,6 +14,8 @@ from lightning import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import tide_lightning.saes
+from tests.saes.synthetic import SHAPE
 from tests.torchrun import run_ranks
 from tests.training.fitting import SITES, make_data, make_trainer
 from tide_lightning.callbacks import ExportSAEs, ResampleDeadLatents
@@ -120,6 +122,20 @@ def test_from_their_configs_to_the_protocol(tmp_path: Path, monkeypatch: pytest.
     keys = {f"transformer_blocks.3@{name}" for name in saes}
     assert set(metrics["sites"]) == set(metrics["fidelity"]["sites"]) == keys
     assert main(["plan", "--config", "debug", "--config", "all.yaml"]) == 0
+
+
+def test_nothing_of_the_quickstarts_own_is_left_on_a_rival() -> None:
+    """On top of the quickstart a rival keeps what it does not name, so it names all that its class takes."""
+    configs = {
+        name: yaml.safe_load(path.read_text())["model"]["sae"]
+        for name, path in packaged_configs().items()
+        if name == "quickstart" or name.startswith("rivals/")
+    }
+    ours = configs.pop("quickstart")["init_args"]
+    assert len(configs) == 9
+    for name, rival in configs.items():
+        cls: type[SAE] = getattr(tide_lightning.saes, rival["class_path"].rpartition(".")[2])
+        assert set(ours) & set(cls(SHAPE).config) <= set(rival["init_args"]), name
 
 
 @pytest.mark.parametrize("rival", ["gated", "topk_per_timestep"])
