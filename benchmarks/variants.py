@@ -109,6 +109,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "16 latents for every token": {"budget": "token"},
     "a budget blind to time": {"budget_over_time": 0.0},
     "a quarter of the budget by time": {"budget_over_time": 0.25},
+    "nine tenths of the budget by time": {"budget_over_time": 0.9},
+    "one scale for all times": {"scale_by_timestep": False},
+    "one scale for all times, a tenth of the budget by time": {"scale_by_timestep": False, "budget_over_time": 0.1},
     "errors weighted by time as well": {},
     "encoder reads the activation": {},
     "modulation that mixes channels": {},
@@ -185,13 +188,17 @@ TABLES = {
             DEFAULT,
             "a budget blind to time",
             "a quarter of the budget by time",
+            "nine tenths of the budget by time",
+            "one scale for all times",
+            "one scale for all times, a tenth of the budget by time",
+            "half of the error by sensitivity",
             "nine tenths of the error by sensitivity",
             *CLASSES,
         ],
     ),
     "parts": Table(
         "TideSAE, nine tenths by sensitivity, blind to time",
-        {"fidelity_weight": 0.9, "budget_over_time": 0.0},
+        {"fidelity_weight": 0.9, "budget_over_time": 0.0, "scale_by_timestep": False},
         [
             *_PARTS,
             "no pursuit",
@@ -204,7 +211,7 @@ TABLES = {
     ),
     "without_pursuit": Table(
         "encoder-only",
-        {"pursuits": 0, "fidelity_weight": 0.5, "budget_over_time": 0.0},
+        {"pursuits": 0, "fidelity_weight": 0.5, "budget_over_time": 0.0, "scale_by_timestep": False},
         [
             *_PARTS,
             "modulation from zero",
