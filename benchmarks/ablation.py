@@ -22,6 +22,7 @@ from lightning import Callback, LightningDataModule, Trainer, seed_everything
 from torch import Tensor
 
 from benchmarks.keeping import SITE, measure
+from benchmarks.meaning import understand
 from benchmarks.tables import markdown, spread, write
 from benchmarks.variants import CLASSES, COMMON, DEFAULT, NO_SAMPLING, TABLES, VARIANTS
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
@@ -37,7 +38,9 @@ COLUMNS = {
     "loss_increase_known": ("known alone", "%"),
     "alive_fraction": ("alive", ".3f"),
     "l0": ("L0", ".1f"),
+    "f1": ("factor F1", ".3f"),
 }
+"""Of a table, those that it has."""
 
 
 class OneHarvest(LightningDataModule):
@@ -146,14 +149,16 @@ def train(
 
 def table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
     """A line a variant, over the seeds that have it."""
+    there = {key for found in rows.values() for row in found.values() for key in row}
+    columns = {key: column for key, column in COLUMNS.items() if key in there}
     lines = []
     for name in VARIANTS:
         seeds = [found[name] for found in rows.values() if name in found]
         if not seeds:
             continue
-        cells = [spread([row[key] for row in seeds if key in row], form) for key, (_, form) in COLUMNS.items()]
+        cells = [spread([row[key] for row in seeds if key in row], form) for key, (_, form) in columns.items()]
         lines.append([name, *cells])
-    return markdown(["variant", *(head for head, _ in COLUMNS.values())], lines)
+    return markdown(["variant", *(head for head, _ in columns.values())], lines)
 
 
 def main() -> None:
@@ -166,6 +171,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=2048)
     parser.add_argument("--test_samples", type=int, default=2048)
     parser.add_argument("--fidelity_samples", type=int, default=256)
+    parser.add_argument("--labelled_scenes", type=int, default=320)
     parser.add_argument("--json", type=Path, default=Path("ablation.json"))
     parser.add_argument("--table", type=Path, help="page whose table is replaced")
     parser.add_argument("--only_table", action="store_true")
@@ -185,7 +191,9 @@ def main() -> None:
             print(f"seed {seed}: {', '.join(missing)}", flush=True)
             data = harvest(seed, how.whole_images, options)
             saes = train(data, missing, common, seed, options.steps)
-            have |= measure(data, saes, options.fidelity_samples)
+            kept = measure(data, saes, options.fidelity_samples)
+            meant = understand(data, saes, options.labelled_scenes)
+            have |= {name: kept[name] | meant[name] for name in missing}
             options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     text = table(rows).replace(DEFAULT, unvaried)
     print(text)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from benchmarks.configs import sae_of
 from benchmarks.keeping import SITE, Figures, measure
-from benchmarks.pareto_figures import steer, understand
+from benchmarks.meaning import steer, understand
 from benchmarks.pareto_page import Pieces, plot, table
 from benchmarks.tables import write
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
@@ -153,7 +153,8 @@ def run_piece(rows: dict[str, Figures], seed: int, factor: float, k: int, option
         saes = {name: module.sae(f"{SITE}@{name}") for name in names}
         for name, sae in saes.items():
             sae.save_pretrained(sae_folder(options, seed, piece_of(factor, k), name), site=SITE)
-        figures, meaning = measure(data, saes, options.fidelity_samples), understand(data, saes, options)
+        figures = measure(data, saes, options.fidelity_samples)
+        meaning = understand(data, saes, options.labelled_scenes)
         rows.update({name: figures[name] | meaning[name] for name in names})
 
 

@@ -1,4 +1,4 @@
-"""What `benchmarks/pareto.py` measures of latents: what they mean, and what can be steered by them."""
+"""What latents of one block of the toybox mean, and what can be steered by them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Readings:
         self.denoiser, self.saes = data.denoiser, saes
         self.train = labelled_scenes(self.denoiser, "train", num_scenes, 1)
         self.test = labelled_scenes(self.denoiser, "test", num_scenes // 2, 1, frozenset(self.train.prompts))
-        self.labelled = {f"{SITE}@{name}": sae for name, sae in saes.items()}
+        self.labelled = {f"{SITE}@{number}": sae for number, sae in enumerate(saes.values())}
         self.harvester = Harvester(self.denoiser, self.denoiser.resolve_sites(list(self.labelled)), 0, None)
         self.bins = [(number / 5, (number + 1) / 5) for number in range(5)]
 
@@ -37,17 +37,17 @@ class Readings:
         """By SAE, its codes of the scenes in all bins of t, and some tokens."""
         parts = [read(self.harvester, self.labelled, scenes, bounds, 0) for bounds in self.bins]
         found: dict[str, tuple[Pooled, TokenBatch]] = {}
-        for name in self.saes:
-            own = [part[f"{SITE}@{name}"] for part in parts]
+        for name, site in zip(self.saes, self.labelled, strict=True):
+            own = [part[site] for part in parts]
             pooled = {key: torch.cat([part.pooled[key] for part in own]) for key in own[0].pooled}
             found[name] = pooled, TokenBatch.concatenate([part.reference for part in own])
         return found
 
 
 @torch.no_grad()
-def understand(data: ActivationDataModule, saes: dict[str, SAE], options: argparse.Namespace) -> dict[str, Figures]:
+def understand(data: ActivationDataModule, saes: dict[str, SAE], labelled_scenes: int) -> dict[str, Figures]:
     """Factor F1 and AUROC of the best latents."""
-    readings = Readings(data, saes, options.labelled_scenes)
+    readings = Readings(data, saes, labelled_scenes)
     train, test = readings.read(readings.train), readings.read(readings.test)
     rows = {}
     for name in saes:
