@@ -1,6 +1,7 @@
 """What each part of the method is worth: variants trained side by side on one harvest, at equal tokens.
 
     python -m benchmarks.ablation --json docs/ablation.json --table docs/ablation.md
+    python -m benchmarks.ablation --of one_scale --json docs/ablation_one_scale.json
     python -m benchmarks.ablation --of parts --json docs/ablation_parts.json
     python -m benchmarks.ablation --of without_pursuit --json docs/ablation_without_pursuit.json
 
