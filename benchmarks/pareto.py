@@ -205,6 +205,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=Path("pareto.json"))
     parser.add_argument("--folder", type=Path, default=Path("runs/pareto"), help="of the harvests and the SAEs")
     parser.add_argument("--page", type=Path, help="a Markdown file whose table to replace")
+    parser.add_argument("--mark", default="table", help="what the table is called in the page")
     parser.add_argument("--plot", type=Path, help="a PNG to write")
     parser.add_argument("--only_table", action="store_true")
     if parser.parse_known_args()[0].preset == "quick":
@@ -228,7 +229,7 @@ def main() -> None:
     names = list(variants())
     print(text := table(content["pieces"], names))
     if options.page:
-        write(options.page, "table", text)
+        write(options.page, options.mark, text)
     if options.plot:
         plot(content["pieces"], names, options.plot)
 
