@@ -82,7 +82,7 @@ class BudgetOverTime(nn.Module):
         cost = by_time * at_time(scale.to(by_time.dtype), centres(by_time)).square()
         known = ~cost.isnan() & (cost.nanmean() > 0)
         relative = torch.where(known, cost / cost.nanmean(), 1.0)
-        there = at_time(relative, centres(self.curve).to(relative.dtype))
+        there = at_time(relative, centres(self.curve.to(relative.dtype)))
         self.curve.copy_(((1 - self.share) + self.share * there).sqrt())
 
     def forward(self, t: Tensor) -> Tensor:
