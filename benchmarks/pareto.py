@@ -41,8 +41,8 @@ from tide_lightning.tokens import SiteShape
 from tide_lightning.toybox import Scenes
 from tide_lightning.training import TideModule
 
-OURS, READING = "tide", "tide-reading"
-"""The quickstart's SAE, and what the config `reading` makes of it."""
+OURS = "tide"
+"""The quickstart's SAE."""
 WITH_KNOWN = "-known"
 """Behind the name of a rival that got our known part."""
 
@@ -53,7 +53,7 @@ QUICK = {"ks": [16], "factors": [8], "seeds": [0], "steps": 800, "test_samples":
 def variants() -> dict[str, dict[str, Any]]:
     """By name, the class and the arguments of each SAE."""
     ours = sae_of("quickstart")
-    found = {OURS: ours, READING: ours | {"init_args": ours["init_args"] | sae_of("reading")["init_args"]}}
+    found = {OURS: ours}
     for name in packaged_configs():
         if name.startswith("rivals/"):
             config, short = sae_of(name), name.removeprefix("rivals/")

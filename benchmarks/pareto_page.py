@@ -57,8 +57,8 @@ def plot(pieces: Pieces, names: list[str], path: Path) -> None:
     from matplotlib import pyplot
 
     rivals = [name for name in names if f"{name}-known" in names]
-    ours = [name for name in names if name.removesuffix("-known") not in rivals]
-    colours: dict[str, Any] = dict(zip(ours, ["black", "dimgray"], strict=True))
+    [ours] = [name for name in names if name.removesuffix("-known") not in rivals]
+    colours: dict[str, Any] = {ours: "black"}
     colours |= dict(zip(rivals, pyplot.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
     sizes, ks = (sorted(set(values)) for values in zip(*map(numbers, pieces), strict=True))
     shape: dict[str, Any] = {"figsize": (1.5 + 4.5 * len(ks), 3.8 * len(sizes)), "sharey": True, "squeeze": False}
@@ -71,15 +71,15 @@ def plot(pieces: Pieces, names: list[str], path: Path) -> None:
             if not losses or not scores:
                 continue
             rival = name.removesuffix("-known")
-            colour, filled = colours[rival], rival != name or name in ours
+            colour, filled = colours[rival], rival != name or name == ours
             x, y = sum(losses) / len(losses), sum(scores) / len(scores)
             axis.errorbar(
                 x,
                 y,
                 xerr=[[x - min(losses)], [max(losses) - x]],
                 yerr=[[y - min(scores)], [max(scores) - y]],
-                fmt="*" if name in ours else "o",
-                markersize=14 if name in ours else 7,
+                fmt="*" if name == ours else "o",
+                markersize=14 if name == ours else 7,
                 color=colour,
                 markerfacecolor=colour if filled else "white",
                 elinewidth=1,
