@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tide_lightning.saes
+from benchmarks.configs import sae_of
 from tests.saes.synthetic import SHAPE
 from tests.torchrun import run_ranks
 from tests.training.fitting import SITES, make_data, make_trainer
@@ -110,8 +111,7 @@ def test_from_their_configs_to_the_protocol(tmp_path: Path, monkeypatch: pytest.
     assert len(names) == 9
     saes = {}
     for name in names:
-        config = yaml.safe_load(packaged_configs()[name].read_text())
-        saes[name.removeprefix("rivals/")] = sae = config["model"]["sae"]
+        saes[name.removeprefix("rivals/")] = sae = sae_of(name)
         sae["init_args"]["expansion_factor"] = 4
         sae["init_args"]["k"] = 8
     (tmp_path / "all.yaml").write_text(yaml.safe_dump({"model": {"saes": saes}}))
@@ -126,14 +126,11 @@ def test_from_their_configs_to_the_protocol(tmp_path: Path, monkeypatch: pytest.
 
 def test_nothing_of_the_quickstarts_own_is_left_on_a_rival() -> None:
     """On top of the quickstart a rival keeps what it does not name, so it names all that its class takes."""
-    configs = {
-        name: yaml.safe_load(path.read_text())["model"]["sae"]
-        for name, path in packaged_configs().items()
-        if name == "quickstart" or name.startswith("rivals/")
-    }
-    ours = configs.pop("quickstart")["init_args"]
-    assert len(configs) == 9
-    for name, rival in configs.items():
+    ours = sae_of("quickstart")["init_args"]
+    rivals = [name for name in packaged_configs() if name.startswith("rivals/")]
+    assert len(rivals) == 9
+    for name in rivals:
+        rival = sae_of(name)
         cls: type[SAE] = getattr(tide_lightning.saes, rival["class_path"].rpartition(".")[2])
         assert set(ours) & set(cls(SHAPE).config) <= set(rival["init_args"]), name
 
@@ -144,7 +141,7 @@ def test_a_rivals_config_on_top_of_anothers(rival: str, tmp_path: Path, monkeypa
     quick = ["--trainer.max_steps=1", "--trainer.callbacks=[]", "--data.num_calibration_samples=64"]
     quick += ["--data.num_validation_samples=16", "--data.sites=[transformer_blocks.3]"]
     assert main(["fit", "--config", "quickstart", "--config", f"rivals/{rival}", *quick]) == 0
-    wanted = yaml.safe_load(packaged_configs()[f"rivals/{rival}"].read_text())["model"]["sae"]
+    wanted = sae_of(f"rivals/{rival}")
     sae = SAE.from_pretrained(tmp_path / "runs" / "quickstart" / "latest" / "saes" / "transformer_blocks.3")
     assert type(sae).__name__ == wanted["class_path"].rpartition(".")[2]
     assert wanted["init_args"].items() <= sae.config.items()
