@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.tables import markdown, write
 from tide_lightning.diffusion import sample
-from tide_lightning.evaluation.matching import full_values
+from tide_lightning.evaluation.matching import full_amounts
 from tide_lightning.explore import Found, Run, find_by_text, open_run
 from tide_lightning.explore.steering import Edit, steer
 from tide_lightning.toybox.benchmark.canvases import Canvases, canvases
@@ -71,7 +71,7 @@ def main() -> None:
 def _measure(run: Run, factor: str, value: str, num_prompts: int) -> list[dict[str, Any]]:
     boards = canvases(run.denoiser, factor, "silent", "train", num_prompts, seed=2)
     found = find_by_text(run, value, top=1000, num_candidates=_CANDIDATES)
-    oracle, units = load_oracle("a"), {site: full_values(sae) for site, sae in run.saes.items()}
+    oracle, units = load_oracle("a"), {site: full_amounts(sae) for site, sae in run.saes.items()}
     number = FACTORS[factor].index(value)
 
     def success(one: Found) -> float:

@@ -27,7 +27,7 @@ from benchmarks.tables import markdown, spread, write
 from tide_lightning.callbacks.splicing import splice_denoiser
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import stream
-from tide_lightning.evaluation.matching import full_values
+from tide_lightning.evaluation.matching import full_amounts
 from tide_lightning.explore import Run, open_run
 from tide_lightning.explore.steering import Edit, steer
 from tide_lightning.explore.steering.handles import find_handles
@@ -43,7 +43,7 @@ GOALS = {"colour": 0.85, "shape": 0.6, "size": 0.6, "place": 0.6}
 
 METHODS = ("none", "latent", "random", "dense", "prompt")
 PUSHES: dict[About, tuple[float, ...]] = {"silent": (0.45, 0.25, 0.8), "contrary": (0.8, 1.3, 2.0)}
-"""How far tokens are moved, as a share of what they hold besides the known part (`matching.full_values`).
+"""How far tokens are moved, as a share of what they hold besides the known part (`matching.full_amounts`).
 
 All candidates are tried with the first, the best of them with the others; more has to be overcome against a word.
 """
@@ -107,7 +107,7 @@ class Bench:
         self.count = {"train": num_train, "test": num_test}
         self._means: dict[tuple[str, str, int], Tensor] = {}
         self._alive: dict[str, Tensor] = {}
-        self._units = {site: full_values(sae) for site, sae in run.saes.items()}
+        self._units = {site: full_amounts(sae) for site, sae in run.saes.items()}
         self.oracles = [load_oracle(name) for name in ("a", "b")]
 
     def unit(self, site: str, latent: int) -> float:

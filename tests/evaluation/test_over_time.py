@@ -16,7 +16,7 @@ from tide_lightning.evaluation.matching import (
     best_by_direction,
     best_by_firing,
     directions,
-    full_values,
+    full_amounts,
     random_like,
 )
 from tide_lightning.evaluation.tracking import over_blocks, over_time
@@ -151,18 +151,23 @@ def test_directions_are_what_a_latent_adds(arguments: dict[str, object]) -> None
         torch.testing.assert_close(found, sae.W_dec)
 
 
+@pytest.mark.parametrize("scale_by_timestep", [False, True])
 @pytest.mark.parametrize("fidelity_weight", [0.0, 0.9])
-def test_a_full_value_moves_a_token_by_what_tokens_hold_besides_the_known_part(fidelity_weight: float) -> None:
+def test_a_full_amount_moves_a_token_by_what_tokens_hold_besides_the_known_part(
+    fidelity_weight: float, scale_by_timestep: bool
+) -> None:
     batch = synthetic.tokens(4_000, mean=1.0, input=1.0, rest=0.5)
-    sae = TideSAE(synthetic.SHAPE, 2, 4, fidelity_weight=fidelity_weight).eval()
+    sae = TideSAE(synthetic.SHAPE, 2, 4, scale_by_timestep=scale_by_timestep, fidelity_weight=fidelity_weight).eval()
     statistics = KnownStatistics(sae.known)
     statistics.update(batch)
     statistics.fit()
     draw = torch.randn(24, 24, generator=torch.Generator().manual_seed(0))
     sae.fit_sensitivity(synthetic.at_all_times(draw @ draw.mT), batch)
     rest = (batch.x - sae.known(**batch.context())).square().sum(1).mean().sqrt()
-    values = full_values(sae)
+    amounts = full_amounts(sae)
+    first = batch.select(slice(0, 1))
     for latent in (0, 5, 47):
-        one = SparseCode(values[latent].reshape(1, 1), torch.tensor([[latent]]), sae.d_sae)
-        moved = sae.added(one, **batch.select(slice(0, 1)).context()).norm()
+        value = amounts[latent] * sae.unit_at(first.t)
+        one = SparseCode(value.reshape(1, 1), torch.tensor([[latent]]), sae.d_sae)
+        moved = sae.added(one, **first.context()).norm()
         torch.testing.assert_close(moved, rest, rtol=0.02, atol=0)

@@ -7,12 +7,14 @@ import torch
 from PIL import Image
 
 from tests.explore.conftest import D_SAE, SITES
+from tide_lightning.callbacks.splicing import site_context
 from tide_lightning.cli import main
 from tide_lightning.errors import UserError
 from tide_lightning.explore import Run, find_by_prompts, find_by_text
 from tide_lightning.explore.contrast import Case, differences, effects, moments_of
 from tide_lightning.explore.phrases import alternatives, as_text, replaced, says, words
 from tide_lightning.explore.retrieval import find_by_images, pose
+from tide_lightning.saes import TideSAE
 from tide_lightning.toybox import prompts
 
 CAPTIONS = [words(prompt) for prompt in prompts(400)]
@@ -95,6 +97,25 @@ def test_a_latent_that_makes_the_difference_is_found_and_has_its_effect(run: Run
         assert measured[SITES[0], 5] == max(measured.values()) > 0.2
     finally:
         sae.W_dec[5], sae.W_enc[5], sae.b_enc[5] = kept
+
+
+@torch.no_grad()
+def test_a_level_is_in_the_unit_of_amounts(run: Run) -> None:
+    sae = TideSAE(run.sae(SITES[0]).shape, expansion_factor=2, k=8, scale_by_timestep=True).eval()
+    sae.known.scale.copy_(torch.linspace(5.0, 1.0, sae.num_bins))
+    moments = moments_of(run.denoiser, ["a red cube"] * 2, (0.3, 1.0), 3, 4.5, 0)
+    case = Case(["a red cube"] * 2, moments)
+    found = differences(run.denoiser, {SITES[0]: sae}, case, [case])[SITES[0]]
+    conditioning = run.denoiser.encode_prompts(case.prompts)
+    codes = []
+    for moment in moments:
+        with run.denoiser.record(run.denoiser.resolve_sites(SITES[:1])) as read:
+            run.denoiser.predict(*moment.asked(conditioning))
+        tokens = site_context(run.denoiser, sae.shape, *moment.asked(conditioning))
+        code = sae.encode(read[SITES[0]].float().flatten(0, 1), **tokens.context())
+        codes.append(code.to_dense() / sae.unit_at(tokens.t))
+    values = torch.cat(codes)
+    torch.testing.assert_close(found.level, values.sum(0) / (values > 0).sum(0).clamp(min=1))
 
 
 def test_two_images_are_told_apart_by_latents_of_what_differs(run: Run) -> None:

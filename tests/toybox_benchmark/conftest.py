@@ -20,15 +20,16 @@ def denoiser() -> Denoiser:
 
 @pytest.fixture(scope="package")
 def sae(denoiser: Denoiser) -> TideSAE:
-    """An untrained SAE whose known part is not zero."""
+    """An untrained SAE whose known part is not zero, and whose scale changes with time."""
     width = denoiser.site_widths(denoiser.resolve_sites([SITE]))[SITE]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         patch = denoiser.patch_width
-        sae = TideSAE(SiteShape(width, denoiser.grid, patch, 9 * patch), expansion_factor=2, k=8, unmodulate=True)
+        shape = SiteShape(width, denoiser.grid, patch, 9 * patch)
+        sae = TideSAE(shape, expansion_factor=2, k=8, unmodulate=True, scale_by_timestep=True)
         sae.known.intercept.normal_()
         sae.known.weight.normal_(std=0.1)
-        sae.known.scale.fill_(3.0)
+        sae.known.scale.copy_(torch.linspace(5.0, 1.0, sae.num_bins))
         assert sae.modulation is not None
         for parameter in sae.modulation.parameters():
             torch.nn.init.normal_(parameter, std=0.1)

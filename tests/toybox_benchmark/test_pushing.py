@@ -61,8 +61,24 @@ def test_raising_a_latent_is_the_same_whatever_else_is_active(denoiser: Denoiser
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     norms = effect_norms(sae, torch.tensor([5, 5, 6]), tokens)
     assert norms[0] == norms[1] != norms[2]
-    expected_norm = effect(sae, torch.full((len(tokens), 1), 5), torch.ones(len(tokens), 1), tokens).norm(dim=1).mean()
+    unit = sae.unit_at(tokens.t)
+    expected_norm = effect(sae, torch.full((len(tokens), 1), 5), unit, tokens).norm(dim=1).mean()
     torch.testing.assert_close(norms[0], expected_norm)
+
+
+@torch.no_grad()
+def test_a_push_moves_tokens_as_far_at_every_time(denoiser: Denoiser, sae: TideSAE) -> None:
+    plain = TideSAE(sae.shape, expansion_factor=2, k=8, scale_by_timestep=True).eval()  # its decoder knows no time
+    plain.known.scale.copy_(sae.known.scale)
+    push = no_push(denoiser, plain)
+    push.amount[:] = 4.0
+    moved = []
+    for t in (0.9, 0.2):
+        tokens = context(denoiser, plain, 3)
+        tokens = TokenBatch(**{**tokens.tensors(), "t": torch.full_like(tokens.t, t)})
+        moved.append((pushed_by(plain, push, ALWAYS)(tokens) - tokens.x).norm(dim=1))
+    torch.testing.assert_close(*moved, rtol=1e-4, atol=0)
+    assert moved[0].min() > 0
 
 
 def test_a_push_acts_on_its_own_images_and_tokens_in_both_halves(denoiser: Denoiser, sae: TideSAE) -> None:

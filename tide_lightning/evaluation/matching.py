@@ -24,7 +24,7 @@ def directions(sae: SAE) -> Tensor:
 
 @torch.no_grad()
 def effects(sae: SAE) -> Tensor:
-    """What each latent at value 1 adds to an activation, in its own units [F, D].
+    """What each latent adds to an activation, in its own units, at an amount of 1 [F, D]; see `SAE.unit_at`.
 
     Asked of the decoder itself at t = 1/2, so that a metric or an un-modulation counts: they bend the stored rows.
     """
@@ -48,19 +48,20 @@ def effects(sae: SAE) -> Tensor:
         noise=zeros(shape.d_input),
         trajectory_noise=zeros(shape.d_input),
     ).context()
-    one = SparseCode(torch.ones(num, 1, device=device), torch.arange(num, device=device).unsqueeze(1), num)
+    values = sae.unit_at(context["timestep"]).reshape(-1, 1).expand(num, 1)
+    one = SparseCode(values.contiguous(), torch.arange(num, device=device).unsqueeze(1), num)
     return sae.added(one, **context).float()
 
 
 @torch.no_grad()
-def full_values(sae: SAE) -> Tensor:
-    """The value at which each latent adds as much as tokens hold besides the known part, in the root mean square [F].
+def full_amounts(sae: SAE) -> Tensor:
+    """The amount at which each latent adds as much as tokens hold besides the known part, in the root mean square [F].
 
-    A measure of pushes that means the same whatever an SAE's metric.
+    A measure of pushes that means the same whatever an SAE's metric and scales.
     """
     rest = (sae.known.scale.square().mean() * sae.d_in).sqrt()
-    values: Tensor = rest / effects(sae).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-    return values
+    amounts: Tensor = rest / effects(sae).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+    return amounts
 
 
 class Best(NamedTuple):

@@ -65,7 +65,7 @@ class Difference:
     Args:
         contrast: by how much more a latent fires for the case than for the rival nearest to it, in the mean over
             tokens and moments [F].
-        level: mean value where it fires for the case [F].
+        level: mean value where it fires for the case, in the unit of edits' amounts (`SAE.unit_at`) [F].
         places: the difference at each place [F, P].
     """
 
@@ -186,21 +186,25 @@ class _Codes(NamedTuple):
 def _means(denoiser: Denoiser, saes: Mapping[str, SAE], case: Case) -> dict[str, _Mean]:
     conditioning = denoiser.encode_prompts(case.prompts)
     sums: dict[str, Tensor] = {}
+    amounts: dict[str, Tensor] = {}
     fired: dict[str, Tensor] = {}
     for moment in case.moments:
-        for key, (_, code) in _codes(denoiser, saes, moment, conditioning).items():
+        for key, (tokens, code) in _codes(denoiser, saes, moment, conditioning).items():
             num_places = code.num_tokens // len(case.prompts)
             flat = code.tokens() % num_places * code.num_latents + code.indices.flatten()
             if key not in sums:
                 sums[key] = torch.zeros(num_places * code.num_latents, device=flat.device)
-                fired[key] = torch.zeros(code.num_latents, device=flat.device)
-            sums[key].index_add_(0, flat, code.values.flatten().float())
+                amounts[key], fired[key] = torch.zeros(2, code.num_latents, device=flat.device)
+            values = code.values.flatten().float()
+            unit = saes[key].unit_at(tokens.t).flatten().expand(len(tokens))[code.tokens()]
+            sums[key].index_add_(0, flat, values)
+            amounts[key].index_add_(0, code.indices.flatten(), values / unit)
             fired[key] += code.fired()
     count = len(case.prompts) * len(case.moments)
     found = {}
     for key, total in sums.items():
-        total_PF = total.view(-1, saes[key].d_sae)
-        found[key] = _Mean(total_PF / count, total_PF.sum(0) / fired[key].clamp(min=1))
+        level = amounts[key] / fired[key].clamp(min=1)
+        found[key] = _Mean(total.view(-1, saes[key].d_sae) / count, level)
     return found
 
 

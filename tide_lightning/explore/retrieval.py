@@ -27,7 +27,7 @@ class Found(NamedTuple):
         contrast: by how much more it fires for what was asked than for the nearest rival (mean value a token).
         effect: cosine of what it does to the denoiser's prediction and what the words do, from -1 to 1; None where
             images were compared, which the denoiser did not make.
-        level: its mean value where it fires for what was asked.
+        level: its mean value where it fires for what was asked, in the unit of edits' amounts.
         places: how much more it fires at each place of the site's grid, the largest being 1.
     """
 

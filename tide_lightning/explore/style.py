@@ -146,9 +146,9 @@ def _adding(sae: SAE, style: Style, strength: float, window: tuple[float, float]
         some = tokens.select(rows)
         step = (some.t.unsqueeze(1) - style.t.to(some.t).unsqueeze(0)).abs().argmin(1)
         place = rows % style.difference.shape[1]
-        amounts = strength * style.difference.to(some.x)[step, place]
+        values = strength * style.difference.to(some.x)[step, place]
         latents = style.latents.to(rows.device).expand(len(rows), -1)
-        return tokens.x.index_copy(0, rows, some.x + effect(sae, latents, amounts, some).to(some.x.dtype))
+        return tokens.x.index_copy(0, rows, some.x + effect(sae, latents, values, some).to(some.x.dtype))
 
     return predict
 

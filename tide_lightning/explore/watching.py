@@ -23,8 +23,9 @@ class Seen(NamedTuple):
     Fields:
         latents: the images' [N, *latent_shape].
         t: of each step [S], falling.
-        mean: of each site's latents over tokens [N, S, F]; of the conditional half under guidance.
-        peak: their highest value at any token [N, S, F].
+        mean: of each site's latents over tokens [N, S, F], in the unit of edits' amounts; of the conditional half under
+            guidance.
+        peak: their highest at any token [N, S, F], likewise.
     """
 
     latents: Tensor
@@ -64,7 +65,8 @@ def watch(
             some = tokens.select(tokens.half == int(Half.CONDITIONAL))
             code = sae.encode(some.x, **some.context())
             entries = (code.tokens() // (len(some) // len(prompts))) * sae.d_sae + code.indices.flatten()
-            values = code.values.flatten().float()
+            unit = sae.unit_at(some.t).flatten().expand(len(some))[code.tokens()]
+            values = code.values.flatten().float() / unit
             blank = values.new_zeros(len(prompts) * sae.d_sae)
             mean = blank.index_add(0, entries, values) * (len(prompts) / len(some))
             means[site].append(mean.reshape(len(prompts), -1).cpu())

@@ -216,6 +216,14 @@ class SAE(Pretrained):
         silent = code.with_values(torch.zeros_like(code.values))
         return self.decode(code, **context) - self.decode(silent, **context)
 
+    def unit_at(self, timestep: Tensor | None = None) -> Tensor:
+        """The value by which a latent moves an activation as far as one of 1 does on average: [B, 1], or [1].
+
+        What is left is scaled by s, perhaps another one at each t; the same value then moves an activation by s as far.
+        """
+        scale = self.known.scale
+        return scale.square().mean().sqrt() / self.known.scale_at(timestep)
+
     def frame(self, context: dict[str, Tensor | None]) -> Frame:
         """How tokens of a context (`TokenBatch.context`) are seen: without what is known, scaled, modulated."""
         timestep = context["timestep"]

@@ -21,7 +21,7 @@ def denoiser() -> Denoiser:
 
 @pytest.fixture(scope="package")
 def saes(denoiser: Denoiser) -> dict[str, TideSAE]:
-    """One for each of two sites, with a known part and a modulation that are not zero."""
+    """One for each of two sites, with a known part and a modulation that are not zero, and a scale for each time."""
     shapes = denoiser.site_shapes(denoiser.resolve_sites([SHALLOW, DEEP]), window_radius=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -29,10 +29,10 @@ def saes(denoiser: Denoiser) -> dict[str, TideSAE]:
 
 
 def _untrained(shape: SiteShape) -> TideSAE:
-    sae = TideSAE(shape, expansion_factor=2, k=8, unmodulate=True)
+    sae = TideSAE(shape, expansion_factor=2, k=8, unmodulate=True, scale_by_timestep=True)
     sae.known.intercept.normal_()
     sae.known.weight.normal_(std=0.1)
-    sae.known.scale.fill_(3.0)
+    sae.known.scale.copy_(torch.linspace(5.0, 1.0, sae.num_bins))
     assert sae.modulation is not None
     for parameter in sae.modulation.parameters():
         torch.nn.init.normal_(parameter, std=0.1)

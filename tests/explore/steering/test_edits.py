@@ -18,7 +18,7 @@ from tide_lightning.errors import UserError
 from tide_lightning.explore.steering import Edit, Mode, Region, steer
 from tide_lightning.explore.steering.steer import edited_by
 from tide_lightning.explore.watching import watch
-from tide_lightning.saes import SAE
+from tide_lightning.saes import SAE, TideSAE
 from tide_lightning.tokens import TokenBatch
 
 STEPS = 2
@@ -43,11 +43,11 @@ def latents(denoiser: Denoiser, saes: Saes, edits: list[Edit], mode: Mode = "del
 @pytest.mark.parametrize(
     ("operation", "amount", "expected"),
     [
-        ("add", 2.5, lambda z: z + 2.5),
-        ("scale", -3.0, lambda z: -3 * z),
-        ("clamp", 4.0, lambda z: torch.full_like(z, 4.0)),
-        ("ablate", 0.0, lambda z: 0 * z),
-        ("invert", 0.0, lambda z: -z),
+        ("add", 2.5, lambda z, unit: z + 2.5 * unit),
+        ("scale", -3.0, lambda z, unit: -3 * z),
+        ("clamp", 4.0, lambda z, unit: 4.0 * unit),
+        ("ablate", 0.0, lambda z, unit: 0 * z),
+        ("invert", 0.0, lambda z, unit: -z),
     ],
 )
 @torch.no_grad()
@@ -59,10 +59,10 @@ def test_operations_on_a_code(denoiser: Denoiser, saes: Saes, operation, amount,
     latent = int(code.indices.flatten()[0])
     z = code.to_dense()
     changed = z.clone()
-    changed[:, latent] = expected(z[:, latent])
+    changed[:, latent] = expected(z[:, latent], sae.unit_at(tokens.t).squeeze(1))
     steps = torch.eye(sae.d_sae)[latent].expand(len(tokens), -1)  # decode(z') - decode(z) without a sparse code
-    unit = _decode_dense(sae, steps, tokens) - _decode_dense(sae, 0 * steps, tokens)
-    reference = tokens.x.double() + (changed - z)[:, latent, None].double() * unit
+    direction = _decode_dense(sae, steps, tokens) - _decode_dense(sae, 0 * steps, tokens)
+    reference = tokens.x.double() + (changed - z)[:, latent, None].double() * direction
     found = edited_by(sae, [Edit(DEEP, latent, operation, amount)])(tokens)
     torch.testing.assert_close(found.double(), reference, rtol=1e-5, atol=1e-4)
     same = (changed == z).all(1)
@@ -104,6 +104,21 @@ def test_edits_reach_their_half_window_region_and_image_only(denoiser: Denoiser,
     assert moved(region=mask).nonzero().tolist() == [[0, 1, 5], [1, 1, 5]]
     own = edited_by(sae, [Edit(DEEP, 3, "add", torch.tensor([0.0, 2.0]))])(tokens)
     assert torch.equal((own != tokens.x).any(1).unflatten(0, (4, -1)).any(1), torch.tensor([False, True] * 2))
+
+
+@torch.no_grad()
+def test_an_amount_moves_tokens_as_far_at_every_time(denoiser: Denoiser, saes: Saes) -> None:
+    sae = TideSAE(saes[DEEP].shape, expansion_factor=2, k=8, scale_by_timestep=True, modulation="none").eval()
+    scale = sae.known.scale.copy_(torch.linspace(5.0, 1.0, sae.num_bins))
+    tokens = tokens_of(denoiser, sae)
+    added = edited_by(sae, [Edit(DEEP, 3, "add", 2.0)])(tokens) - tokens.x
+    expected = 2 * scale.square().mean().sqrt() * sae.W_dec[3]
+    torch.testing.assert_close(added, expected.expand_as(added), rtol=1e-4, atol=1e-5)
+    # What a latent holds by itself is taken away as it is.
+    latent = int(sae.encode(tokens.x, **tokens.context()).indices[0, 0])
+    held = sae.encode(tokens.x, **tokens.context()).to_dense()[:, latent, None] * sae.known.scale_at(tokens.t)
+    taken = tokens.x - edited_by(sae, [Edit(DEEP, latent, "ablate")])(tokens)
+    torch.testing.assert_close(taken, held * sae.W_dec[latent], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -183,7 +198,7 @@ def test_what_is_watched_is_what_is_steered(denoiser: Denoiser, saes: Saes) -> N
 
 
 def _mean_sum(denoiser: Denoiser, sae: SAE, noise: Tensor, settings: dict[str, Any]) -> Tensor:
-    """All of a site's codes summed, from its tokens as hooks read them."""
+    """All of a site's codes summed, in the unit of amounts, from its tokens as hooks read them."""
     sites = denoiser.resolve_sites([DEEP])
     total: list[Tensor] = []
 
@@ -194,7 +209,8 @@ def _mean_sum(denoiser: Denoiser, sae: SAE, noise: Tensor, settings: dict[str, A
         tokens = site_context(denoiser, sae.shape, x_t, raw_t, conditioning)
         here = TokenBatch(**{**tokens.tensors(), "x": found[DEEP].flatten(0, 1)})
         here = here.select(slice(len(here) // 2, None))
-        total.append(sae.encode(here.x, **here.context()).to_dense().sum() / denoiser.num_tokens)
+        code = sae.encode(here.x, **here.context()).to_dense() / sae.unit_at(here.t)
+        total.append(code.sum() / denoiser.num_tokens)
 
     sample(denoiser.within(around), PROMPTS, **settings)
     return torch.stack(total).sum()

@@ -15,7 +15,7 @@ from torch import Tensor
 from tide_lightning.diffusion import sample
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.errors import UserError
-from tide_lightning.evaluation.matching import full_values
+from tide_lightning.evaluation.matching import full_amounts
 from tide_lightning.explore.pictures import heat, to_picture
 from tide_lightning.explore.play.fields import Fields
 from tide_lightning.explore.retrieval import find_by_text
@@ -196,4 +196,4 @@ def _data_url(image: Tensor) -> str:
 
 def _reach(sae: SAE) -> float:
     """How far a site's sliders go."""
-    return round(_REACH * float(full_values(sae).median()), 1)
+    return round(_REACH * float(full_amounts(sae).median()), 1)

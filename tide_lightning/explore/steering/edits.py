@@ -33,7 +33,8 @@ class Edit:
         site: whose SAE.
         latent: its number.
         operation: what becomes of its value z.
-        amount: of `add`, `scale` and `clamp`; for each image of a batch its own, if a tensor [N].
+        amount: of `add`, `scale` and `clamp`; for each image of a batch its own, if a tensor [N]. What is added or
+            clamped to moves tokens as far at every t, also where each t has a scale of its own (`SAE.unit_at`).
         window: of t, from low to high, both included; 1 is pure noise, where a trajectory begins.
         region: the part of the image; everywhere unless given. A tensor says so for every token, [T] or [N, T].
         half: of a guided forward.
@@ -58,14 +59,14 @@ class Edit:
                 " t = 1 (noise) to 0"
             )
 
-    def changed(self, values: Tensor, amount: Tensor | float) -> Tensor:
-        """What becomes of the latent's values."""
+    def changed(self, values: Tensor, amount: Tensor | float, unit: Tensor) -> Tensor:
+        """What becomes of the latent's values, an amount of 1 being so much of them."""
         if self.operation == "add":
-            return values + amount
+            return values + amount * unit
         if self.operation == "scale":
             return values * amount
         if self.operation == "clamp":
-            return values.new_zeros(values.shape) + amount
+            return values.new_zeros(values.shape) + amount * unit
         return values * 0 if self.operation == "ablate" else -values
 
     @property

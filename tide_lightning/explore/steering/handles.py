@@ -190,10 +190,10 @@ def _gradients(
 
 
 def _along_latents(sae: SAE, gradient: Tensor, tokens: TokenBatch) -> Tensor:
-    """The gradient along what each latent adds [B, F]; decoding is affine, so this is a gradient of decoding."""
+    """The gradient along what an edit's amount of each latent adds [B, F]: of decoding, which is affine."""
     with torch.enable_grad():
-        values = torch.zeros(len(tokens), sae.d_sae, device=gradient.device, requires_grad=True)
+        amounts = torch.zeros(len(tokens), sae.d_sae, device=gradient.device, requires_grad=True)
         latents = torch.arange(sae.d_sae, device=gradient.device).repeat(len(tokens), 1)
-        decoded = sae.decode(SparseCode(values, latents, sae.d_sae), **tokens.context())
-        (along,) = torch.autograd.grad((decoded * gradient).sum(), values)
+        code = SparseCode(amounts * sae.unit_at(tokens.t), latents, sae.d_sae)
+        (along,) = torch.autograd.grad((sae.decode(code, **tokens.context()) * gradient).sum(), amounts)
     return along

@@ -84,7 +84,8 @@ def edited_by(sae: SAE, edits: Sequence[Edit], mode: Mode = "delta", preserve_no
             return tokens.x
         some = tokens.select(rows)
         code = sae.encode(some.x, **some.context()) if mode == "replace" or any(e.reads for e in edits) else None
-        latents, difference = _difference(edits, reached[:, rows], tokens, rows, code)
+        unit = sae.unit_at(some.t).flatten().to(some.x.dtype)
+        latents, difference = _difference(edits, reached[:, rows], tokens, rows, code, unit)
         moved = effect(sae, latents.expand(len(rows), -1), difference, some)
         new = some.x + moved if mode == "delta" or code is None else sae.decode(code, **some.context()) + moved
         if preserve_norm:
@@ -96,9 +97,9 @@ def edited_by(sae: SAE, edits: Sequence[Edit], mode: Mode = "delta", preserve_no
     return predict
 
 
-def effect(sae: SAE, latents_BL: Tensor, amounts_BL: Tensor, tokens: TokenBatch) -> Tensor:
-    """What raising latents of each token adds to its activation [B, D]."""
-    code = SparseCode(amounts_BL.to(sae.W_dec.dtype).contiguous(), latents_BL.contiguous(), sae.d_sae)
+def effect(sae: SAE, latents_BL: Tensor, values_BL: Tensor, tokens: TokenBatch) -> Tensor:
+    """What raising each token's latents by some values adds to its activation [B, D]."""
+    code = SparseCode(values_BL.to(sae.W_dec.dtype).contiguous(), latents_BL.contiguous(), sae.d_sae)
     return sae.added(code, **tokens.context())
 
 
@@ -109,7 +110,7 @@ def values_of(code: SparseCode, latent: int) -> Tensor:
 
 
 def _difference(
-    edits: Sequence[Edit], reached: Tensor, tokens: TokenBatch, rows: Tensor, code: SparseCode | None
+    edits: Sequence[Edit], reached: Tensor, tokens: TokenBatch, rows: Tensor, code: SparseCode | None, unit: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The latents that are edited [L], and how far each token's values of them are moved [B, L]."""
     latents = list(dict.fromkeys(edit.latent for edit in edits))
@@ -122,7 +123,7 @@ def _difference(
         amount = edit.amount
         if isinstance(amount, Tensor):
             amount = amount.to(tokens.x)[tokens.sample[rows] % len(amount)]
-        after[edit.latent] = torch.where(here, edit.changed(after[edit.latent], amount), after[edit.latent])
+        after[edit.latent] = torch.where(here, edit.changed(after[edit.latent], amount, unit), after[edit.latent])
     difference = torch.stack([after[latent] - before[latent] for latent in latents], 1)
     return torch.tensor(latents, device=rows.device), difference
 

@@ -1,7 +1,8 @@
 """Pushing a site's tokens along a guided trajectory, by a latent or by a direction, image by image.
 
 A push by a latent is x + decode(z + a e_i) - decode(z): what the SAE does not explain stays as it is, and since
-decoding is affine in the code, the difference is the same whatever z.
+decoding is affine in the code, the difference is the same whatever z. A scale of each t's own does not change its
+length (`SAE.unit_at`).
 
 Shapes: N images, T tokens, D channels, B tokens of all forwards of a step.
 """
@@ -52,11 +53,12 @@ class Push:
 
 @torch.no_grad()
 def effect_norms(sae: SAE, latents_L: Tensor, reference: TokenBatch) -> Tensor:
-    """How far each latent moves an activation for every unit of its value, averaged over some tokens [L]."""
+    """How far a push by 1 of each latent moves an activation, averaged over some tokens [L]."""
     num = len(reference)
     repeated = reference.select(torch.arange(num, device=latents_L.device).repeat(len(latents_L)))
     latents = latents_L.repeat_interleave(num)
-    moved = effect(sae, latents.unsqueeze(1), torch.ones(len(latents), 1, device=latents.device), repeated)
+    values = torch.ones(len(latents), 1, device=latents.device) * sae.unit_at(repeated.t)
+    moved = effect(sae, latents.unsqueeze(1), values, repeated)
     norms: Tensor = moved.norm(dim=1).reshape(-1, num).mean(1)
     return norms
 
@@ -69,7 +71,8 @@ def pushed_by(sae: SAE, push: Push, window: tuple[float, float]) -> Predictor:
         image = (torch.arange(len(tokens), device=tokens.x.device) // num_tokens) % len(push)
         inside = (tokens.t >= window[0]) & (tokens.t <= window[1])
         on = inside & push.tokens.flatten().repeat(len(tokens) // push.tokens.numel())
-        added = effect(sae, push.latent[image, None], push.amount[image, None], tokens) + push.vector[image]
+        values = push.amount[image, None] * sae.unit_at(tokens.t)
+        added = effect(sae, push.latent[image, None], values, tokens) + push.vector[image]
         return torch.where(on.unsqueeze(1), tokens.x + added, tokens.x)
 
     return predict
