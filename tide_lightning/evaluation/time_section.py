@@ -16,6 +16,7 @@ from torch import Tensor
 from tide_lightning.evaluation.figures import number
 from tide_lightning.evaluation.lifetimes import lives_in
 from tide_lightning.evaluation.sections import Plot, Section, Table
+from tide_lightning.saes.bins import centres
 
 _MAX_ROWS = 600  # of a map of features
 
@@ -132,8 +133,7 @@ def _maps(rates: Mapping[str, Tensor]) -> bytes:
         shown = fires[some] / fires[some].amax(1, keepdim=True)
         axes.imshow(shown.numpy(), aspect="auto", extent=(0, 1, 1, 0), cmap="magma", vmin=0, vmax=1)
         alive = lives_in(fires).double().mean(0).numpy()
-        centres = (np.arange(len(alive)) + 0.5) / len(alive)
-        axes.plot(centres, 1 - alive, color="#5cc8ff", linewidth=1.5, label="share that lives")
+        axes.plot(centres(len(alive)).numpy(), 1 - alive, color="#5cc8ff", linewidth=1.5, label="share that lives")
         axes.set_yticks([])
         axes.set_ylim(1, 0)
         axes.set_xlabel("t (1 is pure noise)")

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 
-def centres(curve: Tensor) -> Tensor:
-    """The times [bins] at which a curve [bins] is known."""
-    return (torch.arange(len(curve), device=curve.device, dtype=curve.dtype) + 0.5) / len(curve)
+def centres(num_bins: int) -> Tensor:
+    """The times in the middle of each bin [num_bins], float64."""
+    return (torch.arange(num_bins, dtype=torch.float64) + 0.5) / num_bins
 
 
 def between_bins(t: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:

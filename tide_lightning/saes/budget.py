@@ -79,10 +79,10 @@ class BudgetOverTime(nn.Module):
             by_time: the denoiser's sensitivity in bins of t, NaN where it was not measured.
             scale: the s of u = (x - known) / s, in bins of t; one where it is the same for all.
         """
-        cost = by_time * at_time(scale.to(by_time.dtype), centres(by_time)).square()
+        cost = by_time * at_time(scale.to(by_time.dtype), centres(len(by_time)).to(by_time)).square()
         known = ~cost.isnan() & (cost.nanmean() > 0)
         relative = torch.where(known, cost / cost.nanmean(), 1.0)
-        there = at_time(relative, centres(self.curve.to(relative.dtype)))
+        there = at_time(relative, centres(len(self.curve)).to(relative))
         self.curve.copy_(((1 - self.share) + self.share * there).sqrt())
 
     def forward(self, t: Tensor) -> Tensor:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from tide_lightning.explore.atlas.meaning import Meaning, Traits, measure_meaning
 from tide_lightning.explore.atlas.neighbours import FiringSample, Nearest, by_direction, by_firing
 from tide_lightning.explore.atlas.statistics import SiteStatistics
+from tide_lightning.saes.bins import centres
 
 NUM_TRAITS = 8
 NUM_NEAREST = 6
@@ -59,8 +59,7 @@ class Chart:
     def time(self) -> Tensor:
         """The mean t at which each latent fires, had every bin as many tokens [L]."""
         profile = self.profile.nan_to_num()
-        bins = (torch.arange(profile.shape[1], device=profile.device) + 0.5) / profile.shape[1]
-        return (profile * bins).sum(1) / profile.sum(1).clamp(min=1e-20)
+        return (profile * centres(profile.shape[1]).to(profile)).sum(1) / profile.sum(1).clamp(min=1e-20)
 
 
 def draw_chart(
