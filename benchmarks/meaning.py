@@ -18,8 +18,8 @@ from tide_lightning.toybox.benchmark.reading import read
 from tide_lightning.toybox.benchmark.scenes import LabelledScenes, labelled_scenes
 from tide_lightning.toybox.oracle import load_oracle
 
-TARGETS = ["colour:red", "colour:blue", "wall:mint", "wall:sky"]
-"""What is steered for, by the latent whose AUROC is best."""
+TARGETS = ["colour", "wall"]
+"""What is steered for: each value of these factors, by the latent whose AUROC is best."""
 
 
 class Readings:
@@ -65,7 +65,7 @@ def steer(data: ActivationDataModule, saes: dict[str, SAE], options: argparse.Na
     plan = SteeringPlan(
         targets=parse_targets(TARGETS),
         about="silent",
-        num_train_prompts=1,
+        num_train_prompts=2,
         num_test_prompts=options.steer_prompts,
         strengths=[1.0, 2.0, 4.0],
         window=(0.0, 1.0),

@@ -2,7 +2,7 @@ r"""Every rival against TideSAE, at equal L0 and on the same tokens: what is kep
 
     python -m benchmarks.pareto --preset quick                      # 20 minutes on two cores, one seed
     python -m benchmarks.pareto --ks 16 --factors 8                 # a piece of the full one; pieces add up
-    python -m benchmarks.pareto --preset quick --steer_prompts 8    # the quick one's SAEs, steered with besides
+    python -m benchmarks.pareto --preset quick --steer_prompts 4    # the quick one's SAEs, steered with besides
     python -m benchmarks.pareto                                     # everything: about a day on two cores
     python -m benchmarks.pareto --only_table                        # what is there so far
 
