@@ -29,7 +29,7 @@ from torch import Tensor
 from benchmarks.configs import sae_of
 from benchmarks.keeping import SITE, Figures, measure
 from benchmarks.meaning import steer, understand
-from benchmarks.pareto_page import Pieces, plot, table
+from benchmarks.pareto_page import PLOTTED, Pieces, plot, table
 from benchmarks.tables import write
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
 from tide_lightning.command_line import packaged_configs
@@ -207,6 +207,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--page", type=Path, help="a Markdown file whose table to replace")
     parser.add_argument("--mark", default="table", help="what the table is called in the page")
     parser.add_argument("--plot", type=Path, help="a PNG to write")
+    parser.add_argument("--plotted", choices=list(PLOTTED), default="f1", help="what against the loss increase")
     parser.add_argument("--only_table", action="store_true")
     if parser.parse_known_args()[0].preset == "quick":
         parser.set_defaults(**QUICK)
@@ -231,7 +232,7 @@ def main() -> None:
     if options.page:
         write(options.page, options.mark, text)
     if options.plot:
-        plot(content["pieces"], names, options.plot)
+        plot(content["pieces"], names, options.plotted, options.plot)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ COLUMNS = {
 }
 
 
+PLOTTED = {"f1": "factor F1 of the best latents", "steering_success": "share of images that one latent turns"}
+"""What the loss increase may be plotted against."""
+
+
 def values(piece: dict[str, dict[str, dict[str, Any]]], name: str, column: str) -> list[float]:
     """One figure of a variant over the seeds that have it."""
     return [rows[name][column] for rows in piece.values() if column in rows.get(name, {})]
@@ -49,8 +53,11 @@ def table(pieces: Pieces, names: list[str]) -> str:
     return "\n\n".join(parts)
 
 
-def plot(pieces: Pieces, names: list[str], path: Path) -> None:
-    """Loss increase against factor F1, a row a size, a column a k; hollow as in papers, filled with the known part."""
+def plot(pieces: Pieces, names: list[str], column: str, path: Path) -> None:
+    """Loss increase against one of `PLOTTED`, a row a size, a column a k, where there are such figures.
+
+    Hollow are SAEs as in their papers, filled those with the known part.
+    """
     import matplotlib
 
     matplotlib.use("agg")
@@ -60,6 +67,7 @@ def plot(pieces: Pieces, names: list[str], path: Path) -> None:
     [ours] = [name for name in names if name.removesuffix("-known") not in rivals]
     colours: dict[str, Any] = {ours: "black"}
     colours |= dict(zip(rivals, pyplot.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
+    pieces = {title: piece for title, piece in pieces.items() if any(values(piece, name, column) for name in names)}
     sizes, ks = (sorted(set(values)) for values in zip(*map(numbers, pieces), strict=True))
     shape: dict[str, Any] = {"figsize": (1.5 + 4.5 * len(ks), 3.8 * len(sizes)), "sharey": True, "squeeze": False}
     figure, axes = pyplot.subplots(len(sizes), len(ks), **shape)
@@ -67,7 +75,7 @@ def plot(pieces: Pieces, names: list[str], path: Path) -> None:
         size, k = numbers(title)
         axis = axes[sizes.index(size)][ks.index(k)]
         for name in names:
-            losses, scores = values(piece, name, "loss_increase"), values(piece, name, "f1")
+            losses, scores = values(piece, name, "loss_increase"), values(piece, name, column)
             if not losses or not scores:
                 continue
             rival = name.removesuffix("-known")
@@ -91,7 +99,7 @@ def plot(pieces: Pieces, names: list[str], path: Path) -> None:
     for axis in axes.flat:
         axis.set_visible(axis.has_data())
     for row in axes:
-        row[0].set_ylabel("factor F1 of the best latents")
+        row[0].set_ylabel(PLOTTED[column])
     key = "hollow: as in its paper\nfilled: with our known part"
     shown = [axis.get_legend_handles_labels() for axis in axes.flat]
     markers = {label: handle for handles, labels in shown for handle, label in zip(handles, labels, strict=True)}
