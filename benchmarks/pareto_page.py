@@ -61,7 +61,7 @@ def plot(pieces: Pieces, names: list[str], column: str, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     rivals = [name for name in names if f"{name}-known" in names]
     [ours] = [name for name in names if name.removesuffix("-known") not in rivals]
@@ -94,7 +94,9 @@ def plot(pieces: Pieces, names: list[str], column: str, path: Path) -> None:
                 label=None if rival != name else rival,
             )
         axis.set(xscale="log", title=title, xlabel="loss increase when spliced (left is better)")
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.grid(alpha=0.3)
     for axis in axes.flat:
         axis.set_visible(axis.has_data())
