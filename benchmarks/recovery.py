@@ -4,6 +4,8 @@ r"""A known dictionary, recovered from what it makes: by our training and by sae
     pip install -e '.[bench]'
     python -m benchmarks.recovery --json docs/recovery.json
 
+(The extra brings torchvision, which has to fit torch: where it says that torchvision::nms is missing, uninstall it.)
+
 Each token is a sum of a few features of a random dictionary and a little noise. Both trainers get the same tokens, the
 same numbers of latents and steps, and TopK at the true mean number of features. How much was recovered is the mean,
 over true features, of the largest cosine with a decoder row.
