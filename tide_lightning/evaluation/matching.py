@@ -35,7 +35,7 @@ def effects(sae: SAE) -> Tensor:
         return torch.zeros(num, *size, device=device)
 
     flag = zeros().to(torch.int8)
-    context = TokenBatch(
+    tokens = TokenBatch(
         x=zeros(shape.d_in),
         t=zeros() + 0.5,
         raw_t=zeros(),
@@ -47,10 +47,9 @@ def effects(sae: SAE) -> Tensor:
         window=zeros(shape.d_window) if shape.d_window else None,
         noise=zeros(shape.d_input),
         trajectory_noise=zeros(shape.d_input),
-    ).context()
-    values = sae.unit_at(context["timestep"]).reshape(-1, 1).expand(num, 1)
-    one = SparseCode(values.contiguous(), torch.arange(num, device=device).unsqueeze(1), num)
-    return sae.added(one, **context).float()
+    )
+    one = SparseCode(sae.unit_at(tokens.t).contiguous(), torch.arange(num, device=device).unsqueeze(1), num)
+    return sae.added(one, **tokens.context()).float()
 
 
 @torch.no_grad()

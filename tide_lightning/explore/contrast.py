@@ -195,10 +195,8 @@ def _means(denoiser: Denoiser, saes: Mapping[str, SAE], case: Case) -> dict[str,
             if key not in sums:
                 sums[key] = torch.zeros(num_places * code.num_latents, device=flat.device)
                 amounts[key], fired[key] = torch.zeros(2, code.num_latents, device=flat.device)
-            values = code.values.flatten().float()
-            unit = saes[key].unit_at(tokens.t).flatten().expand(len(tokens))[code.tokens()]
-            sums[key].index_add_(0, flat, values)
-            amounts[key].index_add_(0, code.indices.flatten(), values / unit)
+            sums[key].index_add_(0, flat, code.values.flatten().float())
+            amounts[key].index_add_(0, code.indices.flatten(), saes[key].amounts(code, tokens.t))
             fired[key] += code.fired()
     count = len(case.prompts) * len(case.moments)
     found = {}

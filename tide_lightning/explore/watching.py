@@ -65,12 +65,11 @@ def watch(
             some = tokens.select(tokens.half == int(Half.CONDITIONAL))
             code = sae.encode(some.x, **some.context())
             entries = (code.tokens() // (len(some) // len(prompts))) * sae.d_sae + code.indices.flatten()
-            unit = sae.unit_at(some.t).flatten().expand(len(some))[code.tokens()]
-            values = code.values.flatten().float() / unit
-            blank = values.new_zeros(len(prompts) * sae.d_sae)
-            mean = blank.index_add(0, entries, values) * (len(prompts) / len(some))
+            amounts = sae.amounts(code, some.t)
+            blank = amounts.new_zeros(len(prompts) * sae.d_sae)
+            mean = blank.index_add(0, entries, amounts) * (len(prompts) / len(some))
             means[site].append(mean.reshape(len(prompts), -1).cpu())
-            peaks[site].append(blank.scatter_reduce(0, entries, values, "amax").reshape(len(prompts), -1).cpu())
+            peaks[site].append(blank.scatter_reduce(0, entries, amounts, "amax").reshape(len(prompts), -1).cpu())
             times[site].append(some.t[:1].cpu())
             return tokens.x
 

@@ -216,13 +216,17 @@ class SAE(Pretrained):
         silent = code.with_values(torch.zeros_like(code.values))
         return self.decode(code, **context) - self.decode(silent, **context)
 
-    def unit_at(self, timestep: Tensor | None = None) -> Tensor:
-        """The value by which a latent moves an activation as far as one of 1 does on average: [B, 1], or [1].
+    def unit_at(self, timestep: Tensor) -> Tensor:
+        """The value by which a latent moves an activation as far as one of 1 does on average [B, 1].
 
         What is left is scaled by s, perhaps another one at each t; the same value then moves an activation by s as far.
         """
-        scale = self.known.scale
-        return scale.square().mean().sqrt() / self.known.scale_at(timestep)
+        unit = self.known.scale.square().mean().sqrt() / self.known.scale_at(timestep)
+        return unit.expand(len(timestep), 1)
+
+    def amounts(self, code: SparseCode, timestep: Tensor) -> Tensor:
+        """The values of a code's entries [Z] in the unit that moves activations as far at every t."""
+        return code.values.flatten().float() / self.unit_at(timestep)[code.tokens(), 0]
 
     def frame(self, context: dict[str, Tensor | None]) -> Frame:
         """How tokens of a context (`TokenBatch.context`) are seen: without what is known, scaled, modulated."""

@@ -84,7 +84,7 @@ def edited_by(sae: SAE, edits: Sequence[Edit], mode: Mode = "delta", preserve_no
             return tokens.x
         some = tokens.select(rows)
         code = sae.encode(some.x, **some.context()) if mode == "replace" or any(e.reads for e in edits) else None
-        unit = sae.unit_at(some.t).flatten().to(some.x.dtype)
+        unit = sae.unit_at(some.t).squeeze(1).to(some.x.dtype)
         latents, difference = _difference(edits, reached[:, rows], tokens, rows, code, unit)
         moved = effect(sae, latents.expand(len(rows), -1), difference, some)
         new = some.x + moved if mode == "delta" or code is None else sae.decode(code, **some.context()) + moved

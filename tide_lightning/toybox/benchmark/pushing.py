@@ -57,8 +57,7 @@ def effect_norms(sae: SAE, latents_L: Tensor, reference: TokenBatch) -> Tensor:
     num = len(reference)
     repeated = reference.select(torch.arange(num, device=latents_L.device).repeat(len(latents_L)))
     latents = latents_L.repeat_interleave(num)
-    values = torch.ones(len(latents), 1, device=latents.device) * sae.unit_at(repeated.t)
-    moved = effect(sae, latents.unsqueeze(1), values, repeated)
+    moved = effect(sae, latents.unsqueeze(1), sae.unit_at(repeated.t), repeated)
     norms: Tensor = moved.norm(dim=1).reshape(-1, num).mean(1)
     return norms
 
