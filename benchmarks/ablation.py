@@ -28,9 +28,9 @@ from benchmarks.tables import markdown, spread, write
 from benchmarks.variants import CLASSES, COMMON, DEFAULT, NO_SAMPLING, TABLES, VARIANTS
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
 from tide_lightning.datamodules import ActivationDataModule
+from tide_lightning.grounds.toybox import Scenes
 from tide_lightning.saes import SAE, TideSAE
 from tide_lightning.tokens import Sensitivity, SiteShape, TokenBatch
-from tide_lightning.toybox import Scenes
 from tide_lightning.training import TideModule
 
 COLUMNS = {
@@ -84,7 +84,7 @@ class OneHarvest(LightningDataModule):
 def harvest(seed: int, whole_images: bool, options: argparse.Namespace) -> ActivationDataModule:
     """The data of a seed: 512 tokens a batch."""
     return ActivationDataModule(
-        "package:tide_lightning.toybox/pipeline",
+        "package:tide_lightning.grounds.toybox/pipeline",
         [SITE],
         images=Scenes(split="train", num_scenes=options.scenes),
         heldout_images=Scenes(split="test", num_scenes=options.scenes // 4),

@@ -24,8 +24,8 @@ from tide_lightning.explore.atlas.meaning import gather_traits
 from tide_lightning.explore.atlas.neighbours import FiringSample
 from tide_lightning.explore.atlas.pages import write_pages
 from tide_lightning.explore.atlas.statistics import SiteStatistics
+from tide_lightning.grounds.toybox import Scenes
 from tide_lightning.saes import SparseCode
-from tide_lightning.toybox import Scenes
 
 _BINS, _GRID, _GROUP = 8, (16, 16), 16
 

@@ -20,15 +20,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.tables import markdown, spread, write
+from tide_lightning.benchmark.canvases import canvases
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.explore import Run, open_run
 from tide_lightning.explore.erasure import erase, find_concept
 from tide_lightning.explore.style import Style, separate_style, transfer_style, walk_prompt
-from tide_lightning.toybox.benchmark.canvases import canvases
-from tide_lightning.toybox.factors import FACTORS
-from tide_lightning.toybox.judge import ToyboxJudge
-from tide_lightning.toybox.oracle import load_oracle
+from tide_lightning.grounds.toybox.factors import FACTORS
+from tide_lightning.grounds.toybox.judge import ToyboxJudge
+from tide_lightning.grounds.toybox.oracle import load_oracle
 
 CONCEPTS = ("colour:red", "colour:blue", "shape:ring", "wall:mint")
 FACTORS_TRIED = (0.0, -1.0, -3.0)

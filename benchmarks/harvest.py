@@ -29,9 +29,9 @@ import torch
 
 from tide_lightning.datamodules import ActivationDataModule, Call, Shard
 from tide_lightning.diffusion import Conditioning, Denoiser, Site
+from tide_lightning.grounds.toybox import Scenes
 from tide_lightning.saes import TideSAE, training_loss
 from tide_lightning.tokens import SiteShape, TokenBatch
-from tide_lightning.toybox import Scenes
 from tide_lightning.training.optimisation import fused_adam
 
 WARM_UP = 3
@@ -41,7 +41,7 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pretrained", default="package:tide_lightning.toybox/pipeline")
+    parser.add_argument("--pretrained", default="package:tide_lightning.grounds.toybox/pipeline")
     parser.add_argument("--sources", nargs="+", default=["noise", "denoise"], choices=["noise", "denoise", "both"])
     parser.add_argument("--sites", nargs="+", type=int, default=[1, 3, 8], help="how many blocks are read")
     parser.add_argument("--dtype", default="float32", choices=["auto", "float32", "bfloat16", "float16"])
@@ -125,7 +125,7 @@ def in_bursts(
 
 def make_data(source: Any, num_sites: int, args: argparse.Namespace) -> ActivationDataModule:
     """Evenly spread blocks, the last one included; the toybox's own images, or such as the pipeline generates."""
-    toybox = args.pretrained.startswith("package:tide_lightning.toybox")
+    toybox = args.pretrained.startswith("package:tide_lightning.grounds.toybox")
 
     def reading(sites: list[str]) -> ActivationDataModule:
         return ActivationDataModule(

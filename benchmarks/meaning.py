@@ -7,16 +7,16 @@ import argparse
 import torch
 
 from benchmarks.keeping import SITE, Figures
+from tide_lightning.benchmark.canvases import parse_targets
+from tide_lightning.benchmark.causality import Steering, SteeringPlan, learn_directions
+from tide_lightning.benchmark.meaning import Pooled, measure_meaning
+from tide_lightning.benchmark.reading import read
+from tide_lightning.benchmark.scenes import LabelledScenes, labelled_scenes
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.datamodules.harvest import Harvester
+from tide_lightning.grounds.toybox.oracle import load_oracle
 from tide_lightning.saes import SAE
 from tide_lightning.tokens import TokenBatch
-from tide_lightning.toybox.benchmark.canvases import parse_targets
-from tide_lightning.toybox.benchmark.causality import Steering, SteeringPlan, learn_directions
-from tide_lightning.toybox.benchmark.meaning import Pooled, measure_meaning
-from tide_lightning.toybox.benchmark.reading import read
-from tide_lightning.toybox.benchmark.scenes import LabelledScenes, labelled_scenes
-from tide_lightning.toybox.oracle import load_oracle
 
 TARGETS = ["colour", "wall"]
 """What is steered for: each value of these factors, by the latent whose AUROC is best."""

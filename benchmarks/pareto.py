@@ -36,9 +36,9 @@ from tide_lightning.command_line import packaged_configs
 from tide_lightning.datamodules import ActivationDataModule, DiskCache
 from tide_lightning.evaluation.comparison.reproducibility import match
 from tide_lightning.evaluation.matching import directions
+from tide_lightning.grounds.toybox import Scenes
 from tide_lightning.saes import SAE
 from tide_lightning.tokens import SiteShape
-from tide_lightning.toybox import Scenes
 from tide_lightning.training import TideModule
 
 OURS = "tide"
@@ -73,7 +73,7 @@ def builder(variant: dict[str, Any], k: int, factor: float) -> Callable[[SiteSha
 def harvest(seed: int, options: argparse.Namespace) -> ActivationDataModule:
     """The data of a seed: 512 tokens a batch, kept on disk."""
     return ActivationDataModule(
-        "package:tide_lightning.toybox/pipeline",
+        "package:tide_lightning.grounds.toybox/pipeline",
         [SITE],
         images=Scenes(split="train", num_scenes=options.scenes),
         heldout_images=Scenes(split="test", num_scenes=options.scenes // 4),

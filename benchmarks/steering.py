@@ -24,19 +24,19 @@ import torch
 from torch import Tensor
 
 from benchmarks.tables import markdown, spread, write
-from tide_lightning.callbacks.splicing import splice_denoiser
+from tide_lightning.benchmark.canvases import About, Canvases, canvases
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import stream
 from tide_lightning.evaluation.matching import full_amounts
 from tide_lightning.explore import Run, open_run
-from tide_lightning.explore.steering import Edit, steer
 from tide_lightning.explore.steering.handles import find_handles
 from tide_lightning.explore.steering.trying import Trial
-from tide_lightning.explore.watching import watch
+from tide_lightning.grounds.toybox.factors import FACTORS
+from tide_lightning.grounds.toybox.oracle import load_oracle
+from tide_lightning.intervene import Edit, steer
+from tide_lightning.intervene.splicing import splice_denoiser
+from tide_lightning.intervene.watching import watch
 from tide_lightning.tokens import Half, TokenBatch
-from tide_lightning.toybox.benchmark.canvases import About, Canvases, canvases
-from tide_lightning.toybox.factors import FACTORS
-from tide_lightning.toybox.oracle import load_oracle
 
 GOALS = {"colour": 0.85, "shape": 0.6, "size": 0.6, "place": 0.6}
 """Success to be reached, as a share of that of the changed prompt."""

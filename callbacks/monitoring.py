@@ -12,10 +12,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from tide_lightning.callbacks import figures
-from tide_lightning.callbacks.splicing import reconstruct_by, splice_denoiser, why_not
 from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.errors import UserError
+from tide_lightning.intervene.splicing import reconstruct_by, splice_denoiser, why_not
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAE
 from tide_lightning.sharding import is_sharded

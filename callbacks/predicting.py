@@ -8,10 +8,10 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from tide_lightning.callbacks.splicing import reconstruct_by, splice_cases, splice_denoiser, why_not
 from tide_lightning.datamodules import ActivationDataModule, Call
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.errors import UserError
+from tide_lightning.intervene.splicing import reconstruct_by, splice_cases, splice_denoiser, why_not
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.sharding import is_sharded
 from tide_lightning.training import TideModule

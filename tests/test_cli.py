@@ -109,7 +109,7 @@ def test_a_checkpoint_holds_no_weight_of_the_denoiser(work: Path) -> None:
     owners = {name.split(".")[0] for name in state}
     assert owners <= {"saes", "clocks", "metrics", "tokens_seen", "is_calibrated"}
     config = yaml.safe_load((work / "runs" / "debug" / "latest" / "config.yaml").read_text())
-    assert config["data"]["pretrained"] == "package:tide_lightning.toybox/pipeline"
+    assert config["data"]["pretrained"] == "package:tide_lightning.grounds.toybox/pipeline"
 
 
 def test_bfloat16_mixed_trains(work: Path) -> None:

@@ -20,8 +20,8 @@ NEEDED = (
     "tide_lightning/datamodules/__init__.py",
     "tide_lightning/callbacks/__init__.py",
     "tide_lightning/configs/quickstart.yaml",
-    "tide_lightning/toybox/pipeline/model_index.json",
-    "tide_lightning/toybox/pipeline/transformer/diffusion_pytorch_model.safetensors",
+    "tide_lightning/grounds/toybox/pipeline/model_index.json",
+    "tide_lightning/grounds/toybox/pipeline/transformer/diffusion_pytorch_model.safetensors",
     "tide_lightning/explore/atlas/static/index.html",
     "tide_lightning/explore/atlas/static/atlas.js",
 )

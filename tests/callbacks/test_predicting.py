@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tests.training.fitting import SITES, make_data, make_module, make_trainer
 from tide_lightning.callbacks import KeepPredictions
 from tide_lightning.callbacks.predicting import prediction_change
-from tide_lightning.callbacks.splicing import reconstruct_by, splice_cases, splice_denoiser
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.errors import UserError
+from tide_lightning.intervene.splicing import reconstruct_by, splice_cases, splice_denoiser
 from tide_lightning.training import TideModule
 
 pytestmark = pytest.mark.filterwarnings(

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from tests.training.fitting import SITES, make_data, make_module
-from tide_lightning.callbacks.splicing import constant, known_alone, reconstruct_by, site_context
 from tide_lightning.datamodules import ActivationDataModule, HeldOutBatch
 from tide_lightning.diffusion import Conditioning, record
 from tide_lightning.diffusion.trajectories import guided_prediction, sample
 from tide_lightning.evaluation import Fidelity, Trajectories, splice_denoiser
 from tide_lightning.evaluation.end_to_end import similarity, unrelated
+from tide_lightning.intervene.splicing import constant, known_alone, reconstruct_by, site_context
 from tide_lightning.saes import SAE, SAEOutput, TideSAE
 from tide_lightning.tokens import SiteShape, TokenBatch
 from tide_lightning.training import TideModule

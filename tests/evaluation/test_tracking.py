@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.training.fitting import SITES, make_data, make_module
-from tide_lightning.callbacks.splicing import site_context
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.evaluation import Trajectories
 from tide_lightning.evaluation.tracking import MAX_TIMES, Tracker
+from tide_lightning.intervene.splicing import site_context
 from tide_lightning.saes import TideSAE
 from tide_lightning.tokens import SiteShape, TokenBatch
 from tide_lightning.training import TideModule

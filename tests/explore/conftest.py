@@ -18,7 +18,7 @@ from tide_lightning.explore import Run, open_run
 from tide_lightning.saes import TideSAE
 from tide_lightning.tokens import SiteShape
 
-PIPELINE = "package:tide_lightning.toybox/pipeline"
+PIPELINE = "package:tide_lightning.grounds.toybox/pipeline"
 SITES = ["transformer_blocks.3", "transformer_blocks.7"]
 D_SAE = 256
 
@@ -52,7 +52,7 @@ def write_run(folder: Path, keys: list[str], pretrained: str = PIPELINE, **data:
 def scenes(split: str, num_scenes: int) -> dict[str, Any]:
     """The toybox's scenes as a config names them."""
     return {
-        "class_path": "tide_lightning.toybox.Scenes",
+        "class_path": "tide_lightning.grounds.toybox.Scenes",
         "init_args": {"split": split, "num_scenes": num_scenes},
     }
 

@@ -15,8 +15,8 @@ from tide_lightning.errors import UserError
 from tide_lightning.explore import Run
 from tide_lightning.explore.erasure import ConceptLatent, erase, find_concept
 from tide_lightning.explore.erasure_command import load_judge
-from tide_lightning.explore.watching import watch
-from tide_lightning.toybox.judge import ToyboxJudge
+from tide_lightning.grounds.toybox.judge import ToyboxJudge
+from tide_lightning.intervene.watching import watch
 
 RED = ["a red cube", "a red ring", "a small red cone", "a large red sphere"]
 OTHERS = ["a blue cube", "a green ring", "a small white cone", "a large cyan sphere"]
@@ -89,7 +89,7 @@ def test_the_command_writes_picture_and_figures(
         path.write_text("\n".join(prompts), encoding="utf-8")
         files += [f"--{name}", str(path)]
     out = tmp_path / "erased.png"
-    judge = ["--judge", "tide_lightning.toybox.judge.ToyboxJudge", "--judge_of", "colour:red"]
+    judge = ["--judge", "tide_lightning.grounds.toybox.judge.ToyboxJudge", "--judge_of", "colour:red"]
     args = [*files, *judge, "--factor", "0,-2", "--steps", "2", "--device", "cpu", "--out", str(out)]
     assert main(["erase", str(run_folder), *args]) == 0
     said = capsys.readouterr().out
@@ -105,10 +105,10 @@ def test_the_command_writes_picture_and_figures(
     [
         ("", None, "name a classifier by its class path"),
         ("tide_lightning.nowhere.Judge", None, "cannot be imported"),
-        ("tide_lightning.toybox.judge.Nobody", None, "cannot be imported"),
-        ("tide_lightning.toybox.judge.ToyboxJudge", None, "--judge_of"),
-        ("tide_lightning.toybox.judge.ToyboxJudge", "colour:mauve", "knows no 'colour:mauve'"),
-        ("tide_lightning.toybox.factors.SHAPES", None, "cannot be called"),
+        ("tide_lightning.grounds.toybox.judge.Nobody", None, "cannot be imported"),
+        ("tide_lightning.grounds.toybox.judge.ToyboxJudge", None, "--judge_of"),
+        ("tide_lightning.grounds.toybox.judge.ToyboxJudge", "colour:mauve", "knows no 'colour:mauve'"),
+        ("tide_lightning.grounds.toybox.factors.SHAPES", None, "cannot be called"),
     ],
 )
 def test_judges_that_do_not_exist_are_told(path: str, made_with: str | None, said: str) -> None:
@@ -119,8 +119,8 @@ def test_judges_that_do_not_exist_are_told(path: str, made_with: str | None, sai
 def test_judges_are_classes_or_functions() -> None:
     images = torch.zeros(2, 3, 64, 64) - 0.5
     assert load_judge("tests.explore.test_erasure.is_dark", None)(images).tolist() == [1, 1]
-    assert isinstance(load_judge("tide_lightning.toybox.judge.ToyboxJudge", "wall:mint"), ToyboxJudge)
-    assert load_judge("tide_lightning.toybox.judge.ToyboxJudge", "wall:mint")(images).shape == (2,)
+    assert isinstance(load_judge("tide_lightning.grounds.toybox.judge.ToyboxJudge", "wall:mint"), ToyboxJudge)
+    assert load_judge("tide_lightning.grounds.toybox.judge.ToyboxJudge", "wall:mint")(images).shape == (2,)
 
 
 @pytest.mark.parametrize(

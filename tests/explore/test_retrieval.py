@@ -7,15 +7,15 @@ import torch
 from PIL import Image
 
 from tests.explore.conftest import D_SAE, SITES
-from tide_lightning.callbacks.splicing import site_context
 from tide_lightning.cli import main
 from tide_lightning.errors import UserError
 from tide_lightning.explore import Run, find_by_prompts, find_by_text
 from tide_lightning.explore.contrast import Case, differences, effects, moments_of
 from tide_lightning.explore.phrases import alternatives, as_text, replaced, says, words
 from tide_lightning.explore.retrieval import find_by_images, pose
+from tide_lightning.grounds.toybox import prompts
+from tide_lightning.intervene.splicing import site_context
 from tide_lightning.saes import TideSAE
-from tide_lightning.toybox import prompts
 
 CAPTIONS = [words(prompt) for prompt in prompts(400)]
 

@@ -11,7 +11,7 @@ import pytest
 from tide_lightning.cli import main
 from tide_lightning.diffusion.pretrained import package_path
 
-TOYBOX = "package:tide_lightning.toybox/pipeline"
+TOYBOX = "package:tide_lightning.grounds.toybox/pipeline"
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tide_lightning.callbacks.splicing import ALL, known_alone, reconstruct_by, splice_cases, splice_denoiser, why_not
 from tide_lightning.datamodules.corpus import Images
 from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.diffusion.counters import normal, stream, torch_generator
@@ -20,6 +19,7 @@ from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.evaluation.budget import is_late
 from tide_lightning.evaluation.figures import measured
 from tide_lightning.evaluation.image_quality import ImageQuality
+from tide_lightning.intervene.splicing import ALL, known_alone, reconstruct_by, splice_cases, splice_denoiser, why_not
 from tide_lightning.reduction import all_reduce_sum, rank_and_world
 from tide_lightning.saes import SAE
 

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tide_lightning.callbacks.splicing import (
+from tide_lightning.diffusion import Conditioning, Denoiser
+from tide_lightning.evaluation.figures import bin_edges, measured, ratio
+from tide_lightning.intervene.splicing import (
     ALL,
     Predictor,
     constant,
@@ -23,8 +25,6 @@ from tide_lightning.callbacks.splicing import (
     splice_denoiser,
     why_not,
 )
-from tide_lightning.diffusion import Conditioning, Denoiser
-from tide_lightning.evaluation.figures import bin_edges, measured, ratio
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAE
 

@@ -15,8 +15,8 @@ from matplotlib.ticker import FuncFormatter
 from PIL import Image
 from torch import Tensor
 
-from tide_lightning.callbacks.splicing import ALL
 from tide_lightning.evaluation.floors import FLOORS
+from tide_lightning.intervene.splicing import ALL
 
 _COLOURS = ("#9aa5b1", "#7b8794", "#52606d", "#d9822b", "#8fb4e8", "#2f6fd0")
 _SAE = "#c2255c"

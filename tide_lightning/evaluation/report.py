@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 
-from tide_lightning.callbacks.splicing import ALL
 from tide_lightning.evaluation.budget import cut_lines
 from tide_lightning.evaluation.end_to_end import EndToEnd
 from tide_lightning.evaluation.figures import number
@@ -19,6 +18,7 @@ from tide_lightning.evaluation.page import Block, block_of, breakable, data_uri,
 from tide_lightning.evaluation.plots import FLOOR_NAMES, draw_plots, image_grid, image_strip, save_image
 from tide_lightning.evaluation.sections import Plot, Section
 from tide_lightning.evaluation.settings import flat_settings
+from tide_lightning.intervene.splicing import ALL
 
 _CAPTIONS = {
     "explained_variance": "Explained variance by timestep, beside the floors; in each bin about the bin's own mean.",

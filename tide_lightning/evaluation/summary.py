@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tide_lightning.callbacks.splicing import ALL
 from tide_lightning.evaluation.budget import cut_lines
 from tide_lightning.evaluation.figures import number
+from tide_lightning.intervene.splicing import ALL
 
 _HEADS = ("EV", "beyond\nknown", "FVU\nknown", "FVU\nPCA 2k", "loss\nincrease", "known\nalone", "alive", "L0")
 

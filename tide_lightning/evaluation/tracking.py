@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tide_lightning.callbacks.splicing import Predictor, splice_denoiser, why_not
 from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.evaluation.matching import (
     Best,
@@ -25,6 +24,7 @@ from tide_lightning.evaluation.matching import (
     directions,
     random_like,
 )
+from tide_lightning.intervene.splicing import Predictor, splice_denoiser, why_not
 from tide_lightning.reduction import is_distributed
 from tide_lightning.saes import SAE
 from tide_lightning.tokens import Half, TokenBatch

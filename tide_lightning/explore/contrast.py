@@ -18,9 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tide_lightning.callbacks.splicing import site_context
 from tide_lightning.diffusion import Conditioning, Denoiser, Site, sample, unlabelled
 from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.intervene.splicing import site_context
 from tide_lightning.saes import SAE, SparseCode
 from tide_lightning.tokens import TokenBatch
 

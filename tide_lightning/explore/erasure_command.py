@@ -17,8 +17,8 @@ from tide_lightning.errors import UserError
 from tide_lightning.explore.erasure import Erased, Judge, erase, erasing, find_concept
 from tide_lightning.explore.pictures import picture_format, save_picture, sheet
 from tide_lightning.explore.run import open_run
-from tide_lightning.explore.steering.edits import check_edits
 from tide_lightning.explore.steering.requests import check_windows, parse_numbers, parse_window
+from tide_lightning.intervene.edits import check_edits
 
 _NUM_SHOWN = 6
 
@@ -102,8 +102,8 @@ def load_judge(path: str, made_with: str | None) -> Judge:
     """The classifier of a class path, in an installed package or under the working directory."""
     if "." not in path:
         raise UserError(
-            "judge: name a classifier by its class path, such as tide_lightning.toybox.judge.ToyboxJudge; it takes"
-            " images [N, 3, H, W] in [-1, 1] and gives the chance of the concept for each"
+            "judge: name a classifier by its class path, such as tide_lightning.grounds.toybox.judge.ToyboxJudge; it"
+            " takes images [N, 3, H, W] in [-1, 1] and gives the chance of the concept for each"
         )
     module, _, name = path.rpartition(".")
     here = str(Path.cwd())

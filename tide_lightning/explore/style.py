@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tide_lightning.callbacks.splicing import Predictor, splice_denoiser
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.errors import UserError
-from tide_lightning.explore.steering.steer import effect
+from tide_lightning.intervene.splicing import Predictor, splice_denoiser
+from tide_lightning.intervene.steering import effect
 from tide_lightning.saes import SAE
 from tide_lightning.tokens import Half, TokenBatch
 

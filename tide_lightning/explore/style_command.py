@@ -14,9 +14,9 @@ from tide_lightning.diffusion.counters import normals
 from tide_lightning.errors import UserError
 from tide_lightning.explore.pictures import picture_format, save_picture, sheet
 from tide_lightning.explore.run import open_run
-from tide_lightning.explore.steering.edits import Edit, check_edits
 from tide_lightning.explore.steering.requests import check_windows, parse_latents, parse_numbers, parse_window
 from tide_lightning.explore.style import separate_style, transfer_style, walk_image, walk_prompt
+from tide_lightning.intervene.edits import Edit, check_edits
 
 
 def transfer(

@@ -1,39 +1,5 @@
-"""The shipped pipeline and two untrained SAEs, made once."""
+"""The shipped pipeline and untrained SAEs, made once."""
 
-from __future__ import annotations
+from tests.untrained import denoiser, sae, saes
 
-import pytest
-import torch
-
-from tide_lightning.diffusion import Denoiser, load_denoiser
-from tide_lightning.saes import TideSAE
-from tide_lightning.tokens import SiteShape
-
-PIPELINE = "package:tide_lightning.toybox/pipeline"
-SHALLOW, DEEP = "transformer_blocks.1", "transformer_blocks.4"
-PROMPTS = ["a red cube", "a sphere on the left"]
-
-
-@pytest.fixture(scope="package")
-def denoiser() -> Denoiser:
-    return load_denoiser(PIPELINE)
-
-
-@pytest.fixture(scope="package")
-def saes(denoiser: Denoiser) -> dict[str, TideSAE]:
-    """One for each of two sites, with a known part and a modulation that are not zero, and a scale for each time."""
-    shapes = denoiser.site_shapes(denoiser.resolve_sites([SHALLOW, DEEP]), window_radius=1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return {site: _untrained(shape) for site, shape in shapes.items()}
-
-
-def _untrained(shape: SiteShape) -> TideSAE:
-    sae = TideSAE(shape, expansion_factor=2, k=8, unmodulate=True, scale_by_timestep=True)
-    sae.known.intercept.normal_()
-    sae.known.weight.normal_(std=0.1)
-    sae.known.scale.copy_(torch.linspace(5.0, 1.0, sae.num_bins))
-    assert sae.modulation is not None
-    for parameter in sae.modulation.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return sae.eval().requires_grad_(False)
+__all__ = ["denoiser", "sae", "saes"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from tests.explore.steering.conftest import DEEP, SHALLOW
+from tests.untrained import DEEP, SHALLOW
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.diffusion.counters import normal, stream
-from tide_lightning.explore.steering import Edit
 from tide_lightning.explore.steering.handles import _slopes, find_handles
-from tide_lightning.explore.steering.steer import steer
 from tide_lightning.explore.steering.trying import Trial
+from tide_lightning.intervene import Edit
+from tide_lightning.intervene.steering import steer
 from tide_lightning.saes import SAE
 
 WANTED, UNWANTED = ["a red cube", "a red ring"], ["a blue cube", "a green ring"]

@@ -11,7 +11,7 @@ import torch
 from tests.diffusion.pipelines import FAMILIES, pipeline_latents
 from tide_lightning.diffusion import load_denoiser, sample
 from tide_lightning.errors import UserError
-from tide_lightning.explore.steering import Edit, steer
+from tide_lightning.intervene import Edit, steer
 from tide_lightning.saes import TideSAE
 
 STEPS = 2

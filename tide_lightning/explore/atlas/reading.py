@@ -15,12 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tide_lightning.callbacks.splicing import site_context
 from tide_lightning.datamodules.harvest import Harvester
 from tide_lightning.datamodules.streams import noised_call
 from tide_lightning.diffusion import Conditioning, Site, sample
 from tide_lightning.diffusion.counters import normals
 from tide_lightning.explore.run import Run
+from tide_lightning.intervene.splicing import site_context
 from tide_lightning.tokens import SiteShape, TokenBatch
 
 Labels = Mapping[str, Sequence[str]]

@@ -20,10 +20,11 @@ from tide_lightning.explore.pictures import heat, to_picture
 from tide_lightning.explore.play.fields import Fields
 from tide_lightning.explore.retrieval import find_by_text
 from tide_lightning.explore.run import Run
-from tide_lightning.explore.steering import Edit, change, difference, steer
-from tide_lightning.explore.steering.edits import check_edits
+from tide_lightning.explore.steering import change, difference
 from tide_lightning.explore.steering.requests import check_windows
-from tide_lightning.explore.watching import Seen, watch
+from tide_lightning.intervene import Edit, steer
+from tide_lightning.intervene.edits import check_edits
+from tide_lightning.intervene.watching import Seen, watch
 from tide_lightning.saes import SAE
 
 _NUM_ACTIVE = 60  # latents of each site that are listed

@@ -15,11 +15,11 @@ from tide_lightning.errors import UserError
 from tide_lightning.explore.pictures import heat, picture_format, save_picture, sheet
 from tide_lightning.explore.run import open_run
 from tide_lightning.explore.steering.comparison import change, difference
-from tide_lightning.explore.steering.edits import Edit, Halves, Mode, Operation, check_edits
-from tide_lightning.explore.steering.region import Region
 from tide_lightning.explore.steering.requests import check_windows, parse_latents, parse_numbers, parse_window
-from tide_lightning.explore.steering.steer import steer
-from tide_lightning.explore.watching import Seen, watch
+from tide_lightning.intervene.edits import Edit, Halves, Mode, Operation, check_edits
+from tide_lightning.intervene.region import Region
+from tide_lightning.intervene.steering import steer
+from tide_lightning.intervene.watching import Seen, watch
 
 
 def steer_run(

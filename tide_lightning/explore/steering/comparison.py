@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from tide_lightning.explore.steering.region import Region
+from tide_lightning.intervene.region import Region
 
 
 class Change(NamedTuple):

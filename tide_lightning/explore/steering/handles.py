@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tide_lightning.callbacks.splicing import Predictor, splice_denoiser
 from tide_lightning.diffusion import Conditioning, Denoiser, sample
+from tide_lightning.intervene.splicing import Predictor, splice_denoiser
 from tide_lightning.saes import SAE, SparseCode
 from tide_lightning.tokens import Half, TokenBatch
 

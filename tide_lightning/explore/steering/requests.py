@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.errors import UserError
-from tide_lightning.explore.steering.edits import Edit, Halves, Operation
-from tide_lightning.explore.steering.region import Region
+from tide_lightning.intervene.edits import Edit, Halves, Operation
+from tide_lightning.intervene.region import Region
 
 _LATENT = re.compile(r"(?P<site>.+)/(?P<latent>\d+)(?::(?P<operation>[a-z]+))?(?::(?P<amount>[-+.\de]+))?")
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tide_lightning.diffusion import Denoiser, sample
-from tide_lightning.explore.steering.edits import Edit
-from tide_lightning.explore.steering.steer import steer
+from tide_lightning.intervene.edits import Edit
+from tide_lightning.intervene.steering import steer
 from tide_lightning.saes import SAE
 
 

@@ -1,0 +1,216 @@
+"""Steering: what an edit does to tokens, where and when; and that without one no bit changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.untrained import DEEP, PROMPTS, SHALLOW
+from tide_lightning.diffusion import Conditioning, Denoiser, sample
+from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.errors import UserError
+from tide_lightning.intervene import Edit, Mode, Region, steer
+from tide_lightning.intervene.splicing import site_context
+from tide_lightning.intervene.steering import edited_by
+from tide_lightning.intervene.watching import watch
+from tide_lightning.saes import SAE, TideSAE
+from tide_lightning.tokens import TokenBatch
+
+STEPS = 2
+Saes = dict[str, SAE]
+
+
+def tokens_of(denoiser: Denoiser, sae: SAE, rows: int = 4) -> TokenBatch:
+    """Two images under guidance, at two timesteps."""
+    noise = torch.stack([normal(stream(0, i), denoiser.latent_shape) for i in range(rows // 2)])
+    raw_t = torch.tensor([800.0, 200.0]).repeat(2)
+    x_t = torch.cat([noise, noise])
+    found = site_context(denoiser, sae.shape, x_t, raw_t, denoiser.encode_prompts([""] * rows))
+    x = torch.randn(len(found), sae.d_in, generator=torch.Generator().manual_seed(0))
+    return TokenBatch(**{**found.tensors(), "x": x})
+
+
+def latents(denoiser: Denoiser, saes: Saes, edits: list[Edit], mode: Mode = "delta", scale: float = 3.0) -> Tensor:
+    with steer(denoiser, saes, edits, mode=mode) as steered:
+        return sample(steered, PROMPTS, num_inference_steps=STEPS, guidance_scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("operation", "amount", "expected"),
+    [
+        ("add", 2.5, lambda z, unit: z + 2.5 * unit),
+        ("scale", -3.0, lambda z, unit: -3 * z),
+        ("clamp", 4.0, lambda z, unit: 4.0 * unit),
+        ("ablate", 0.0, lambda z, unit: 0 * z),
+        ("invert", 0.0, lambda z, unit: -z),
+    ],
+)
+@torch.no_grad()
+def test_operations_on_a_code(denoiser: Denoiser, saes: Saes, operation, amount, expected) -> None:  # type: ignore[no-untyped-def]
+    sae = saes[DEEP]
+    tokens = tokens_of(denoiser, sae)
+    context = tokens.context()
+    code = sae.encode(tokens.x, **context)
+    latent = int(code.indices.flatten()[0])
+    z = code.to_dense()
+    changed = z.clone()
+    changed[:, latent] = expected(z[:, latent], sae.unit_at(tokens.t).squeeze(1))
+    steps = torch.eye(sae.d_sae)[latent].expand(len(tokens), -1)  # decode(z') - decode(z) without a sparse code
+    direction = _decode_dense(sae, steps, tokens) - _decode_dense(sae, 0 * steps, tokens)
+    reference = tokens.x.double() + (changed - z)[:, latent, None].double() * direction
+    found = edited_by(sae, [Edit(DEEP, latent, operation, amount)])(tokens)
+    torch.testing.assert_close(found.double(), reference, rtol=1e-5, atol=1e-4)
+    same = (changed == z).all(1)
+    assert torch.equal(found[same], tokens.x[same])
+    replaced = edited_by(sae, [Edit(DEEP, latent, operation, amount)], "replace")(tokens)
+    torch.testing.assert_close(replaced.double(), _decode_dense(sae, changed, tokens), rtol=1e-4, atol=1e-3)
+
+
+def _decode_dense(sae: SAE, code: Tensor, tokens: TokenBatch) -> Tensor:
+    """Equation by equation, in float64."""
+    frame = sae.frame(tokens.context())
+    u_hat = code.double() @ sae.W_dec.double() + sae.b_dec.double()
+    u_hat = frame.unmodulated(u_hat) if sae.unmodulate else u_hat
+    decoded: Tensor = frame.known + frame.s * u_hat
+    return decoded.double()
+
+
+@torch.no_grad()
+def test_edits_reach_their_half_window_region_and_image_only(denoiser: Denoiser, saes: Saes) -> None:
+    sae = saes[DEEP]
+    tokens = tokens_of(denoiser, sae)
+
+    def moved(**where: object) -> Tensor:
+        new = edited_by(sae, [Edit(DEEP, 3, "add", 2.0, **where)])(tokens)  # type: ignore[arg-type]
+        by_token: Tensor = (new != tokens.x).any(1)
+        return by_token.reshape(2, 2, -1)  # half, image, token
+
+    everywhere = moved()
+    assert everywhere.all()
+    assert torch.equal(moved(half="conditional").any(2), torch.tensor([[False, False], [True, True]]))
+    assert torch.equal(moved(half="unconditional").any(2), torch.tensor([[True, True], [False, False]]))
+    assert torch.equal(moved(window=(0.7, 1.0)).any(2), torch.tensor([[True, False], [True, False]]))
+    rows, cols = denoiser.grid
+    left = moved(region=Region(0, 0, 0.5, 1)).unflatten(2, (rows, cols))
+    assert left[..., : cols // 2].all()
+    assert not left[..., cols // 2 :].any()
+    mask = torch.zeros(2, denoiser.num_tokens, dtype=torch.bool)
+    mask[1, 5] = True
+    assert moved(region=mask).nonzero().tolist() == [[0, 1, 5], [1, 1, 5]]
+    own = edited_by(sae, [Edit(DEEP, 3, "add", torch.tensor([0.0, 2.0]))])(tokens)
+    assert torch.equal((own != tokens.x).any(1).unflatten(0, (4, -1)).any(1), torch.tensor([False, True] * 2))
+
+
+@torch.no_grad()
+def test_an_amount_moves_tokens_as_far_at_every_time(denoiser: Denoiser, saes: Saes) -> None:
+    sae = TideSAE(saes[DEEP].shape, expansion_factor=2, k=8, scale_by_timestep=True, modulation="none").eval()
+    scale = sae.known.scale.copy_(torch.linspace(5.0, 1.0, sae.num_bins))
+    tokens = tokens_of(denoiser, sae)
+    added = edited_by(sae, [Edit(DEEP, 3, "add", 2.0)])(tokens) - tokens.x
+    expected = 2 * scale.square().mean().sqrt() * sae.W_dec[3]
+    torch.testing.assert_close(added, expected.expand_as(added), rtol=1e-4, atol=1e-5)
+    # What a latent holds by itself is taken away as it is.
+    latent = int(sae.encode(tokens.x, **tokens.context()).indices[0, 0])
+    held = sae.encode(tokens.x, **tokens.context()).to_dense()[:, latent, None] * sae.known.scale_at(tokens.t)
+    taken = tokens.x - edited_by(sae, [Edit(DEEP, latent, "ablate")])(tokens)
+    torch.testing.assert_close(taken, held * sae.W_dec[latent], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_edits_of_one_latent_follow_one_another_and_norms_are_kept(denoiser: Denoiser, saes: Saes) -> None:
+    sae = saes[DEEP]
+    tokens = tokens_of(denoiser, sae)
+    twice = edited_by(sae, [Edit(DEEP, 3, "clamp", 2.0), Edit(DEEP, 3, "scale", 3.0), Edit(DEEP, 4, "add", 1.0)])
+    once = edited_by(sae, [Edit(DEEP, 3, "clamp", 6.0), Edit(DEEP, 4, "add", 1.0)])
+    torch.testing.assert_close(twice(tokens), once(tokens))
+    kept = edited_by(sae, [Edit(DEEP, 3, "add", 6.0)], preserve_norm=True)(tokens)
+    torch.testing.assert_close(kept.norm(dim=1), tokens.x.norm(dim=1))
+    assert not torch.equal(kept, tokens.x)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_untouched_codes_leave_every_bit(denoiser: Denoiser, saes: Saes, scale: float) -> None:
+    plain = sample(denoiser, PROMPTS, num_inference_steps=STEPS, guidance_scale=scale)
+    idle = [Edit(DEEP, 3, "add", 0.0), Edit(SHALLOW, 4, "scale", 1.0), Edit(SHALLOW, 5, "add", 9.0, window=(0.2, 0.3))]
+    assert torch.equal(latents(denoiser, saes, idle, scale=scale), plain)
+    acting = [Edit(DEEP, 3, "add", 9.0), Edit(SHALLOW, 4, "add", 9.0)]
+    both, one, other = (latents(denoiser, saes, edits, scale=scale) for edits in (acting, acting[:1], acting[1:]))
+    for first, second in ((both, plain), (both, one), (both, other), (one, plain), (other, plain)):
+        assert not torch.equal(first, second)
+    assert not torch.equal(latents(denoiser, saes, idle[:1], "replace", scale), plain)
+    assert torch.equal(sample(denoiser, PROMPTS, num_inference_steps=STEPS, guidance_scale=scale), plain)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (("transformer_blocks.9", 1), f"has no SAE here; there are {SHALLOW}, {DEEP}"),
+        ((DEEP, 99999), "has latents 0 to"),
+        ((DEEP, -1), "has latents 0 to"),
+    ],
+)
+def test_what_does_not_exist_is_told(denoiser: Denoiser, saes: Saes, edit: tuple[str, int], said: str) -> None:
+    with pytest.raises(UserError, match=said), steer(denoiser, saes, [Edit(*edit)]):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"operation": "multiply"}, "choose one of add, scale"),
+        ({"half": "left"}, "choose one of both"),
+        ({"window": (0.6, 0.4)}, "low <= high"),
+        ({"window": (0.0, 1.5)}, "low <= high"),
+    ],
+)
+def test_edits_that_mean_nothing_are_told(arguments: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Edit(DEEP, 1, **arguments)  # type: ignore[arg-type]
+
+
+def test_regions_are_read_and_refused() -> None:
+    assert Region.parse("0,0.25,.5,1") == Region(0, 0.25, 0.5, 1)
+    for text in ("0,0,1", "a,b,c,d", "0,0,0,1", "0.5,0,0.2,1", "0,0,2,1"):
+        with pytest.raises(UserError, match="left"):
+            Region.parse(text)
+    with pytest.raises(UserError, match="holds no patch"):
+        Region(0, 0, 0.01, 0.01).tokens((8, 8))
+
+
+def test_what_is_watched_is_what_is_steered(denoiser: Denoiser, saes: Saes) -> None:
+    noise = torch.stack([normal(stream(0, i), denoiser.latent_shape) for i in range(2)])
+    settings: dict[str, Any] = {"initial_noise": noise, "num_inference_steps": STEPS, "guidance_scale": 3.0}
+    with steer(denoiser, saes, [Edit(SHALLOW, 3, "add", 9.0)]) as steered:
+        seen = watch(steered, saes, PROMPTS, **settings)
+        assert torch.equal(seen.latents, sample(steered, PROMPTS, **settings))
+    plain = watch(denoiser, saes, PROMPTS, **settings)
+    assert torch.equal(plain.latents, sample(denoiser, PROMPTS, **settings))
+    assert not torch.equal(plain.mean[DEEP], seen.mean[DEEP])  # what lies behind the edit has changed
+    assert plain.mean[DEEP].shape == plain.peak[DEEP].shape == (2, STEPS, saes[DEEP].d_sae)
+    assert (plain.t.diff() < 0).all()
+    assert (plain.mean[DEEP] <= plain.peak[DEEP]).all()
+    torch.testing.assert_close(plain.mean[DEEP].sum(), _mean_sum(denoiser, saes[DEEP], noise, settings))
+
+
+def _mean_sum(denoiser: Denoiser, sae: SAE, noise: Tensor, settings: dict[str, Any]) -> Tensor:
+    """All of a site's codes summed, in the unit of amounts, from its tokens as hooks read them."""
+    sites = denoiser.resolve_sites([DEEP])
+    total: list[Tensor] = []
+
+    @contextmanager
+    def around(x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Iterator[None]:
+        with denoiser.record(sites) as found:
+            yield
+        tokens = site_context(denoiser, sae.shape, x_t, raw_t, conditioning)
+        here = TokenBatch(**{**tokens.tensors(), "x": found[DEEP].flatten(0, 1)})
+        here = here.select(slice(len(here) // 2, None))
+        code = sae.encode(here.x, **here.context()).to_dense() / sae.unit_at(here.t)
+        total.append(code.sum() / denoiser.num_tokens)
+
+    sample(denoiser.within(around), PROMPTS, **settings)
+    return torch.stack(total).sum()

@@ -1,0 +1,5 @@
+"""The benchmark in `tide test`: what latents mean, and what they cause, against the truth of a ground."""
+
+from tide_lightning.benchmark.callback import ToyboxBenchmark
+
+__all__ = ["ToyboxBenchmark"]

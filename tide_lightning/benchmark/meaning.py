@@ -1,0 +1,158 @@
+"""Meaning: which factor value a latent stands for, by AUROC, F1 and sparse probes, beside floors and controls.
+
+Everything that is chosen (latents, signs, thresholds, weights) is chosen on training scenes and measured on others.
+
+Shapes: U units, F latents, V factor values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tide_lightning.benchmark.probes import fit_logistic
+from tide_lightning.benchmark.reading import SOURCES
+from tide_lightning.benchmark.scenes import GROUPS, LabelledScenes, questions
+from tide_lightning.benchmark.scores import auroc, auroc_paired, best_threshold, f1
+
+PROBE_SIZES = (1, 5, 20)
+"""How many latents a sparse probe reads."""
+
+PREDICTORS = (
+    "best_latent",
+    *(f"latents_{size}" for size in PROBE_SIZES),
+    *(f"random_{size}" for size in PROBE_SIZES),
+    "best_channel",
+    "dense",
+    "known",
+    "position",
+)
+"""What is measured, and what stands beside it."""
+
+MIN_TRAIN, MIN_TEST = 8, 4
+"""Units with, and units without a value that it takes to measure it."""
+
+Pooled = Mapping[str, Tensor]
+"""Each source's pooled features [N, 3, channels]."""
+
+
+class Question(NamedTuple):
+    """One factor value's figures.
+
+    Fields:
+        positives: test units that have the value.
+        units: test units.
+        latent: the best one on the training scenes.
+        auroc: by predictor.
+        f1: by predictor.
+    """
+
+    positives: int
+    units: int
+    latent: int
+    auroc: dict[str, float]
+    f1: dict[str, float]
+
+
+def measure_meaning(
+    train: tuple[LabelledScenes, Pooled], test: tuple[LabelledScenes, Pooled], repeats: int, seed: int
+) -> dict[str, Any]:
+    """All factor values' figures and their means, as they stand in metrics.json.
+
+    Args:
+        train: scenes to choose on, with their pooled features; the scenes repeat where several bins of t are joined.
+        test: scenes to measure on.
+        repeats: how many bins of t the pooled features hold, one after another.
+        seed: of the random latents.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    for group in GROUPS:
+        (train_features, train_labels), (test_features, test_labels) = (
+            _units(scenes, pooled, group, repeats) for scenes, pooled in (train, test)
+        )
+        enough = (_least(train_labels) >= MIN_TRAIN) & (_least(test_labels) >= MIN_TEST)
+        kept = enough.nonzero().squeeze(1)
+        if not len(kept):
+            continue
+        found = _measure(train_features, train_labels[:, kept], test_features, test_labels[:, kept], seed)
+        for number, figures in zip(kept.tolist(), found, strict=True):
+            factor, value = questions(group)[number]
+            values.setdefault(factor, {})[value] = figures._asdict()
+    factors = {factor: _means(list(found.values())) for factor, found in values.items()}
+    return {"mean": _means(list(factors.values())), "factors": factors, "values": values}
+
+
+def best_latents(codes_UF: Tensor, labels_UV: Tensor) -> Tensor:
+    """The latent of the highest AUROC for each value [V]; a latent stands for what it fires at, never for the rest."""
+    return auroc(codes_UF, labels_UV).argmax(1)
+
+
+def _measure(
+    train: dict[str, Tensor], train_labels: Tensor, test: dict[str, Tensor], test_labels: Tensor, seed: int
+) -> list[Question]:
+    ranking = auroc(train["codes"], train_labels)
+    best = ranking.argmax(1)
+    # A probe may read a latent that falls silent as well as one that fires.
+    order = (ranking - 0.5).abs().argsort(dim=1, descending=True, stable=True)
+    scores = {"best_latent": (train["codes"][:, best], test["codes"][:, best])}
+    alive = (train["codes"] > 0).any(0).nonzero().squeeze(1).cpu()
+    shuffled = torch.stack([_shuffled(alive, seed, v) for v in range(len(best))]).to(order.device)
+    for name, chosen in (("latents", order), ("random", shuffled)):
+        for size in PROBE_SIZES:
+            columns = chosen[:, :size]
+            features = [part["codes"][:, columns].transpose(0, 1) for part in (train, test)]
+            probe = fit_logistic(features[0], train_labels.T.unsqueeze(2))
+            fitted, measured = (probe(part).squeeze(2).T for part in features)
+            scores[f"{name}_{size}"] = fitted, measured
+    channels = auroc(train["dense"], train_labels)
+    channel = (channels - 0.5).abs().argmax(1)
+    sign = (channels.gather(1, channel[:, None]).squeeze(1) - 0.5).sign()
+    scores["best_channel"] = train["dense"][:, channel] * sign, test["dense"][:, channel] * sign
+    for name in SOURCES[1:]:
+        probe = fit_logistic(train[name][None], train_labels[None])
+        scores[name] = probe(train[name][None])[0], probe(test[name][None])[0]
+    aurocs = {name: auroc_paired(measured, test_labels).tolist() for name, (_, measured) in scores.items()}
+    f1s = {
+        name: f1(measured, best_threshold(fitted, train_labels), test_labels).tolist()
+        for name, (fitted, measured) in scores.items()
+    }
+    positives = test_labels.sum(0).tolist()
+    return [
+        Question(
+            positives[v],
+            len(test_labels),
+            int(best[v]),
+            {name: aurocs[name][v] for name in PREDICTORS},
+            {name: f1s[name][v] for name in PREDICTORS},
+        )
+        for v in range(len(best))
+    ]
+
+
+def _units(scenes: LabelledScenes, pooled: Pooled, group: str, repeats: int) -> tuple[dict[str, Tensor], Tensor]:
+    units, labels = scenes.units(group)
+    shift = torch.arange(repeats, device=units.device)[:, None] * (3 * len(scenes))
+    index = (units + shift).flatten()
+    return {name: value.flatten(0, 1)[index] for name, value in pooled.items()}, labels.repeat(repeats, 1)
+
+
+def _least(labels: Tensor) -> Tensor:
+    return torch.minimum(labels.sum(0), (~labels).sum(0))
+
+
+def _shuffled(alive: Tensor, seed: int, value: int) -> Tensor:
+    """Latents that fire at all, in random order; with too few of them some come twice."""
+    generator = torch.Generator().manual_seed(1_000_003 * seed + value)
+    order = alive[torch.randperm(len(alive), generator=generator)]
+    return order.repeat(-(-max(PROBE_SIZES) // max(len(order), 1)))[: max(PROBE_SIZES)]
+
+
+def _means(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        kind: {name: sum(part[kind][name] for part in parts) / len(parts) for name in PREDICTORS}
+        for kind in ("auroc", "f1")
+        if parts
+    }

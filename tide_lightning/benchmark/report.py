@@ -1,0 +1,179 @@
+"""The benchmark's part of the report: tables and plots that say the same as metrics.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tide_lightning.benchmark.causality import METHODS
+from tide_lightning.benchmark.meaning import PREDICTORS
+from tide_lightning.benchmark.plots import FIGURE_NAMES, METHOD_NAMES, draw_plots
+from tide_lightning.benchmark.readout import READERS
+from tide_lightning.evaluation.figures import number
+from tide_lightning.evaluation.sections import Plot, Table
+from tide_lightning.grounds.toybox.factors import FACTORS
+
+PREDICTOR_NAMES = {
+    "best_latent": "best latent",
+    **{f"latents_{size}": f"{size} latent{'s' * (size > 1)}" for size in (1, 5, 20)},
+    **{f"random_{size}": f"{size} random" for size in (1, 5, 20)},
+    "best_channel": "best channel",
+    "dense": "dense probe",
+    "known": "known part",
+    "position": "position only",
+}
+
+READER_NAMES = {
+    "codes": "codes",
+    "random": "random latents",
+    "dense": "dense activation",
+    "known": "known part",
+    "position": "position only",
+}
+
+_CAPTIONS = {
+    "toybox_meaning": "How well factor values are told apart, by timestep: AUROC, mean over factors.",
+    "toybox_factors": "The best single latent, by factor and timestep: AUROC, mean over the factor's values.",
+    "toybox_readout": "Depth beyond its mean at each place, and the objects' mask, read from single tokens.",
+    "toybox_hierarchy": "When concepts become readable from codes, by site: further right is earlier, in more noise.",
+    "toybox_steering": "Steering: how often the target is reached, and how often the other factors stay as they were.",
+}
+
+
+def report_parts(figures: Mapping[str, Any]) -> list[Table | Plot]:
+    """Tables and plots, in order."""
+    plots = {name: Plot(name, png, _CAPTIONS[name]) for name, png in draw_plots(figures).items()}
+    parts: list[Table | Plot | None] = [
+        _overview(figures),
+        plots.get("toybox_meaning"),
+        _by_factor(figures),
+        plots.get("toybox_factors"),
+        _by_value(figures),
+        _readout(figures),
+        plots.get("toybox_readout"),
+        _hierarchy(figures),
+        plots.get("toybox_hierarchy"),
+        *_steering(figures),
+        plots.get("toybox_steering"),
+    ]
+    return [part for part in parts if part is not None]
+
+
+def _overview(figures: Mapping[str, Any]) -> Table:
+    rows = [
+        [site, *(number(found["mean"].get("auroc", {}).get(name), ".3f") for name in PREDICTORS)]
+        for site, found in figures["meaning"].items()
+    ]
+    note = (
+        "AUROC on scenes that nothing was chosen on, mean over factors, all timesteps together. Left: the SAE's "
+        "latents; then as many random ones of it; then floors and ceilings that do not use the codes."
+    )
+    return Table(["meaning", *PREDICTOR_NAMES.values()], rows, note)
+
+
+def _by_factor(figures: Mapping[str, Any]) -> Table:
+    rows = [
+        [f"{site}: {PREDICTOR_NAMES[name]}"]
+        + [number(found["factors"].get(factor, {}).get("auroc", {}).get(name), ".3f") for factor in FACTORS]
+        for site, found in figures["meaning"].items()
+        for name in ("best_latent", "latents_20", "dense", "known", "position")
+    ]
+    note = (
+        "AUROC by factor. Shape and colour are read from the tokens in the object's mask, whose outline alone tells "
+        "some of the shape (position only); size, place and distance from all tokens of scenes with one object; the "
+        "rest from all tokens."
+    )
+    return Table(["factor", *FACTORS], rows, note)
+
+
+def _by_value(figures: Mapping[str, Any]) -> Table:
+    rows = []
+    for factor, values in FACTORS.items():
+        for value in values:
+            row = [f"{factor}: {value}"]
+            for found in figures["meaning"].values():
+                one = found["values"].get(factor, {}).get(value)
+                row += (
+                    [
+                        str(one["latent"]),
+                        number(one["auroc"]["best_latent"], ".3f"),
+                        number(one["f1"]["best_latent"], ".3f"),
+                    ]
+                    if one
+                    else ["-"] * 3
+                )
+            rows.append(row)
+    head = ["value", *(name for site in figures["meaning"] for name in (f"{site} latent", "AUROC", "F1"))]
+    return Table(head, rows, "The one latent that stands for each value, at each site.")
+
+
+def _readout(figures: Mapping[str, Any]) -> Table:
+    rows = [
+        [f"{site}: {label}", *(number(found.get(figure, {}).get(name), ".3f") for name in READERS)]
+        for site, found in figures["readout"].items()
+        for figure, label in FIGURE_NAMES.items()
+    ]
+    note = (
+        "Linear read-out from single tokens, all timesteps together. Codes are read through as many latents as the "
+        "activation has channels. The camera stands still, so the place alone tells most of the depth."
+    )
+    return Table(["read-out", *READER_NAMES.values()], rows, note)
+
+
+def _hierarchy(figures: Mapping[str, Any]) -> Table:
+    hierarchy, sites = figures["hierarchy"], list(figures["meaning"])
+    codes, dense = (hierarchy[reader]["concepts"] for reader in ("codes", "dense"))
+    rows = [
+        [
+            f"{found['level']}: {name}",
+            *(number(found["readable_from"].get(site), ".2f") for site in sites),
+            found["first"]["site"],
+            number(found["best"], ".3f"),
+            number(dense.get(name, {}).get("first", {}).get("t"), ".2f"),
+        ]
+        for name, found in codes.items()
+    ]
+    rows += [
+        [f"{level}, mean", *[""] * len(sites), "", "", number(hierarchy["dense"]["levels"].get(level), ".2f")]
+        for level in hierarchy["codes"]["levels"]
+    ]
+    for row, t in zip(rows[len(codes) :], hierarchy["codes"]["levels"].values(), strict=True):
+        row[len(sites) + 1] = f"t {t:.2f}"
+    note = (
+        f"From which t on, on the way from noise to image, 20 latents (depth and mask: as many as channels) reach "
+        f"{hierarchy['share']:.0%} of the way from chance to the best of all sites and times. Larger is earlier; a "
+        "dash means never at this site; no time before the noisiest bin's can be found. Captions are read too."
+    )
+    return Table(["readable from t", *sites, "first at", "best score", "dense activation: first t"], rows, note)
+
+
+def _steering(figures: Mapping[str, Any]) -> list[Table]:
+    steering = figures.get("steering", {})
+    if "mean" not in steering:
+        return []
+    keys = ("success", "success_oracle_b", "confirmed", "stability_mean", "one_object")
+    rows = [
+        [
+            METHOD_NAMES[name],
+            *(number(steering["mean"][name][key], ".1%") for key in keys),
+            str(steering["mean"][name]["images"]),
+        ]
+        for name in METHODS
+    ]
+    head = ["steering", "success", "by oracle b", "by both", "other factors stable", "one object", "images"]
+    note = (
+        f"Prompts are {figures['settings']['steer_prompts']} about the steered factor. Success: an oracle reads the "
+        "target. Stable: another factor is read as without steering from the same noise. Random latents move tokens as "
+        "far as the target's latent does."
+    )
+    targets = [
+        [f"{factor}: {value}", found["site"]["latent"], str(found["latent"]), number(found["auroc_train"], ".3f")]
+        + [number(found["strength"]["latent"], "g")]
+        + [number(found["methods"][name]["success"], ".0%") for name in METHODS]
+        + [number(found["methods"]["latent"]["stability_mean"], ".0%")]
+        for factor, values in steering["targets"].items()
+        for value, found in values.items()
+    ]
+    names = [f"success, {METHOD_NAMES[name]}" for name in METHODS]
+    head_targets = ["target", "site", "latent", "AUROC in training", "strength", *names, "others stable, one latent"]
+    return [Table(head, rows, note), Table(head_targets, targets, "")]

@@ -1,0 +1,1 @@
+"""What the Makefile runs, and what made the grounds that come with the package."""
