@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tide_lightning.errors import UserError
 from tide_lightning.kernels import DecodeBackend, decode
+from tide_lightning.kernels.backends import gathering
 from tide_lightning.kernels.backends import torch_sparse as torch_sparse_backend
-from tide_lightning.kernels.choice import _log_choice
+from tide_lightning.kernels.choice import _log_choice, fastest_backend
 from tide_lightning.kernels.csr import Csr
 
 
@@ -253,6 +254,38 @@ def test_auto_chooses_by_density_and_says_so_once(caplog: pytest.LogCaptureFixtu
     first, second = (record.getMessage() for record in caplog.records)
     assert "auto takes embedding_bag" in first
     assert "auto takes dense" in second
+
+
+@pytest.mark.parametrize(
+    ("device_type", "dtype", "share", "has_triton", "expected"),
+    [
+        ("cpu", torch.float32, 0.09, False, "embedding_bag"),
+        ("cpu", torch.float32, 0.11, False, "dense"),
+        ("cpu", torch.bfloat16, 0.05, False, "dense"),
+        ("cuda", torch.bfloat16, 64 / 18432, True, "triton"),
+        ("cuda", torch.bfloat16, 0.006, True, "dense"),
+        ("cuda", torch.float32, 0.006, True, "triton"),
+        ("cuda", torch.bfloat16, 0.001, False, "embedding_bag"),
+    ],
+)
+def test_the_fastest_backend_of_each_device(
+    device_type: str, dtype: torch.dtype, share: float, has_triton: bool, expected: str
+) -> None:
+    assert fastest_backend(device_type, dtype, share, has_triton) == expected
+
+
+@settings(max_examples=30, deadline=None)
+@given(case=problems(), most_numbers=st.sampled_from([1, 7, 40, 2**20]))
+def test_dot_products_in_parts_where_no_kernel_does_all_at_once(case: Problem, most_numbers: int) -> None:
+    """What a GPU without Triton does."""
+    pointer = torch.arange(len(case.grad) + 1) * case.values.shape[-1] if case.row_pointer is None else case.row_pointer
+    code = Csr(case.values.flatten(), case.indices.flatten(), pointer, len(case.weight))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gathering, "_MOST_NUMBERS_GATHERED", most_numbers)
+        products = gathering._gathered_in_parts(code, case.grad, case.weight)
+    magnitude = case.reference(magnitudes=True)[1].flatten()
+    off = (products.double() - case.reference()[1].flatten()).abs()
+    assert (off <= 4 * torch.finfo(products.dtype).eps * magnitude).all()
 
 
 def test_an_unknown_backend_is_named_with_the_known_ones() -> None:

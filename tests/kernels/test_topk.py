@@ -6,15 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tide_lightning.errors import UserError
-from tide_lightning.kernels import DecodeBackend, topk
-
-
-@pytest.fixture(scope="module", params=["auto", "triton"])
-def backend(request: pytest.FixtureRequest) -> str:
-    if request.param == "triton":
-        pytest.importorskip("triton")
-    name: str = request.param
-    return name
+from tide_lightning.kernels import topk
 
 
 @settings(max_examples=60, deadline=None)
@@ -26,11 +18,11 @@ def backend(request: pytest.FixtureRequest) -> str:
     seed=st.integers(0, 99),
 )
 def test_selects_exactly_the_largest(
-    backend: DecodeBackend, num_tokens: int, num_latents: int, share: float, dtype: torch.dtype, seed: int
+    num_tokens: int, num_latents: int, share: float, dtype: torch.dtype, seed: int
 ) -> None:
     k = min(1024, 1 + int(share * (num_latents - 1)))
     pre = torch.randn(num_tokens, num_latents, generator=torch.Generator().manual_seed(seed)).to(dtype)  # bf16: ties
-    values, indices = topk(pre, k, backend)
+    values, indices = topk(pre, k)
     assert values.shape == indices.shape == (num_tokens, k)
     assert values.dtype == dtype
     assert indices.dtype == torch.int64
@@ -39,16 +31,16 @@ def test_selects_exactly_the_largest(
     assert all(len(row.unique()) == k for row in indices)
 
 
-def test_repeatable_where_values_tie(backend: DecodeBackend) -> None:
+def test_repeatable_where_values_tie() -> None:
     pre = torch.randint(0, 5, (33, 2048)).float()
-    first, second = topk(pre, 64, backend), topk(pre, 64, backend)
+    first, second = topk(pre, 64), topk(pre, 64)
     assert torch.equal(first[1], second[1])
     assert torch.equal(first[0], pre.gather(1, first[1]))
 
 
-def test_infinities_and_zeros_of_either_sign(backend: DecodeBackend) -> None:
+def test_infinities_and_zeros_of_either_sign() -> None:
     pre = torch.tensor([[0.0, -0.0, float("inf"), -1.0, float("-inf"), 2.0], [float("-inf")] * 6])
-    values, _ = topk(pre, 4, backend)
+    values, _ = topk(pre, 4)
     assert values[0].sort().values.tolist() == [0, 0, 2, float("inf")]
     assert values[1].tolist() == [float("-inf")] * 4
 

@@ -24,10 +24,9 @@ def compile_for_hopper(kernel, dtype, **constants):
     assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
 
 
-for dtype, bits in (("fp32", 32), ("bf16", 16)):
+for dtype in ("fp32", "bf16", "fp16"):
     compile_for_hopper(kernels._weighted_rows, dtype, BLOCK=1024, SUM=kernels.tl.float32)
     compile_for_hopper(kernels._dot, dtype, BLOCK=1024, SUM=kernels.tl.float32)
-    compile_for_hopper(kernels._largest, dtype, BLOCK=4096, BITS=bits)
 """
 
 

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 from tide_lightning.errors import UserError
-from tide_lightning.kernels.backends import BACKENDS
+from tide_lightning.kernels.backends import BACKENDS, triton
 from tide_lightning.kernels.csr import Csr
 
 DecodeBackend = Literal["auto", "dense", "coo", "embedding_bag", "torch_sparse", "triton"]
 
-# Above this share of active latents the dense product is faster: measured on the CPU and reckoned for CUDA in
-# docs/numerics.md.
+# Above this share of active latents the dense product is faster: see docs/numerics.md. For a CPU and for 16 bits on a
+# GPU it was measured, for float32 on a GPU reckoned.
 _DENSE_ABOVE_CPU_FLOAT32 = 0.10
 _DENSE_ABOVE_CPU_16_BIT = 0.04
-_DENSE_ABOVE_ELSEWHERE = 0.01
+_DENSE_ABOVE_GPU_FLOAT32 = 0.01
+_DENSE_ABOVE_GPU_16_BIT = 0.005
 
 _log = logging.getLogger(__name__)
 
@@ -37,18 +38,32 @@ def choose_backend(wanted: DecodeBackend, code: Csr) -> DecodeBackend:
         if wanted not in BACKENDS:
             raise UserError(f"unknown decode backend '{wanted}': choose one of {', '.join(get_args(DecodeBackend))}")
         return wanted
-    dtype, device_type = code.values.dtype, code.values.device.type
-    if device_type != "cpu":
-        dense_above = _DENSE_ABOVE_ELSEWHERE
-    elif dtype.itemsize == 2:
-        dense_above = _DENSE_ABOVE_CPU_16_BIT
-    else:
-        dense_above = _DENSE_ABOVE_CPU_FLOAT32
-    is_dense = code.columns.numel() > dense_above * code.num_rows * code.num_columns
-    backend: DecodeBackend = "dense" if is_dense else "embedding_bag"
+    device, dtype = code.values.device, code.values.dtype
+    share = code.columns.numel() / max(1, code.num_rows * code.num_columns)
+    backend = fastest_backend(device.type, dtype, share, triton.works_on(device))
     if not torch.compiler.is_compiling():
-        _log_choice(backend, device_type, dtype, dense_above)
+        _log_choice(backend, device.type, dtype, _dense_above(device.type, dtype))
     return backend
+
+
+def fastest_backend(device_type: str, dtype: torch.dtype, share: float, has_triton: bool) -> DecodeBackend:
+    """The backend measured as fastest.
+
+    Args:
+        device_type: of the operands.
+        dtype: of the operands.
+        share: of the dictionary that a token has active.
+        has_triton: whether Triton's kernels run on that device.
+    """
+    if share > _dense_above(device_type, dtype):
+        return "dense"
+    return "triton" if has_triton else "embedding_bag"
+
+
+def _dense_above(device_type: str, dtype: torch.dtype) -> float:
+    if device_type == "cpu":
+        return _DENSE_ABOVE_CPU_16_BIT if dtype.itemsize == 2 else _DENSE_ABOVE_CPU_FLOAT32
+    return _DENSE_ABOVE_GPU_16_BIT if dtype.itemsize == 2 else _DENSE_ABOVE_GPU_FLOAT32
 
 
 @functools.cache

@@ -61,7 +61,7 @@ def encode(
         rule: which pre-activations are kept.
         dead_L: int64, latents of which each token also gets a code of their own, for AuxK; each once, in order.
         k_aux: how many of them at most, a token.
-        backend: of the sparse products in the backward; `triton` selects by a kernel of its own, too.
+        backend: of the sparse products in the backward.
         start: a code that the pre-activations are added to, each latent once a token.
         offset_D: subtracted from every token. Where x itself needs no gradient, the offset's costs one product of the
             weight with a vector, and none with a token for each row.
@@ -110,9 +110,9 @@ class _Encode(torch.autograd.Function):
             start = Csr(start_values.flatten(), start_indices.flatten(), pointer, len(weight_MD))
             start_at = start.places().view_as(start_indices) if ctx.needs_input_grad[4] else None
         with torch.autocast(weight_MD.device.type, enabled=False):
-            shape, selection = block_shape(x_ND, len(weight_MD)), rule.start(len(x_ND), len(weight_MD), backend)
+            shape, selection = block_shape(x_ND, len(weight_MD)), rule.start(len(x_ND), len(weight_MD))
             blocks = preactivation_blocks(x_ND, weight_MD, bias_M, shape, start, selection.room)
-            aux = _select(selection, blocks, shape, x_ND, len(weight_MD), dead_L, k_aux, backend)
+            aux = _select(selection, blocks, shape, x_ND, len(weight_MD), dead_L, k_aux)
             code = selection.finish()
         ctx.save_for_backward(x_ND, weight_MD, *code, *aux, dead_L, start_at)
         ctx.backend = backend
@@ -167,7 +167,6 @@ def _select(
     num_latents: int,
     dead_L: Tensor | None,
     k_aux: int,
-    backend: DecodeBackend,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Show all blocks to the selection; return values and places of the dead latents' code."""
     if dead_L is None or k_aux < 1 or len(dead_L) == 0:
@@ -175,7 +174,7 @@ def _select(
             selection.see(block)
         return None, None
     # The dead latents' pre-activations are collected over a row of blocks and selected from at once.
-    aux_selection = TopK(min(k_aux, len(dead_L))).start(len(x_ND), len(dead_L), backend)
+    aux_selection = TopK(min(k_aux, len(dead_L))).start(len(x_ND), len(dead_L))
     memory_nL = x_ND.new_empty(shape.tokens, len(dead_L))
     dead_before = _dead_before(dead_L, list(range(0, num_latents, shape.latents)))
     for block in blocks:

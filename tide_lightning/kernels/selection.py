@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from tide_lightning.kernels.blocks import Block
-from tide_lightning.kernels.choice import DecodeBackend
 from tide_lightning.kernels.csr import expand_row_pointer
 from tide_lightning.kernels.places import above, ascending, in_whole
 from tide_lightning.kernels.topk import check_k, topk
@@ -54,7 +53,7 @@ class Selection(Protocol):
 class Rule(Protocol):
     """A way to select."""
 
-    def start(self, num_tokens: int, num_latents: int, backend: DecodeBackend = "auto") -> Selection:
+    def start(self, num_tokens: int, num_latents: int) -> Selection:
         """Begin to select from so many tokens and latents."""
 
 
@@ -70,10 +69,10 @@ class TopK:
     k: int
     k_N: Tensor | None = None
 
-    def start(self, num_tokens: int, num_latents: int, backend: DecodeBackend = "auto") -> Selection:
+    def start(self, num_tokens: int, num_latents: int) -> Selection:
         """Begin to select."""
         check_k(self.k, num_latents)
-        return _TokenwiseSelection(self.k, self.k_N, backend)
+        return _TokenwiseSelection(self.k, self.k_N)
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class BatchTopK:
     at_most: int | None = None
     weight_N: Tensor | None = None
 
-    def start(self, num_tokens: int, num_latents: int, backend: DecodeBackend = "auto") -> Selection:
+    def start(self, num_tokens: int, num_latents: int) -> Selection:
         """Begin to select."""
         check_k(self.k, num_latents)
         return _BatchwiseSelection(num_tokens, num_latents, self.k * num_tokens, self.at_most, self.weight_N)
@@ -108,7 +107,7 @@ class Threshold:
     threshold: float | Tensor
     weight_N: Tensor | None = None
 
-    def start(self, num_tokens: int, num_latents: int, backend: DecodeBackend = "auto") -> Selection:
+    def start(self, num_tokens: int, num_latents: int) -> Selection:
         """Begin to select."""
         return _ThresholdSelection(num_tokens, num_latents, self.threshold, self.weight_N)
 
@@ -127,23 +126,23 @@ class Within:
     low_N: Tensor
     high_N: Tensor
 
-    def start(self, num_tokens: int, num_latents: int, backend: DecodeBackend = "auto") -> Selection:
+    def start(self, num_tokens: int, num_latents: int) -> Selection:
         """Begin to select."""
-        return _WithinSelection(self.rule.start(num_tokens, num_latents, backend), self.low_N, self.high_N)
+        return _WithinSelection(self.rule.start(num_tokens, num_latents), self.low_N, self.high_N)
 
 
 class _TokenwiseSelection:
     """Carries each token's k largest so far from block to block."""
 
-    def __init__(self, k: int, k_N: Tensor | None, backend: DecodeBackend) -> None:
-        self.k, self.k_N, self.backend, self.room = k, k_N, backend, k
+    def __init__(self, k: int, k_N: Tensor | None) -> None:
+        self.k, self.k_N, self.room = k, k_N, k
         self.parts: list[tuple[Tensor, Tensor]] = []
         self.current_token = -1
 
     def see(self, block: Block) -> None:
         pre_nm, first_token, first_latent, joined = block
         if first_token != self.current_token:
-            values_nK, indices_nK = topk(pre_nm, min(self.k, pre_nm.shape[1]), self.backend)
+            values_nK, indices_nK = topk(pre_nm, min(self.k, pre_nm.shape[1]))
             self.parts.append((values_nK, indices_nK + first_latent if first_latent else indices_nK))
             self.current_token = first_token
             return
@@ -152,7 +151,7 @@ class _TokenwiseSelection:
         # The best so far go first, into the room there: a partial sort then moves little of what follows.
         joined = joined[:, self.room - num_best :]
         joined[:, :num_best] = best_nK
-        values_nK, place_nK = topk(joined, min(self.k, joined.shape[1]), self.backend)
+        values_nK, place_nK = topk(joined, min(self.k, joined.shape[1]))
         before = at_nK.gather(1, place_nK.clamp(max=num_best - 1))
         self.parts[-1] = values_nK, torch.where(place_nK < num_best, before, place_nK + (first_latent - num_best))
 

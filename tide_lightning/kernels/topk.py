@@ -3,11 +3,9 @@
 from torch import Tensor
 
 from tide_lightning.errors import UserError
-from tide_lightning.kernels.backends import triton
-from tide_lightning.kernels.choice import DecodeBackend
 
 
-def topk(pre_ND: Tensor, k: int, backend: DecodeBackend = "auto") -> tuple[Tensor, Tensor]:
+def topk(pre_ND: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest entries of every row and their columns, both [N, k], in no particular order.
 
     Exact and repeatable; of equal entries any may be taken. The gradient reaches the selected entries only.
@@ -15,12 +13,9 @@ def topk(pre_ND: Tensor, k: int, backend: DecodeBackend = "auto") -> tuple[Tenso
     Args:
         pre_ND: what to select from.
         k: how many.
-        backend: `triton` selects by a kernel of ours, without a gradient; all others by PyTorch.
     """
     check_k(k, pre_ND.shape[-1])
-    if backend == "triton":
-        return triton.topk(pre_ND, k)
-    # Selecting in two stages, by maxima of chunks first, gains too little: docs/numerics.md has the figures.
+    # Selecting in two stages, by maxima of chunks first, gains too little on a CPU: docs/numerics.md has the figures.
     values_NK, indices_NK = pre_ND.topk(k, dim=-1, sorted=False)
     return values_NK, indices_NK
 

@@ -8,24 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tide_lightning.kernels.csr import Csr
+from tide_lightning.kernels.csr import Csr, accumulation_dtype
+
+_MOST_NUMBERS_GATHERED = 2**24
 
 
 def dot_products(code: Csr, left_ND: Tensor, right_MD: Tensor) -> Tensor:
-    """left[n] . right[m] for every entry (n, m) of the code, [Z]."""
-    if (
-        left_ND.device.type == "cpu"
-        and left_ND.dtype in (torch.float32, torch.float64)
-        and code.columns.numel() <= code.num_rows * code.num_columns  # a CSR tensor holds no more than that
-        and not torch.compiler.is_compiling()  # torch.compile cannot trace sparse tensors
-    ):
-        return _sampled_product(code, left_ND, right_MD)  # a third faster than what follows
-    # embedding_bag's own backward calls this: any floating type, sums in float32, a warp an entry on CUDA.
-    mode_sum = 0
-    products_Z: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        left_ND, right_MD, code.columns, code.row_pointer[:-1], code.rows(), mode_sum
-    )
-    return products_Z
+    """left[n] . right[m] for every entry (n, m) of the code, [Z], by operations that every PyTorch has."""
+    if torch.compiler.is_compiling():
+        return _gathered(code.rows(), code.columns, left_ND, right_MD)  # one fused loop once it is compiled
+    if left_ND.device.type == "cpu":
+        return _sampled_product(code, left_ND, right_MD)
+    return _gathered_in_parts(code, left_ND, right_MD)
 
 
 @dataclass(frozen=True)
@@ -53,12 +47,29 @@ class GatheringBackend:
         return self.matmul(code.transposed(), grad_ND)
 
 
+def _gathered(rows_Z: Tensor, columns_Z: Tensor, left_ND: Tensor, right_MD: Tensor) -> Tensor:
+    dtype = accumulation_dtype(left_ND.dtype)
+    return (left_ND[rows_Z].to(dtype) * right_MD[columns_Z].to(dtype)).sum(1)
+
+
+def _gathered_in_parts(code: Csr, left_ND: Tensor, right_MD: Tensor) -> Tensor:
+    """Some entries at a time: a GPU's kernel for all at once, `embedding_bag`'s own, knows no bf16."""
+    step = max(1, _MOST_NUMBERS_GATHERED // max(1, left_ND.shape[1]))
+    parts = zip(code.rows().split(step), code.columns.split(step), strict=True)
+    return torch.cat([_gathered(rows, columns, left_ND, right_MD) for rows, columns in parts])
+
+
 def _sampled_product(code: Csr, left_ND: Tensor, right_MD: Tensor) -> Tensor:
+    """In float32 at least; a CPU's fastest way."""
+    dtype = accumulation_dtype(left_ND.dtype)
+    left_ND, right_MD = left_ND.to(dtype), right_MD.to(dtype)
+    if code.columns.numel() > code.num_rows * code.num_columns:  # more than a CSR tensor holds: entries repeat
+        return (left_ND @ right_MD.T).flatten()[code.places()]
     _take_csr_notice()
     mask = torch.sparse_csr_tensor(
         code.row_pointer,
         code.columns,
-        torch.zeros_like(code.values),
+        left_ND.new_zeros(code.columns.numel()),
         (code.num_rows, code.num_columns),
         check_invariants=False,  # repeated and unsorted columns are fine: each entry stands alone
     )

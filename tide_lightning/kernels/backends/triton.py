@@ -1,6 +1,7 @@
 """The Triton kernels where Triton is installed, which it is with PyTorch for CUDA."""
 
 import functools
+import importlib.util
 import os
 from types import ModuleType
 
@@ -23,13 +24,14 @@ def dot_products(code: Csr, left_ND: Tensor, right_MD: Tensor) -> Tensor:
     return products_Z
 
 
-def topk(pre_ND: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of every row and their columns; float64 is none of Triton's business here."""
-    if pre_ND.dtype == torch.float64:
-        values, indices = pre_ND.topk(k, dim=1, sorted=False)
-    else:
-        values, indices = _kernels(pre_ND.device).topk(pre_ND, k)
-    return values, indices
+def works_on(device: torch.device) -> bool:
+    """Whether these kernels run on a device by themselves: Triton, a GPU that has bf16, and no compiler above."""
+    return device.type == "cuda" and not torch.compiler.is_compiling() and _runs_on_gpu(device)
+
+
+@functools.cache
+def _runs_on_gpu(device: torch.device) -> bool:
+    return importlib.util.find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _kernels(device: torch.device) -> ModuleType:
