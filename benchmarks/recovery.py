@@ -137,9 +137,13 @@ def lens(data: KnownDictionary, steps: int, seed: int) -> Tensor:
     return found
 
 
+TRAINERS = {"tide-lightning": ours, "sae-lens": lens}
+
+
 def main() -> None:
-    """Both, for each seed."""
+    """Each trainer, for each seed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--trainers", choices=TRAINERS, nargs="+", default=list(TRAINERS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--d_in", type=int, default=64)
@@ -151,10 +155,10 @@ def main() -> None:
     rows: dict[str, Any] = {}
     for seed in options.seeds:
         rows[str(seed)] = {}
-        for name, train in (("tide-lightning", ours), ("sae-lens", lens)):
+        for name in options.trainers:
             sizes = options.d_in, options.num_features, options.num_active, options.batch_size
             data = KnownDictionary(*sizes, seed=seed)
-            rows[str(seed)][name] = round(data.recovered(train(data, options.steps, seed)), 4)
+            rows[str(seed)][name] = round(data.recovered(TRAINERS[name](data, options.steps, seed)), 4)
         print(f"seed {seed}: {rows[str(seed)]}", flush=True)
     if options.json:
         settings = {name: value for name, value in vars(options).items() if isinstance(value, int)}

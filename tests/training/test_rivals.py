@@ -15,7 +15,6 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tide_lightning.saes
-from benchmarks.configs import sae_of
 from tests.saes.synthetic import SHAPE
 from tests.torchrun import run_ranks
 from tests.training.fitting import SITES, make_data, make_trainer
@@ -39,6 +38,12 @@ CLASSES: dict[str, tuple[type[SAE], dict[str, Any], set[str]]] = {
     "perbin": (PerBinSAE, {"num_saes": 4}, set()),
 }
 """Arguments, and the loss's own terms."""
+
+
+def sae_of(config: str) -> dict[str, Any]:
+    """The class and the arguments that a packaged config names."""
+    sae: dict[str, Any] = yaml.safe_load(packaged_configs()[config].read_text(encoding="utf-8"))["model"]["sae"]
+    return sae
 
 
 def builder(name: str) -> Any:
