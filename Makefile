@@ -1,13 +1,14 @@
 # `make help` lists what can be made.
 PYTHON ?= python3
 VENV   ?= .venv
+PEERS  ?= .venv-peers
 BIN    := $(VENV)/bin
 # More arguments for pip, for instance PyTorch's CPU index (see the README).
 PIP_ARGS ?=
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench torch-sparse tensorboard
+.PHONY: help setup demo test check format bench torch-sparse peers tensorboard
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -50,6 +51,15 @@ bench: setup ## time whole training steps, ours and dense ones
 
 torch-sparse: setup ## build (once) and install the torch-sparse backend
 	$(BIN)/python tools/build_torch_sparse.py
+
+peers: $(PEERS)/.installed ## build (once) the environment of tests/peers, which has other SAE libraries
+
+# torch comes with what it needs; of the rest, the list is whole. Compiling it all ahead would take as long as the tests.
+$(PEERS)/.installed: tests/peers/requirements.txt
+	$(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/pip install $(PIP_ARGS) --quiet --no-compile --constraint $< torch
+	$(PEERS)/bin/pip install $(PIP_ARGS) --quiet --no-compile --no-deps --requirement $<
+	@touch $@
 
 tensorboard: setup ## show all runs at http://localhost:6006
 	$(BIN)/tensorboard --logdir runs

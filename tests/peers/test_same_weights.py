@@ -1,19 +1,19 @@
-# mypy: disable-error-code="import-not-found, import-untyped"
-"""The same weights in other libraries' SAEs give the same codes, reconstructions and losses.
-
-These libraries come with the `bench` extra; where one is missing its tests are skipped.
-"""
+"""The same weights in other libraries' SAEs give the same codes, reconstructions and losses."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
+import overcomplete.sae
 import pytest
+import sae_lens
 import torch
+from dictionary_learning import dictionary
+from dictionary_learning.trainers import batch_top_k, matryoshka_batch_top_k, top_k
+from sae_lens.saes.sae import TrainStepInput
+from sparsify import SparseCoder, SparseCoderConfig
 from torch import Tensor, nn
 
 from tests.saes.synthetic import SHAPE, tokens
@@ -47,14 +47,6 @@ def ours(cls: type[SAE], **arguments: Any) -> tuple[SAE, Tensor, SAEOutput]:
     sae.normalise_decoder()
     batch = tokens(60, rest=1.0)
     return sae, batch.x, sae(batch)
-
-
-def peer(name: str) -> ModuleType:
-    """A library, if it is installed and can be imported at all beside the others."""
-    try:
-        return import_module(name)
-    except Exception as error:
-        pytest.skip(f"{name}: {type(error).__name__}: {error}")
 
 
 def load(theirs: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -92,13 +84,11 @@ LENS: dict[str, tuple[type[SAE], dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", LENS)
 def test_sae_lens(name: str) -> None:
     """Its losses sum over channels, ours are means."""
-    lens = peer("sae_lens")
-    from sae_lens.saes.sae import TrainStepInput
-
     cls, arguments, their_arguments = LENS[name]
     sae, x, output = ours(cls, **arguments)
-    config = getattr(lens, f"{name}TrainingSAEConfig")(d_in=D, d_sae=F, apply_b_dec_to_input=True, **their_arguments)
-    theirs = getattr(lens, f"{name}TrainingSAE")(config)
+    config_class = getattr(sae_lens, f"{name}TrainingSAEConfig")
+    config = config_class(d_in=D, d_sae=F, apply_b_dec_to_input=True, **their_arguments)
+    theirs = getattr(sae_lens, f"{name}TrainingSAE")(config)
     own = dict(sae.named_parameters())
     if name == "Gated":
         own["b_gate"] = own.pop("b_enc")
@@ -124,12 +114,28 @@ def _dense(codes: Tensor) -> Tensor:
     return codes.to_dense() if codes.is_sparse else codes
 
 
+def test_sparsify() -> None:
+    """Its loss is the squared error as a fraction of a variance, which is passed in."""
+    sae, x, output = ours(TideSAE)
+    theirs = SparseCoder(D, SparseCoderConfig(num_latents=F, k=5))
+    own = dict(sae.named_parameters())
+    names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_dec": "b_dec"}
+    load(theirs, {their_name: own[our_name] for our_name, their_name in names.items()})
+    step = theirs(x, total_variance=x.new_tensor(float(x.numel())))
+    codes = torch.zeros(len(x), F).scatter(1, step.latent_indices, step.latent_acts)
+    torch.testing.assert_close(output.code.to_dense(), codes, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.x_hat, step.sae_out, rtol=1e-4, atol=1e-5)
+    loss = training_loss(output).total
+    torch.testing.assert_close(loss, step.fvu, rtol=1e-5, atol=0)
+    loss.backward()
+    step.fvu.backward()
+    theirs_by_name = dict(theirs.named_parameters())
+    for our_name, their_name in names.items():
+        torch.testing.assert_close(own[our_name].grad, theirs_by_name[their_name].grad, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["topk", "batch_topk", "matryoshka", "relu", "gated", "jumprelu"])
 def test_dictionary_learning(name: str) -> None:
-    peer("dictionary_learning")
-    from dictionary_learning import dictionary
-    from dictionary_learning.trainers import batch_top_k, matryoshka_batch_top_k, top_k
-
     linear = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight", "b_dec": "b_dec"}
     plain = {name: name for name in linear}
     cases: dict[str, tuple[type[SAE], dict[str, Any], Callable[[], Any], dict[str, str]]] = {
@@ -170,7 +176,6 @@ def test_dictionary_learning(name: str) -> None:
 @pytest.mark.parametrize("name", ["TopKSAE", "BatchTopKSAE", "JumpSAE"])
 def test_overcomplete(name: str) -> None:
     """It has no bias of the decoder, and counts a batch's latents in all."""
-    overcomplete = peer("overcomplete.sae")
 
     class Encoder(nn.Module):
         def __init__(self) -> None:
@@ -194,7 +199,8 @@ def test_overcomplete(name: str) -> None:
     output = sae(batch)
     encoder = Encoder()
     normalization = {"normalization": "identity"}
-    theirs = getattr(overcomplete, name)(D, F, encoder_module=encoder, dictionary_params=normalization, **theirs_takes)
+    their_class = getattr(overcomplete.sae, name)
+    theirs = their_class(D, F, encoder_module=encoder, dictionary_params=normalization, **theirs_takes)
     load(
         theirs, {"encoder.linear.weight": sae.W_enc, "encoder.linear.bias": sae.b_enc, "dictionary._weights": sae.W_dec}
     )
