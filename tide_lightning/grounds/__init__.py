@@ -1,1 +1,5 @@
 """Grounds: worlds in which features can be checked, for what an image shows is known there."""
+
+from tide_lightning.grounds.ground import ABSENT, About, Cases, Factor, Ground, Judge, LabelledImages, Level, Split
+
+__all__ = ["ABSENT", "About", "Cases", "Factor", "Ground", "Judge", "LabelledImages", "Level", "Split"]
