@@ -116,16 +116,6 @@ def test_a_budget_shared_by_the_batch(num_tokens: int, k: int) -> None:
 
 
 @pytest.mark.usefixtures("_blocks")
-def test_a_shared_budget_with_a_bound_for_each_token() -> None:
-    case = Problem(40, 50, 7)
-    case.x[:3] *= 10  # would take nearly everything
-    flat = case.pre().flatten()
-    shared = torch.zeros_like(flat).index_fill(0, flat.topk(40 * 4).indices, 1).view(40, 50)
-    assert int(shared.sum(1).max()) > 6
-    assert_same(case.run(BatchTopK(4, at_most=6)), case.reference(shared * case.largest(6)))
-
-
-@pytest.mark.usefixtures("_blocks")
 @pytest.mark.parametrize(
     "threshold", [0.0, 2.5, torch.tensor(1.0, dtype=torch.float64), 1e9, torch.linspace(-1, 3, 50, dtype=torch.float64)]
 )

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from tide_lightning.kernels.blocks import Block
-from tide_lightning.kernels.csr import expand_row_pointer
 from tide_lightning.kernels.places import above, ascending, in_whole
 from tide_lightning.kernels.topk import check_k, topk
 
@@ -81,18 +80,16 @@ class BatchTopK:
 
     Args:
         k: how many a token on average.
-        at_most: how many one token may have; what it would have beyond is 0, and no other token gets it instead.
         weight_N: positive, by which a token's pre-activations count where tokens are compared; values are as without.
     """
 
     k: int
-    at_most: int | None = None
     weight_N: Tensor | None = None
 
     def start(self, num_tokens: int, num_latents: int) -> Selection:
         """Begin to select."""
         check_k(self.k, num_latents)
-        return _BatchwiseSelection(num_tokens, num_latents, self.k * num_tokens, self.at_most, self.weight_N)
+        return _BatchwiseSelection(num_tokens, num_latents, self.k * num_tokens, self.weight_N)
 
 
 @dataclass(frozen=True)
@@ -174,10 +171,8 @@ class _BatchwiseSelection:
 
     room = 0
 
-    def __init__(
-        self, num_tokens: int, num_latents: int, num_kept: int, at_most: int | None, weight_N: Tensor | None
-    ) -> None:
-        self.num_tokens, self.num_latents, self.num_kept, self.at_most = num_tokens, num_latents, num_kept, at_most
+    def __init__(self, num_tokens: int, num_latents: int, num_kept: int, weight_N: Tensor | None) -> None:
+        self.num_tokens, self.num_latents, self.num_kept = num_tokens, num_latents, num_kept
         self.weight_N = weight_N
         self.in_order = True  # the places
         self.compared_Z: Tensor | None = None
@@ -228,8 +223,7 @@ class _BatchwiseSelection:
         if not self.in_order:
             places_Z, order_Z = places_Z.sort()
             values_Z = values_Z[order_Z]
-        selected = _by_token(values_Z.relu(), places_Z, self.num_tokens, self.num_latents)
-        return selected if self.at_most is None else _at_most(selected, self.at_most)
+        return _by_token(values_Z.relu(), places_Z, self.num_tokens, self.num_latents)
 
 
 class _ThresholdSelection:
@@ -295,14 +289,3 @@ def _by_token(values_Z: Tensor, places_Z: Tensor, num_tokens: int, num_latents: 
     """The code of entries in order of their places."""
     starts = torch.arange(num_tokens + 1, device=places_Z.device) * num_latents
     return Selected(values_Z, places_Z % num_latents, torch.searchsorted(places_Z, starts))
-
-
-def _at_most(code: Selected, most: int) -> Selected:
-    """The code with 0 for whatever a token has beyond its `most` largest."""
-    assert code.row_pointer is not None
-    tokens_Z = expand_row_pointer(code.row_pointer, code.values.numel())
-    by_size_Z = code.values.argsort(descending=True, stable=True)
-    order_Z = by_size_Z[tokens_Z[by_size_Z].argsort(stable=True)]  # by token, then by size
-    rank_Z = torch.arange(len(order_Z), device=order_Z.device) - code.row_pointer[tokens_Z]
-    values_Z = code.values[order_Z].where(rank_Z < most, 0)
-    return Selected(values_Z, code.indices[order_Z], code.row_pointer)
