@@ -1,6 +1,5 @@
 """What watches over a training: resampling, schedules, monitors, exporters; and the writer of `tide predict`."""
 
-from tide_lightning.callbacks.annealing import AnnealSparsity
 from tide_lightning.callbacks.code_files import Codes, read_codes
 from tide_lightning.callbacks.exporting import ExportSAEs
 from tide_lightning.callbacks.monitoring import MonitorFeatures
@@ -10,7 +9,6 @@ from tide_lightning.callbacks.resampling import ResampleDeadLatents
 from tide_lightning.callbacks.writing import WriteCodes
 
 __all__ = [
-    "AnnealSparsity",
     "Codes",
     "ExportSAEs",
     "KeepPredictions",

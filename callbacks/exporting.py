@@ -9,7 +9,6 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from tide_lightning.callbacks.annealing import AnnealSparsity
 from tide_lightning.diffusion import folder_name
 from tide_lightning.sharding import is_sharded, whole_weights
 from tide_lightning.training import TideModule
@@ -42,9 +41,6 @@ class ExportSAEs(Callback):
         if is_sharded(pl_module):
             return  # the other ranks may not come to bring their shares
         if trainer.state.fn == TrainerFn.FITTING and trainer.global_step > 0:
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, AnnealSparsity):  # it may come later in the list than this one
-                    callback.restore(pl_module)
             self.export(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

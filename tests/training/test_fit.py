@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from tests.training.fitting import SITES, make_data, make_module, make_trainer
-from tide_lightning.callbacks import AnnealSparsity, ResampleDeadLatents
+from tide_lightning.callbacks import ResampleDeadLatents
 from tide_lightning.training import TideModule
 
 pytestmark = pytest.mark.filterwarnings(
@@ -85,14 +85,14 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize("source", ["noise", "both"])
 def test_resuming_is_exact(pretrained: Path, tmp_path: Path, source: str) -> None:
-    """n steps, stop, n more: bit for bit what 2 n steps give, with resampling, AuxK and annealing on the way."""
+    """n steps, stop, n more: bit for bit what 2 n steps give, with resampling and AuxK on the way."""
 
     def fit(folder: Path, stop_at: int, ckpt_path: Path | None = None) -> tuple[dict[str, Any], ResampleDeadLatents]:
         data = make_data(pretrained, source=source)
         module = make_module(data, dead_after_tokens=128)
         resample = ResampleDeadLatents(every_n_steps=14, until_fraction=1, num_candidates=8)
         stop = StopAt(stop_at)
-        callbacks = [AnnealSparsity(16, 0.8), resample, stop, keep_last(folder)]
+        callbacks = [resample, stop, keep_last(folder)]
         trainer = make_trainer(folder, 60, callbacks, enable_checkpointing=True)
         trainer.fit(module, datamodule=data, ckpt_path=str(ckpt_path) if ckpt_path else None)
         if stop_at > 50:

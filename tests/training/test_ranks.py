@@ -11,7 +11,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from tests.training.fitting import SITES, make_data, make_module, make_trainer
-from tide_lightning.callbacks import AnnealSparsity, ExportSAEs, KeepPredictions, MonitorFeatures, ResampleDeadLatents
+from tide_lightning.callbacks import ExportSAEs, KeepPredictions, MonitorFeatures, ResampleDeadLatents
 from tide_lightning.training import TideModule
 
 pytestmark = pytest.mark.filterwarnings(
@@ -61,7 +61,7 @@ def test_two_processes_end_with_the_same_weights(pretrained: Path, tmp_path: Pat
     resample = ResampleDeadLatents(every_n_steps=14, until_fraction=1, num_candidates=8)
     monitor = MonitorFeatures(20, num_tokens=64, num_samples=8, num_images=1, num_inference_steps=2)
     through = KeepPredictions(from_fraction=0.8, num_samples=4)
-    callbacks = [AnnealSparsity(16, 0.8), resample, monitor, through, ExportSAEs(), Witness(tmp_path)]
+    callbacks = [resample, monitor, through, ExportSAEs(), Witness(tmp_path)]
     trainer = make_trainer(tmp_path, 40, callbacks, strategy="ddp_fork", devices=2)
     trainer.fit(module, datamodule=data)
 

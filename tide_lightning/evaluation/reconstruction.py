@@ -33,8 +33,7 @@ class SiteReconstruction:
 
     def __init__(self, sae: SAE, num_bins: int) -> None:
         device = sae.W_dec.device
-        # The centred cosine is measured apart, on tokens whose choice does not depend on the number of ranks.
-        self.sums = ReconstructionMetric(sae.d_in, sae.d_sae, num_bins, cosine_tokens=1).to(device)
+        self.sums = ReconstructionMetric(sae.d_in, sae.d_sae, num_bins).to(device)
         self.sums.set_dtype(torch.float64)
         self.cosines = CentredCosine(sae.d_in, num_bins).to(device)
 
@@ -48,10 +47,10 @@ class SiteReconstruction:
         found = self.sums.compute()
         total, bins = found["total"], found["by_timestep"]
         cosine, cosine_bins = self.cosines.compute()
-        total["cosine_centred"] = cosine
         for row in bins:
             row["cosine_centred"] = cosine_bins[round(row["low"] * self.sums.num_bins)]
-        entry: dict[str, Any] = measured({**total, **_health(found["fired"], total["tokens"]), "by_timestep": bins})
+        health = _health(found["fired"], total["tokens"])
+        entry: dict[str, Any] = measured({**total, "cosine_centred": cosine, **health, "by_timestep": bins})
         return entry
 
 

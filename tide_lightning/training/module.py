@@ -274,7 +274,7 @@ class TideModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-_LOGGED = ("mse", "explained_variance", "explained_variance_beyond_known", "cosine", "cosine_centred", "l0")
+_LOGGED = ("mse", "explained_variance", "explained_variance_beyond_known", "cosine", "l0")
 
 
 def _logged(figures: dict[str, float]) -> dict[str, float]:
