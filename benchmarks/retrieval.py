@@ -21,11 +21,11 @@ from torch import Tensor
 from benchmarks.tables import markdown, write
 from tide_lightning.benchmark.canvases import Canvases, canvases
 from tide_lightning.diffusion import sample
-from tide_lightning.evaluation.matching import full_amounts
 from tide_lightning.explore import Found, Run, find_by_text, open_run
 from tide_lightning.grounds.toybox.factors import FACTORS
 from tide_lightning.grounds.toybox.oracle import load_oracle
 from tide_lightning.intervene import Edit, steer
+from tide_lightning.intervene.amounts import full_amounts
 
 _PUSHES = (0.45, 0.8)
 """How far tokens are moved, as a share of what they hold besides the known part."""

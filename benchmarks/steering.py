@@ -27,15 +27,15 @@ from benchmarks.tables import markdown, spread, write
 from tide_lightning.benchmark.canvases import About, Canvases, canvases
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import stream
-from tide_lightning.evaluation.matching import full_amounts
 from tide_lightning.explore import Run, open_run
 from tide_lightning.explore.steering.handles import find_handles
 from tide_lightning.explore.steering.trying import Trial
 from tide_lightning.grounds.toybox.factors import FACTORS
 from tide_lightning.grounds.toybox.oracle import load_oracle
 from tide_lightning.intervene import Edit, steer
+from tide_lightning.intervene.amounts import full_amounts
+from tide_lightning.intervene.recording import watch
 from tide_lightning.intervene.splicing import splice_denoiser
-from tide_lightning.intervene.watching import watch
 from tide_lightning.tokens import Half, TokenBatch
 
 GOALS = {"colour": 0.85, "shape": 0.6, "size": 0.6, "place": 0.6}
@@ -43,7 +43,7 @@ GOALS = {"colour": 0.85, "shape": 0.6, "size": 0.6, "place": 0.6}
 
 METHODS = ("none", "latent", "random", "dense", "prompt")
 PUSHES: dict[About, tuple[float, ...]] = {"silent": (0.45, 0.25, 0.8), "contrary": (0.8, 1.3, 2.0)}
-"""How far tokens are moved, as a share of what they hold besides the known part (`matching.full_amounts`).
+"""How far tokens are moved, as a share of what they hold besides the known part (`intervene.amounts.full_amounts`).
 
 All candidates are tried with the first, the best of them with the others; more has to be overcome against a word.
 """
@@ -151,8 +151,8 @@ class Bench:
                 first, close = (another, closer) if closer > close else (first, close)
         closeness = {first_push: close}
         for push in other_pushes:
-            closeness[push] = trial.best(saes, [edit(first.site, first.latent, push)])[1]
-        push, home = strongest(closeness), places[first.site, first.latent]
+            closeness[push] = trial.best(saes, [edit(first.site, int(first.latent), push)])[1]
+        push, home = strongest(closeness), places[first.site, int(first.latent)]
         region = _region(factor, home, few)
         dense = self._difference(first.site, factor, value, boards, _region(factor, home, boards))
         shapes = {first.site: saes[first.site].shape}
@@ -161,7 +161,7 @@ class Bench:
             {times: trial.closeness(splice_denoiser(self.denoiser, push, shapes)) for times, push in pushes.items()}
         )
         random = self._random(first.site, boards, FACTORS[factor][value])
-        chosen = first.site, first.latent, push, home
+        chosen = first.site, int(first.latent), push, home
         return Target(factor, value, *chosen, times * dense, random, closeness[push])
 
     def _difference(self, site: str, factor: str, value: int, boards: Canvases, region: Tensor) -> Tensor:

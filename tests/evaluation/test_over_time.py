@@ -16,10 +16,10 @@ from tide_lightning.evaluation.matching import (
     best_by_direction,
     best_by_firing,
     directions,
-    full_amounts,
     random_like,
 )
 from tide_lightning.evaluation.tracking import over_blocks, over_time
+from tide_lightning.intervene.amounts import full_amounts
 from tide_lightning.saes import KnownStatistics, SparseCode, TideSAE
 
 

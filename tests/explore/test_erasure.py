@@ -16,7 +16,7 @@ from tide_lightning.explore import Run
 from tide_lightning.explore.erasure import ConceptLatent, erase, find_concept
 from tide_lightning.explore.erasure_command import load_judge
 from tide_lightning.grounds.toybox.judge import ToyboxJudge
-from tide_lightning.intervene.watching import watch
+from tide_lightning.intervene.recording import watch
 
 RED = ["a red cube", "a red ring", "a small red cone", "a large red sphere"]
 OTHERS = ["a blue cube", "a green ring", "a small white cone", "a large cyan sphere"]

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -14,10 +10,9 @@ from tests.untrained import DEEP, PROMPTS, SHALLOW
 from tide_lightning.diffusion import Conditioning, Denoiser, sample
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.errors import UserError
-from tide_lightning.intervene import Edit, Mode, Region, steer
+from tide_lightning.intervene import Edit, Mode, Region, Shift, effect, steer
 from tide_lightning.intervene.splicing import site_context
 from tide_lightning.intervene.steering import edited_by
-from tide_lightning.intervene.watching import watch
 from tide_lightning.saes import SAE, TideSAE
 from tide_lightning.tokens import TokenBatch
 
@@ -25,14 +20,50 @@ STEPS = 2
 Saes = dict[str, SAE]
 
 
+def halves(denoiser: Denoiser, count: int) -> Conditioning:
+    """Of a guided forward on images without a prompt."""
+    blank = denoiser.encode_prompts([""] * count)
+    return Conditioning.concatenate([blank.as_half(unconditional=True), blank.as_half(unconditional=False)])
+
+
 def tokens_of(denoiser: Denoiser, sae: SAE, rows: int = 4) -> TokenBatch:
     """Two images under guidance, at two timesteps."""
     noise = torch.stack([normal(stream(0, i), denoiser.latent_shape) for i in range(rows // 2)])
     raw_t = torch.tensor([800.0, 200.0]).repeat(2)
     x_t = torch.cat([noise, noise])
-    found = site_context(denoiser, sae.shape, x_t, raw_t, denoiser.encode_prompts([""] * rows))
+    found = site_context(denoiser, sae.shape, x_t, raw_t, halves(denoiser, rows // 2))
     x = torch.randn(len(found), sae.d_in, generator=torch.Generator().manual_seed(0))
     return TokenBatch(**{**found.tensors(), "x": x})
+
+
+@torch.no_grad()
+def test_raising_a_latent_adds_the_same_whatever_else_is_active(denoiser: Denoiser, saes: Saes) -> None:
+    sae, tokens = saes[DEEP], tokens_of(denoiser, saes[DEEP])
+    code = sae.encode(tokens.x, **tokens.context())
+    raised = code.values.clone()
+    raised[:, 0] += 2.5
+    expected = sae.decode(code.with_values(raised), **tokens.context()) - sae.decode(code, **tokens.context())
+    found = effect(sae, code.indices[:, :1], torch.full((len(tokens), 1), 2.5), tokens)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_each_image_may_have_a_latent_and_a_vector_of_its_own(denoiser: Denoiser, saes: Saes) -> None:
+    sae, tokens = saes[DEEP], tokens_of(denoiser, saes[DEEP])
+    places = torch.ones(2, denoiser.num_tokens, dtype=torch.bool)
+    places[0, 10:] = False
+    vector = torch.stack([torch.zeros(sae.d_in), torch.ones(sae.d_in)])
+    each = Edit(DEEP, torch.tensor([3, 5]), "add", torch.tensor([2.0, 0.0]), region=places)
+    moved = edited_by(sae, [each, Shift(DEEP, vector)])(tokens) - tokens.x
+    alone = edited_by(sae, [Edit(DEEP, 3, "add", 2.0)])(tokens) - tokens.x
+    moved, alone = (one.unflatten(0, (2, 2, -1)) for one in (moved, alone))  # half, image, token
+    torch.testing.assert_close(moved[:, 0, :10], alone[:, 0, :10])
+    assert moved[:, 0, 10:].eq(0).all()
+    torch.testing.assert_close(moved[:, 1], torch.ones_like(moved[:, 1]))
+    late = edited_by(sae, [Shift(DEEP, torch.ones(sae.d_in), window=(0.0, 0.5), half="conditional")])(tokens) - tokens.x
+    assert late.unflatten(0, (4, -1)).ne(0).flatten(1).any(1).tolist() == [False, False, False, True]
+    with pytest.raises(ValueError, match="can only be added to"):
+        Edit(DEEP, torch.tensor([3, 5]), "scale", 2.0)
 
 
 def latents(denoiser: Denoiser, saes: Saes, edits: list[Edit], mode: Mode = "delta", scale: float = 3.0) -> Tensor:
@@ -180,37 +211,3 @@ def test_regions_are_read_and_refused() -> None:
             Region.parse(text)
     with pytest.raises(UserError, match="holds no patch"):
         Region(0, 0, 0.01, 0.01).tokens((8, 8))
-
-
-def test_what_is_watched_is_what_is_steered(denoiser: Denoiser, saes: Saes) -> None:
-    noise = torch.stack([normal(stream(0, i), denoiser.latent_shape) for i in range(2)])
-    settings: dict[str, Any] = {"initial_noise": noise, "num_inference_steps": STEPS, "guidance_scale": 3.0}
-    with steer(denoiser, saes, [Edit(SHALLOW, 3, "add", 9.0)]) as steered:
-        seen = watch(steered, saes, PROMPTS, **settings)
-        assert torch.equal(seen.latents, sample(steered, PROMPTS, **settings))
-    plain = watch(denoiser, saes, PROMPTS, **settings)
-    assert torch.equal(plain.latents, sample(denoiser, PROMPTS, **settings))
-    assert not torch.equal(plain.mean[DEEP], seen.mean[DEEP])  # what lies behind the edit has changed
-    assert plain.mean[DEEP].shape == plain.peak[DEEP].shape == (2, STEPS, saes[DEEP].d_sae)
-    assert (plain.t.diff() < 0).all()
-    assert (plain.mean[DEEP] <= plain.peak[DEEP]).all()
-    torch.testing.assert_close(plain.mean[DEEP].sum(), _mean_sum(denoiser, saes[DEEP], noise, settings))
-
-
-def _mean_sum(denoiser: Denoiser, sae: SAE, noise: Tensor, settings: dict[str, Any]) -> Tensor:
-    """All of a site's codes summed, in the unit of amounts, from its tokens as hooks read them."""
-    sites = denoiser.resolve_sites([DEEP])
-    total: list[Tensor] = []
-
-    @contextmanager
-    def around(x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Iterator[None]:
-        with denoiser.record(sites) as found:
-            yield
-        tokens = site_context(denoiser, sae.shape, x_t, raw_t, conditioning)
-        here = TokenBatch(**{**tokens.tensors(), "x": found[DEEP].flatten(0, 1)})
-        here = here.select(slice(len(here) // 2, None))
-        code = sae.encode(here.x, **here.context()).to_dense() / sae.unit_at(here.t)
-        total.append(code.sum() / denoiser.num_tokens)
-
-    sample(denoiser.within(around), PROMPTS, **settings)
-    return torch.stack(total).sum()

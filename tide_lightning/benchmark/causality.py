@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +23,8 @@ from tide_lightning.benchmark.scores import auroc
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.grounds.toybox.factors import FACTORS
 from tide_lightning.grounds.toybox.oracle import Oracle
-from tide_lightning.intervene.pushing import Push, effect_norms, pushed_images
+from tide_lightning.intervene import Edit, Shift, steer
+from tide_lightning.intervene.amounts import effects
 from tide_lightning.saes import SAE
 from tide_lightning.tokens import TokenBatch
 
@@ -32,6 +33,8 @@ METHODS = ("none", "latent", "random", "dense", "dense_beyond_known", "prompt")
 
 _NUM_TIMED = 8  # images of two steps, to learn how long one takes
 _OVERDRAFT = 1.3  # times the time left: so far a plan may go for the least number of prompts
+
+_BATCH = 32  # images of one trajectory
 
 _CHOSEN = ("latent", "dense", "dense_beyond_known")  # with a strength of their own; random latents take the latent's
 
@@ -84,6 +87,33 @@ class SteeringPlan:
         fewer = replace(self, num_train_prompts=max(train, 1), num_test_prompts=max(test, 1))
         too_many = fewer.num_images(num_sites) * image > _OVERDRAFT * seconds
         return replace(fewer, num_test_prompts=0) if too_many else fewer
+
+
+@dataclass(frozen=True)
+class Push:
+    """What is added to one site's tokens, for each image of a batch.
+
+    Args:
+        latent: whose value is raised [N].
+        amount: by how much [N].
+        vector: added besides [N, D].
+        tokens: where [N, T].
+    """
+
+    latent: Tensor
+    amount: Tensor
+    vector: Tensor
+    tokens: Tensor
+
+    def edits(self, site: str, window: tuple[float, float], index: slice) -> list[Edit | Shift]:
+        """The pushes of some images."""
+        latent, amount, vector, tokens = (getattr(self, field.name)[index] for field in fields(self))
+        return [Edit(site, latent, "add", amount, window, tokens), Shift(site, vector, window, tokens)]
+
+    @staticmethod
+    def concatenate(parts: list[Push]) -> Push:
+        """All pushes in order."""
+        return Push(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Push)))
 
 
 class Directions(NamedTuple):
@@ -241,22 +271,27 @@ class Steering:
         if method == "random":  # another one for each image
             generator = torch.Generator().manual_seed(7919 * self.plan.seed + value)
             latent = at.alive[torch.randint(len(at.alive), (count,), generator=generator).to(device)]
-        amount = length / effect_norms(at.sae, latent, at.reference)
+        amount = length / effects(at.sae).norm(dim=1)[latent]
         return Push(latent, amount.float(), torch.zeros(count, at.sae.d_in, device=device), boards.tokens)
 
     def _images(self, at: Directions, prompts: list[str], noise: Tensor, push: Push | None) -> Tensor:
-        return pushed_images(
-            self.denoiser,
-            at.site,
-            at.sae,
-            push,
-            prompts,
-            noise,
-            window=self.plan.window,
-            num_inference_steps=self.plan.num_inference_steps,
-            guidance_scale=self.plan.guidance_scale,
-            progress=self.progress,
-        )
+        """Images of guided trajectories, both halves pushed; without a push, the denoiser's own."""
+        plan, images = self.plan, []
+        for start in range(0, len(prompts), _BATCH):
+            some = slice(start, start + _BATCH)
+            edits = [] if push is None else push.edits(at.site, plan.window, some)
+            with steer(self.denoiser, {at.site: at.sae}, edits) as steered:
+                latents = sample(
+                    steered,
+                    prompts[some],
+                    num_inference_steps=plan.num_inference_steps,
+                    guidance_scale=plan.guidance_scale,
+                    initial_noise=noise[some],
+                )
+            images.append(self.denoiser.decode_latents(latents))
+            if self.progress is not None:
+                self.progress(len(latents))
+        return torch.cat(images)
 
     def _read(self, images: Tensor) -> tuple[dict[str, Tensor], ...]:
         """What each oracle sees: the likeliest value of each factor, and how many objects."""

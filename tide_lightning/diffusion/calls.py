@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from tide_lightning.diffusion.denoiser import Around, Denoiser
 from tide_lightning.diffusion.trajectory_noise import TrajectoryNoise
@@ -17,7 +19,8 @@ from tide_lightning.diffusion.trajectory_noise import TrajectoryNoise
 def around_calls(denoiser: Denoiser, around: Around) -> Iterator[None]:
     """Enter a context for each call of the denoiser's module that is made inside.
 
-    Those at one timestep count as a trajectory's.
+    Those at one timestep count as a trajectory's. A call on the same x_t twice is guided, the unconditional half first,
+    unless the pipeline says that it guides nothing.
     """
     noise_at = TrajectoryNoise(denoiser.schedule)
     signature = inspect.signature(denoiser.module.forward)
@@ -27,7 +30,11 @@ def around_calls(denoiser: Denoiser, around: Around) -> Iterator[None]:
         x_t, raw_t, conditioning = denoiser.given(signature.bind(*args, **kwargs).arguments)
         times = raw_t.unique()
         noise = noise_at(x_t, float(times)) if len(times) == 1 else None
-        entered.enter_context(around(x_t, raw_t, conditioning.along(noise)))
+        conditioning = conditioning.along(noise)
+        if _is_guided(denoiser, x_t):
+            rows = torch.arange(len(x_t), device=x_t.device)
+            conditioning = replace(conditioning, unconditional=rows < len(x_t) // 2)
+        entered.enter_context(around(x_t, raw_t, conditioning))
 
     def behind(*_: Any) -> None:
         entered.close()
@@ -42,3 +49,13 @@ def around_calls(denoiser: Denoiser, around: Around) -> Iterator[None]:
         entered.close()
         for handle in handles:
             handle.remove()
+
+
+def _is_guided(denoiser: Denoiser, x_t: Tensor) -> bool:
+    """Whether a pipeline's call holds both halves of a guided forward."""
+    if denoiser.guidance != "classifier_free" or len(x_t) % 2:
+        return False
+    if getattr(denoiser.pipeline, "do_classifier_free_guidance", None) is False:
+        return False
+    first, second = x_t.chunk(2)
+    return torch.equal(first, second)

@@ -22,12 +22,15 @@ class Conditioning:
         extra: further inputs of the family by name (image size, pooled embeddings, class, guidance).
         trajectory_noise: the noise in x_t as the trajectory's steps so far tell it [N, *latent_shape]; None off
             trajectories. No denoiser is told; an SAE's known part may be.
+        unconditional: which rows are a guided forward's unconditional half [N], bool; None where none is. No denoiser
+            is told; an edit of one half is.
     """
 
     tokens: Tensor
     mask: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     trajectory_noise: Tensor | None = None
+    unconditional: Tensor | None = None
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -38,6 +41,7 @@ class Conditioning:
             None if self.mask is None else change(self.mask),
             {name: change(value) for name, value in self.extra.items()},
             None if self.trajectory_noise is None else change(self.trajectory_noise),
+            None if self.unconditional is None else change(self.unconditional),
         )
 
     def select(self, index: Tensor | slice) -> Conditioning:
@@ -53,6 +57,10 @@ class Conditioning:
         """The same on a trajectory (or, with None, off any)."""
         return replace(self, trajectory_noise=trajectory_noise)
 
+    def as_half(self, unconditional: bool) -> Conditioning:
+        """The same as one half of a guided forward."""
+        return replace(self, unconditional=torch.full((len(self),), unconditional, device=self.tokens.device))
+
     def to(self, device: torch.device | str) -> Conditioning:
         """The same on another device."""
         return self._each(lambda value: value.to(device))
@@ -63,11 +71,13 @@ class Conditioning:
         first, longest = parts[0], max(part.tokens.shape[1] for part in parts)
         masks = [part.mask for part in parts if part.mask is not None]
         noises = [part.trajectory_noise for part in parts if part.trajectory_noise is not None]
+        halves = [part.unconditional for part in parts if part.unconditional is not None]
         return Conditioning(
             torch.cat([_padded(part.tokens, longest) for part in parts]),
             torch.cat([_padded(mask, longest) for mask in masks]) if masks else None,
             {name: torch.cat([part.extra[name] for part in parts]) for name in first.extra},
             torch.cat(noises) if len(noises) == len(parts) else None,
+            torch.cat(halves) if len(halves) == len(parts) else None,
         )
 
 

@@ -34,11 +34,9 @@ def guided_prediction(
     if denoiser.guidance == "none" or guidance_scale <= 1:
         return denoiser.predict(x_t, raw_t, conditioning)
     blank = denoiser.encode_prompts([""]).select(torch.zeros(len(x_t), dtype=torch.long, device=x_t.device))
-    both = denoiser.predict(
-        torch.cat([x_t, x_t]),
-        torch.cat([raw_t, raw_t]),
-        Conditioning.concatenate([blank.along(conditioning.trajectory_noise), conditioning]),
-    )
+    halves = [blank.along(conditioning.trajectory_noise).as_half(unconditional=True)]
+    halves.append(conditioning.as_half(unconditional=False))
+    both = denoiser.predict(torch.cat([x_t, x_t]), torch.cat([raw_t, raw_t]), Conditioning.concatenate(halves))
     unconditional, conditional = both[: len(x_t)], both[len(x_t) :]
     guided: Tensor = unconditional + guidance_scale * (conditional - unconditional)
     return guided

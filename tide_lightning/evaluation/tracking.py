@@ -7,6 +7,7 @@ tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
@@ -24,10 +25,10 @@ from tide_lightning.evaluation.matching import (
     directions,
     random_like,
 )
-from tide_lightning.intervene.splicing import Predictor, splice_denoiser, why_not
+from tide_lightning.intervene.recording import Forward, recorded
+from tide_lightning.intervene.splicing import why_not
 from tide_lightning.reduction import is_distributed
 from tide_lightning.saes import SAE
-from tide_lightning.tokens import Half, TokenBatch
 
 MAX_TIMES, MAX_PLACES = 10, 64
 """Of a trajectory and of an image at which tokens are encoded, evenly spread."""
@@ -57,14 +58,19 @@ class Tracker:
         self._keys: dict[str, dict[float, list[Tensor]]] = {site: {} for site in self.saes}
 
     def follow(self, denoiser: Denoiser, numbers: range) -> Denoiser:
-        """The denoiser that samples these images, with its tokens encoded on the way and not changed."""
-        shapes = {site: sae.shape for site, sae in self.saes.items()}
-        # Several SAEs of a site read it together: a site is spliced once.
-        by_site: dict[str, list[str]] = {}
-        for key in self.saes:
-            by_site.setdefault(unlabelled(key), []).append(key)
-        predictors = {site: self._watch(keys, numbers) for site, keys in by_site.items()}
-        return splice_denoiser(denoiser, predictors, {site: shapes[keys[0]] for site, keys in by_site.items()})
+        """The denoiser that samples these images, with its tokens encoded at some of a trajectory's steps."""
+        seen: list[float] = []
+
+        def take(forward: Forward) -> None:
+            t = float(forward.t[0])
+            if t in seen:  # some schedulers ask twice
+                return
+            seen.append(t)
+            if len(seen) - 1 in self._steps:
+                for key in self.saes:
+                    self._keys[key].setdefault(t, []).append(self._encoded(key, forward, numbers))
+
+        return recorded(denoiser, self.saes, take)
 
     def compute(self) -> dict[str, Any]:
         """The entry `tracking` of metrics.json; call on every rank."""
@@ -94,29 +100,13 @@ class Tracker:
         apart = _FAR * num_latents
         return firings(torch.cat([keys[t] + number * apart for number, t in enumerate(sorted(keys))]), num_latents)
 
-    def _watch(self, keys: list[str], numbers: range) -> Predictor:
-        """Encode a site's tokens at some steps of a trajectory, in the conditional half; change nothing."""
-        seen: list[float] = []
-
-        def predict(tokens: TokenBatch) -> Tensor:
-            t = float(tokens.t[0])
-            if t not in seen:  # some schedulers ask twice
-                seen.append(t)
-                if len(seen) - 1 in self._steps:
-                    for key in keys:
-                        self._keys[key].setdefault(t, []).append(self._encoded(key, tokens, numbers))
-            return tokens.x
-
-        return predict
-
-    def _encoded(self, key: str, tokens: TokenBatch, numbers: range) -> Tensor:
+    def _encoded(self, key: str, forward: Forward, numbers: range) -> Tensor:
         """Which latent fires on which token, as token * F + latent, ascending; tokens are numbered over all images."""
         sae = self.saes[key]
-        per_image = torch.Size(sae.shape.grid).numel()
+        per_image = math.prod(sae.shape.grid)
         places = torch.arange(min(per_image, MAX_PLACES)) * per_image // min(per_image, MAX_PLACES)
         index = (torch.arange(len(numbers))[:, None] * per_image + places).flatten()
-        conditional = (tokens.half == int(Half.CONDITIONAL)).nonzero().squeeze(1)
-        some = tokens.select(conditional[index.to(tokens.x.device)])
+        some = forward.tokens[unlabelled(key)].select(index.to(forward.t.device))
         code = sae.encode(some.x, **some.context())
         fires = code.values.flatten() > 0
         token = (numbers.start * len(places) + code.tokens()[fires]).cpu()

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.intervene.edits import Edit
+from tide_lightning.intervene.recording import watch
 from tide_lightning.intervene.steering import steer
-from tide_lightning.intervene.watching import watch
 from tide_lightning.saes import SAE
 
 Judge = Callable[[Tensor], Tensor]

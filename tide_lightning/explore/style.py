@@ -10,6 +10,7 @@ Shapes: N noises, S steps, T tokens, F latents, L latents of the style.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.errors import UserError
+from tide_lightning.intervene.recording import Forward, recorded
 from tide_lightning.intervene.splicing import Predictor, splice_denoiser
 from tide_lightning.intervene.steering import effect
 from tide_lightning.saes import SAE
@@ -161,15 +163,13 @@ def _wide(difference_TF: Tensor, least_extent: float, count: int) -> Tensor:
 
 
 def _summed(denoiser: Denoiser, site: str, sae: SAE, walk: Walk) -> Tensor:
-    """All steps' codes by place, summed over samples [T, F]."""
-    num_tokens = sae.shape.grid
-    total = torch.zeros(torch.Size(num_tokens).numel(), sae.d_sae)
+    """All steps' codes by place, the mean over samples [T, F]."""
+    total = torch.zeros(math.prod(sae.shape.grid), sae.d_sae)
 
-    def take(tokens: TokenBatch) -> None:
-        dense = sae.encode(tokens.x, **tokens.context()).to_dense().float()
-        total.add_(dense.unflatten(0, (-1, len(total))).mean(0).cpu())
+    def take(forward: Forward) -> None:
+        total.add_(_by_place(forward.code(site, sae).to_dense(), len(total)))
 
-    walk(_watched(denoiser, site, sae, take))
+    walk(recorded(denoiser, {site: sae}, take))
     return total
 
 
@@ -177,20 +177,17 @@ def _recorded(denoiser: Denoiser, site: str, sae: SAE, walk: Walk, latents: Tens
     """Times [S], and some latents' mean over samples at each step and place [S, T, L]."""
     times: list[Tensor] = []
     means: list[Tensor] = []
-    num_tokens = torch.Size(sae.shape.grid).numel()
 
-    def take(tokens: TokenBatch) -> None:
-        dense = sae.encode(tokens.x, **tokens.context()).to_dense()[:, latents.to(tokens.x.device)].float()
-        means.append(dense.unflatten(0, (-1, num_tokens)).mean(0).cpu())
-        times.append(tokens.t[:1].cpu())
+    def take(forward: Forward) -> None:
+        dense = forward.code(site, sae).to_dense()[:, latents.to(forward.t.device)]
+        means.append(_by_place(dense, math.prod(sae.shape.grid)))
+        times.append(forward.t[:1].cpu())
 
-    walk(_watched(denoiser, site, sae, take))
+    walk(recorded(denoiser, {site: sae}, take))
     return torch.cat(times), torch.stack(means)
 
 
-def _watched(denoiser: Denoiser, site: str, sae: SAE, take: Callable[[TokenBatch], None]) -> Denoiser:
-    def predict(tokens: TokenBatch) -> Tensor:
-        take(tokens.select(tokens.half == int(Half.CONDITIONAL)))
-        return tokens.x
-
-    return splice_denoiser(denoiser, {site: predict}, {site: sae.shape})
+def _by_place(dense_BL: Tensor, num_places: int) -> Tensor:
+    """Mean over samples [T, L]."""
+    mean: Tensor = dense_BL.float().unflatten(0, (-1, num_places)).mean(0)
+    return mean.cpu()

@@ -74,7 +74,7 @@ def transfer(
     source = walk_prompt(style, noise, **settings)
     if image is not None:
         source = walk_image(_read_image(denoiser, image), noise, steps)
-    chosen = None if named is None else {site: [e.latent for e in named if e.site == site] for site in saes}
+    chosen = None if named is None else {site: [int(e.latent) for e in named if e.site == site] for site in saes}
     content = walk_prompt(prompt, noise, **settings)
     found = separate_style(denoiser, saes, source, content, latents=chosen, least_extent=extent)
     for site, one in found.items():

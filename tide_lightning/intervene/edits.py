@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from tide_lightning.diffusion import Denoiser, Site
@@ -31,7 +32,7 @@ class Edit:
 
     Args:
         site: whose SAE.
-        latent: its number.
+        latent: its number; for each image of a batch its own, if a tensor [N].
         operation: what becomes of its value z.
         amount: of `add`, `scale` and `clamp`; for each image of a batch its own, if a tensor [N]. What is added or
             clamped to moves tokens as far at every t, also where each t has a scale of its own (`SAE.unit_at`).
@@ -41,7 +42,7 @@ class Edit:
     """
 
     site: str
-    latent: int
+    latent: int | Tensor
     operation: Operation = "add"
     amount: float | Tensor = 0.0
     window: tuple[float, float] = (0.0, 1.0)
@@ -49,15 +50,10 @@ class Edit:
     half: Halves = "both"
 
     def __post_init__(self) -> None:
-        for name, value, kind in (("operation", self.operation, Operation), ("half", self.half, Halves)):
-            if value not in get_args(kind):
-                raise UserError(f"{name}: there is no {value!r}; choose one of {', '.join(get_args(kind))}")
-        low, high = self.window
-        if not 0 <= low <= high <= 1:
-            raise UserError(
-                f"window {low:g},{high:g}: give two times low,high with 0 <= low <= high <= 1; a trajectory goes from"
-                " t = 1 (noise) to 0"
-            )
+        _check_choice("operation", self.operation, get_args(Operation))
+        _check_when(self.window, self.half)
+        if isinstance(self.latent, Tensor) and self.reads:
+            raise ValueError(f"{self.operation}: a latent for each image can only be added to")
 
     def changed(self, values: Tensor, amount: Tensor | float, unit: Tensor) -> Tensor:
         """What becomes of the latent's values, an amount of 1 being so much of them."""
@@ -75,7 +71,44 @@ class Edit:
         return self.operation != "add"
 
 
-def check_edits(denoiser: Denoiser, saes: Mapping[str, SAE], edits: Sequence[Edit]) -> None:
+@dataclass(frozen=True)
+class Shift:
+    """A vector added to a site's tokens: a direction that need not be any latent's.
+
+    Args:
+        site: where; it has an SAE.
+        vector: what is added, in the activation's own units [D]; or one for each image [N, D].
+        window: as of an edit.
+        region: as of an edit.
+        half: as of an edit.
+    """
+
+    site: str
+    vector: Tensor
+    window: tuple[float, float] = (0.0, 1.0)
+    region: Region | Tensor | None = None
+    half: Halves = "both"
+
+    def __post_init__(self) -> None:
+        _check_when(self.window, self.half)
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UserError(f"{name}: there is no {value!r}; choose one of {', '.join(choices)}")
+
+
+def _check_when(window: tuple[float, float], half: str) -> None:
+    _check_choice("half", half, get_args(Halves))
+    low, high = window
+    if not 0 <= low <= high <= 1:
+        raise UserError(
+            f"window {low:g},{high:g}: give two times low,high with 0 <= low <= high <= 1; a trajectory goes from"
+            " t = 1 (noise) to 0"
+        )
+
+
+def check_edits(denoiser: Denoiser, saes: Mapping[str, SAE], edits: Sequence[Edit | Shift]) -> None:
     """Refuse what cannot be, and say what there is."""
     for edit in edits:
         if edit.site not in saes:
@@ -83,8 +116,10 @@ def check_edits(denoiser: Denoiser, saes: Mapping[str, SAE], edits: Sequence[Edi
             meant = f"; did you mean {near[0]}?" if near else ""
             raise UserError(f"site {edit.site!r} has no SAE here; there are {', '.join(saes)}{meant}")
         sae = saes[edit.site]
-        if not 0 <= edit.latent < sae.d_sae:
-            raise UserError(f"latent {edit.latent}: site {edit.site} has latents 0 to {sae.d_sae - 1}")
+        if isinstance(edit, Edit):
+            for latent in torch.as_tensor(edit.latent).flatten().tolist():
+                if not 0 <= latent < sae.d_sae:
+                    raise UserError(f"latent {latent}: site {edit.site} has latents 0 to {sae.d_sae - 1}")
         reason = why_not(sae)
         if reason:
             raise UserError(f"site {edit.site} cannot be steered: its {reason}")

@@ -85,20 +85,19 @@ def site_context(
         position=positions(layout.grid).to(x_t.device).repeat(num_samples, 1),
         sample=torch.arange(num_samples, device=x_t.device).repeat_interleave(num_tokens),
         input=inputs.flatten(0, 1),
-        half=_halves(x_t).repeat_interleave(num_tokens),
+        half=_halves(x_t, conditioning).repeat_interleave(num_tokens),
         source=flag + int(Source.NOISE),
         window=window,
         trajectory_noise=trajectory_noise,
     )
 
 
-def _halves(x_t: Tensor) -> Tensor:
-    """Each sample's half [N]: under guidance the same x_t come twice, the unconditional ones first."""
+def _halves(x_t: Tensor, conditioning: Conditioning) -> Tensor:
+    """Each sample's half [N]; a forward that is not said to be guided is conditional."""
     half = torch.full((len(x_t),), int(Half.CONDITIONAL), dtype=torch.int8, device=x_t.device)
-    first, second = x_t[: len(x_t) // 2], x_t[len(x_t) // 2 :]
-    if len(first) and len(first) == len(second):
-        half[: len(first)] = torch.where((first == second).all(), int(Half.UNCONDITIONAL), int(Half.CONDITIONAL))
-    return half
+    return (
+        half if conditioning.unconditional is None else half.masked_fill(conditioning.unconditional, Half.UNCONDITIONAL)
+    )
 
 
 def reconstruct_by(sae: SAE) -> Predictor:

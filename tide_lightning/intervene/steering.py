@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tide_lightning.diffusion import Conditioning, Denoiser, Site, around_calls, denoiser_of
 from tide_lightning.errors import UserError
-from tide_lightning.intervene.edits import Edit, Mode, check_edits
+from tide_lightning.intervene.edits import Edit, Mode, Shift, check_edits
 from tide_lightning.intervene.region import Region
 from tide_lightning.intervene.splicing import Predictor, splicing
 from tide_lightning.saes import SAE, SparseCode
@@ -36,7 +36,7 @@ _HALVES = {"conditional": Half.CONDITIONAL, "unconditional": Half.UNCONDITIONAL}
 def steer(
     target: Target,
     saes: Mapping[str, SAE],
-    edits: Sequence[Edit],
+    edits: Sequence[Edit | Shift],
     *,
     mode: Mode = "delta",
     preserve_norm: bool = False,
@@ -47,7 +47,7 @@ def steer(
         target: a diffusers pipeline, whose own calls are steered then (its transformer is frozen for it); or a
             denoiser, of which a steered twin is given.
         saes: by site.
-        edits: in order; several of one latent act one after another.
+        edits: in order; several of one latent act one after another. Vectors are added when all latents are edited.
         mode: whether what the SAE does not explain is kept (delta) or given up where edits reach (replace).
         preserve_norm: give every changed token its old length.
     """
@@ -74,27 +74,39 @@ def steer(
             yield target
 
 
-def edited_by(sae: SAE, edits: Sequence[Edit], mode: Mode = "delta", preserve_norm: bool = False) -> Predictor:
+def edited_by(sae: SAE, edits: Sequence[Edit | Shift], mode: Mode = "delta", preserve_norm: bool = False) -> Predictor:
     """A site's tokens with its edits; a token whose code no edit changes keeps every bit (in `delta` mode)."""
+    of_latents = [edit for edit in edits if isinstance(edit, Edit)]
+    shifts = [edit for edit in edits if isinstance(edit, Shift)]
 
     def predict(tokens: TokenBatch) -> Tensor:
-        reached = torch.stack([_reached(edit, tokens, sae) for edit in edits])
-        rows = reached.any(0).nonzero().squeeze(1)
-        if not len(rows):
-            return tokens.x
-        some = tokens.select(rows)
-        code = sae.encode(some.x, **some.context()) if mode == "replace" or any(e.reads for e in edits) else None
-        unit = sae.unit_at(some.t).squeeze(1).to(some.x.dtype)
-        latents, difference = _difference(edits, reached[:, rows], tokens, rows, code, unit)
-        moved = effect(sae, latents.expand(len(rows), -1), difference, some)
-        new = some.x + moved if mode == "delta" or code is None else sae.decode(code, **some.context()) + moved
-        if preserve_norm:
-            new = new * (some.x.norm(dim=1, keepdim=True) / new.norm(dim=1, keepdim=True).clamp_min(1e-12))
-        if mode == "delta":
-            new = torch.where((difference != 0).any(1, keepdim=True), new, some.x)
-        return tokens.x.index_copy(0, rows, new.to(tokens.x.dtype))
+        x = _with_latents_edited(sae, of_latents, mode, preserve_norm, tokens) if of_latents else tokens.x
+        for shift in shifts:
+            vector = shift.vector.to(x)
+            added = vector if vector.ndim == 1 else vector[tokens.sample % len(vector)]
+            x = torch.where(_reached(shift, tokens, sae).unsqueeze(1), x + added, x)
+        return x
 
     return predict
+
+
+def _with_latents_edited(
+    sae: SAE, edits: Sequence[Edit], mode: Mode, preserve_norm: bool, tokens: TokenBatch
+) -> Tensor:
+    reached = torch.stack([_reached(edit, tokens, sae) for edit in edits])
+    rows = reached.any(0).nonzero().squeeze(1)
+    if not len(rows):
+        return tokens.x
+    some = tokens.select(rows)
+    code = sae.encode(some.x, **some.context()) if mode == "replace" or any(e.reads for e in edits) else None
+    latents, difference = _difference(sae, edits, reached[:, rows], some, code)
+    moved = effect(sae, latents, difference, some)
+    new = some.x + moved if mode == "delta" or code is None else sae.decode(code, **some.context()) + moved
+    if preserve_norm:
+        new = new * (some.x.norm(dim=1, keepdim=True) / new.norm(dim=1, keepdim=True).clamp_min(1e-12))
+    if mode == "delta":
+        new = torch.where((difference != 0).any(1, keepdim=True), new, some.x)
+    return tokens.x.index_copy(0, rows, new.to(tokens.x.dtype))
 
 
 def effect(sae: SAE, latents_BL: Tensor, values_BL: Tensor, tokens: TokenBatch) -> Tensor:
@@ -110,25 +122,32 @@ def values_of(code: SparseCode, latent: int) -> Tensor:
 
 
 def _difference(
-    edits: Sequence[Edit], reached: Tensor, tokens: TokenBatch, rows: Tensor, code: SparseCode | None, unit: Tensor
+    sae: SAE, edits: Sequence[Edit], reached: Tensor, tokens: TokenBatch, code: SparseCode | None
 ) -> tuple[Tensor, Tensor]:
-    """The latents that are edited [L], and how far each token's values of them are moved [B, L]."""
-    latents = list(dict.fromkeys(edit.latent for edit in edits))
-    before = {
-        latent: tokens.x.new_zeros(len(rows)) if code is None else values_of(code, latent).to(tokens.x.dtype)
-        for latent in latents
-    }
-    after = dict(before)
+    """The latents that are edited, and how far each token's values of them are moved; both [B, L]."""
+    unit = sae.unit_at(tokens.t).squeeze(1).to(tokens.x.dtype)
+    moved: dict[int, tuple[Tensor, Tensor]] = {}  # a latent's values before and after
+    latents, differences = [], []
     for edit, here in zip(edits, reached, strict=True):
         amount = edit.amount
         if isinstance(amount, Tensor):
-            amount = amount.to(tokens.x)[tokens.sample[rows] % len(amount)]
-        after[edit.latent] = torch.where(here, edit.changed(after[edit.latent], amount, unit), after[edit.latent])
-    difference = torch.stack([after[latent] - before[latent] for latent in latents], 1)
-    return torch.tensor(latents, device=rows.device), difference
+            amount = amount.to(tokens.x)[tokens.sample % len(amount)]
+        if isinstance(edit.latent, Tensor):  # one for each image, added to: what it holds does not matter
+            latents.append(edit.latent.to(tokens.sample)[tokens.sample % len(edit.latent)])
+            differences.append(torch.where(here, amount * unit, 0))
+            continue
+        if edit.latent not in moved:
+            held = torch.zeros_like(unit) if code is None else values_of(code, edit.latent).to(unit.dtype)
+            moved[edit.latent] = held, held
+        before, now = moved[edit.latent]
+        moved[edit.latent] = before, torch.where(here, edit.changed(now, amount, unit), now)
+    for latent, (before, after) in moved.items():
+        latents.append(torch.full_like(tokens.sample, latent))
+        differences.append(after - before)
+    return torch.stack(latents, 1), torch.stack(differences, 1)
 
 
-def _reached(edit: Edit, tokens: TokenBatch, sae: SAE) -> Tensor:
+def _reached(edit: Edit | Shift, tokens: TokenBatch, sae: SAE) -> Tensor:
     """Which tokens of a forward an edit reaches [B]."""
     low, high = edit.window
     reached = (tokens.t >= low) & (tokens.t <= high)

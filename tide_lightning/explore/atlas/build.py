@@ -90,7 +90,6 @@ def build_atlas(
         raise UserError("atlas: samples, bins, images, thumbnail and batch must be at least 1")
     tell = say or (lambda line: None)
     saes = run.saes if sites is None else {site: run.sae(site) for site in sites}
-    shapes = {unlabelled(key): sae.shape for key, sae in saes.items()}
     count = num_samples_of(run, num_samples)
     statistics = {
         key: SiteStatistics(sae.d_sae, sae.shape.grid, count, num_bins, num_images, run.device)
@@ -101,7 +100,7 @@ def build_atlas(
     labels: list[Labels] = []
     pictures: list[Image.Image] = []
     begun = said = time.monotonic()
-    for group in read_groups(run, shapes, count, num_bins, group_size, seed):
+    for group in read_groups(run, saes, count, num_bins, group_size, seed):
         _add(group, saes, statistics, firing, first=len(captions))
         captions += group.captions
         labels += group.labels

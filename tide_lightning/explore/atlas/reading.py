@@ -8,8 +8,6 @@ image, and every step counts for the bin that it lies in.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -17,11 +15,12 @@ from torch import Tensor
 
 from tide_lightning.datamodules.harvest import Harvester
 from tide_lightning.datamodules.streams import noised_call
-from tide_lightning.diffusion import Conditioning, Site, sample
+from tide_lightning.diffusion import sample, unlabelled
 from tide_lightning.diffusion.counters import normals
 from tide_lightning.explore.run import Run
-from tide_lightning.intervene.splicing import site_context
-from tide_lightning.tokens import SiteShape, TokenBatch
+from tide_lightning.intervene.recording import recorded
+from tide_lightning.saes import SAE
+from tide_lightning.tokens import TokenBatch
 
 Labels = Mapping[str, Sequence[str]]
 """What is known of a sample: for each factor the values that it shows."""
@@ -63,13 +62,13 @@ def num_samples_of(run: Run, wanted: int) -> int:
 
 
 def read_groups(
-    run: Run, shapes: Mapping[str, SiteShape], num_samples: int, num_bins: int, group_size: int, seed: int
+    run: Run, saes: Mapping[str, SAE], num_samples: int, num_bins: int, group_size: int, seed: int
 ) -> Iterator[Group]:
     """Held-out samples in groups, each with all looks at it.
 
     Args:
         run: whose data and denoiser.
-        shapes: of the sites that are read.
+        saes: whose sites are read.
         num_samples: in all.
         num_bins: of t.
         group_size: samples in a group.
@@ -78,9 +77,9 @@ def read_groups(
     for start in range(0, num_samples, group_size):
         numbers = list(range(start, min(start + group_size, num_samples)))
         if _is_walked(run):
-            yield _read_walked(run, shapes, numbers, seed)
+            yield _read_walked(run, saes, numbers, seed)
         else:
-            yield _read_noised(run, list(shapes), numbers, num_bins, seed)
+            yield _read_noised(run, list(dict.fromkeys(map(unlabelled, saes))), numbers, num_bins, seed)
 
 
 def _is_walked(run: Run) -> bool:
@@ -105,30 +104,13 @@ def _read_noised(run: Run, sites: list[str], numbers: list[int], num_bins: int, 
 
 
 @torch.no_grad()
-def _read_walked(run: Run, shapes: Mapping[str, SiteShape], numbers: list[int], seed: int) -> Group:
+def _read_walked(run: Run, saes: Mapping[str, SAE], numbers: list[int], seed: int) -> Group:
     data, denoiser = run.data, run.denoiser
-    sites = denoiser.resolve_sites(list(shapes))
     prompts = data.corpus.prompts("heldout")
     captions = [prompts[number] for number in numbers]
-    looks = []
-
-    @contextmanager
-    def around(x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Iterator[None]:
-        with denoiser.record(sites) as values:
-            yield
-        rows = slice(len(raw_t) - len(numbers), None)  # of a guided forward's two halves the conditional one
-        here = x_t[rows], raw_t[rows], conditioning.select(rows)
-        tokens = {
-            site: replace(
-                site_context(denoiser, shapes[site], *here, Site.parse(site).stream),
-                x=value[rows].float().flatten(0, 1),
-            )
-            for site, value in values.items()
-        }
-        looks.append(Look(float(denoiser.schedule.t(raw_t[:1])), tokens))
-
+    looks: list[Look] = []
     latents = sample(
-        denoiser.within(around),
+        recorded(denoiser, saes, lambda forward: looks.append(Look(float(forward.t[0]), forward.tokens))),
         captions,
         num_inference_steps=data.num_inference_steps,
         guidance_scale=data.guidance_scale,

@@ -15,7 +15,6 @@ from torch import Tensor
 from tide_lightning.diffusion import sample
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.errors import UserError
-from tide_lightning.evaluation.matching import full_amounts
 from tide_lightning.explore.pictures import heat, to_picture
 from tide_lightning.explore.play.fields import Fields
 from tide_lightning.explore.retrieval import find_by_text
@@ -23,8 +22,9 @@ from tide_lightning.explore.run import Run
 from tide_lightning.explore.steering import change, difference
 from tide_lightning.explore.steering.requests import check_windows
 from tide_lightning.intervene import Edit, steer
+from tide_lightning.intervene.amounts import full_amounts
 from tide_lightning.intervene.edits import check_edits
-from tide_lightning.intervene.watching import Seen, watch
+from tide_lightning.intervene.recording import Seen, watch
 from tide_lightning.saes import SAE
 
 _NUM_ACTIVE = 60  # latents of each site that are listed

@@ -17,9 +17,9 @@ from tide_lightning.explore.run import open_run
 from tide_lightning.explore.steering.comparison import change, difference
 from tide_lightning.explore.steering.requests import check_windows, parse_latents, parse_numbers, parse_window
 from tide_lightning.intervene.edits import Edit, Halves, Mode, Operation, check_edits
+from tide_lightning.intervene.recording import Seen, watch
 from tide_lightning.intervene.region import Region
 from tide_lightning.intervene.steering import steer
-from tide_lightning.intervene.watching import Seen, watch
 
 
 def steer_run(

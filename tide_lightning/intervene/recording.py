@@ -1,0 +1,170 @@
+"""What SAEs see while a denoiser runs: the tokens of its forwards, and what latents do along whole trajectories.
+
+Recording changes no bit of what is predicted. Of a guided forward the prompt's (conditional) half is recorded.
+
+Shapes: N images, S forwards of a trajectory, T tokens, F latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tide_lightning.diffusion import Conditioning, Denoiser, Site, sample, unlabelled
+from tide_lightning.intervene.splicing import site_context
+from tide_lightning.saes import SAE, SparseCode
+from tide_lightning.tokens import SiteShape, TokenBatch
+
+
+class Forward(NamedTuple):
+    """One forward on N samples, as SAEs see it.
+
+    Fields:
+        x_t: the denoiser's input [N, *latent_shape].
+        raw_t: its timesteps [N].
+        conditioning: what else it was given, N rows.
+        t: normalised times [N].
+        tokens: of each site, sample by sample [N T].
+    """
+
+    x_t: Tensor
+    raw_t: Tensor
+    conditioning: Conditioning
+    t: Tensor
+    tokens: dict[str, TokenBatch]
+
+    def code(self, key: str, sae: SAE) -> SparseCode:
+        """What an SAE makes of its site's tokens."""
+        tokens = self.tokens[unlabelled(key)]
+        return sae.encode(tokens.x, **tokens.context())
+
+
+def recorded(denoiser: Denoiser, saes: Mapping[str, SAE], take: Callable[[Forward], None]) -> Denoiser:
+    """The denoiser, each of whose forwards is told to `take`.
+
+    Args:
+        denoiser: the original; steered, perhaps: what is recorded is what the edits left.
+        saes: whose sites are read; their keys may bear labels.
+        take: called after each forward.
+    """
+    shapes = _shapes(saes)
+    sites = [Site.parse(site) for site in shapes]
+
+    @contextmanager
+    def around(x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Iterator[None]:
+        rows = torch.arange(len(x_t), device=x_t.device)
+        if conditioning.unconditional is not None:
+            rows = rows[~conditioning.unconditional]
+        with denoiser.record(sites, select=lambda site, x_NTD: x_NTD[rows]) as values:
+            yield
+        take(_forward(denoiser, shapes, values, x_t[rows], raw_t[rows], conditioning.select(rows)))
+
+    return denoiser.within(around)
+
+
+@torch.no_grad()
+def record(
+    denoiser: Denoiser, saes: Mapping[str, SAE], x_t: Tensor, raw_t: Tensor, conditioning: Conditioning
+) -> Forward:
+    """One forward, which ends after the last of the SAEs' sites."""
+    shapes = _shapes(saes)
+    with denoiser.record([Site.parse(site) for site in shapes], stop_early=True) as values:
+        denoiser.predict(x_t, raw_t, conditioning)
+    return _forward(denoiser, shapes, values, x_t, raw_t, conditioning)
+
+
+def _shapes(saes: Mapping[str, SAE]) -> dict[str, SiteShape]:
+    return {unlabelled(key): sae.shape for key, sae in saes.items()}
+
+
+def _forward(
+    denoiser: Denoiser,
+    shapes: Mapping[str, SiteShape],
+    values: Mapping[str, Tensor],
+    x_t: Tensor,
+    raw_t: Tensor,
+    conditioning: Conditioning,
+) -> Forward:
+    contexts: dict[tuple[str, SiteShape], TokenBatch] = {}  # shared by sites of one layout
+    tokens = {}
+    for site, shape in shapes.items():
+        key = Site.parse(site).stream, replace(shape, d_in=0)
+        if key not in contexts:
+            contexts[key] = site_context(denoiser, shape, x_t, raw_t, conditioning, key[0])
+        tokens[site] = replace(contexts[key], x=values[site].float().flatten(0, 1))
+    return Forward(x_t, raw_t, conditioning, denoiser.schedule.t(raw_t), tokens)
+
+
+class Seen(NamedTuple):
+    """Images, and what latents did while they were made.
+
+    Fields:
+        latents: the images' [N, *latent_shape].
+        t: of each forward [S], falling.
+        mean: of each SAE's latents over tokens [N, S, F], in the unit of edits' amounts.
+        peak: their highest at any token [N, S, F], likewise.
+    """
+
+    latents: Tensor
+    t: Tensor
+    mean: dict[str, Tensor]
+    peak: dict[str, Tensor]
+
+
+@torch.no_grad()
+def watch(
+    denoiser: Denoiser,
+    saes: Mapping[str, SAE],
+    prompts: Sequence[str],
+    *,
+    initial_noise: Tensor,
+    num_inference_steps: int,
+    guidance_scale: float,
+    callback: Callable[[int, Tensor, Tensor], None] | None = None,
+) -> Seen:
+    """Sample, and look at every latent on the way.
+
+    Args:
+        denoiser: what to sample from; steered, perhaps.
+        saes: whom to look at, by site.
+        prompts: one per image.
+        initial_noise: standard normal [N, *latent_shape].
+        num_inference_steps: length of the schedule.
+        guidance_scale: of the denoiser's kind of guidance.
+        callback: called with step, raw timestep and latents after each step.
+    """
+    count = len(prompts)
+    times: list[Tensor] = []
+    means: dict[str, list[Tensor]] = {key: [] for key in saes}
+    peaks: dict[str, list[Tensor]] = {key: [] for key in saes}
+
+    def take(forward: Forward) -> None:
+        times.append(forward.t[:1].cpu())
+        for key, sae in saes.items():
+            tokens, code = forward.tokens[unlabelled(key)], forward.code(key, sae)
+            entries = code.tokens() // (len(tokens) // count) * sae.d_sae + code.indices.flatten()
+            amounts = sae.amounts(code, tokens.t)
+            blank = amounts.new_zeros(count * sae.d_sae)
+            mean = blank.index_add(0, entries, amounts) * (count / len(tokens))
+            means[key].append(mean.reshape(count, -1).cpu())
+            peaks[key].append(blank.scatter_reduce(0, entries, amounts, "amax").reshape(count, -1).cpu())
+
+    latents = sample(
+        recorded(denoiser, saes, take),
+        prompts,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        initial_noise=initial_noise,
+        callback=callback,
+    )
+    return Seen(
+        latents,
+        torch.cat(times),
+        {key: torch.stack(some, 1) for key, some in means.items()},
+        {key: torch.stack(some, 1) for key, some in peaks.items()},
+    )
