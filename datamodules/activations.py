@@ -10,16 +10,15 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import Dataset
 
+from tide_lightning.datamodules.cache import DiskCache
 from tide_lightning.datamodules.checks import check_arguments
-from tide_lightning.datamodules.corpus import Corpus, Part
-from tide_lightning.datamodules.disk_cache import DiskCache
-from tide_lightning.datamodules.draws import Walk
 from tide_lightning.datamodules.feed import Feed, SourceName, TestSourceName
 from tide_lightning.datamodules.harvest import Call, Harvester
 from tide_lightning.datamodules.heldout import HeldOutBatch, SizedIterable
-from tide_lightning.datamodules.latents import Latents, LatentStore
+from tide_lightning.datamodules.latents import LatentStore
 from tide_lightning.datamodules.loader import ActivationLoader, Tokens
-from tide_lightning.datamodules.shards import Shard
+from tide_lightning.datamodules.sampling import Latents, Shard, Walk
+from tide_lightning.datamodules.sources import Corpus, Part
 from tide_lightning.diffusion import Denoiser, Layout, describe_denoiser, load_denoiser, sensitivity
 from tide_lightning.diffusion.precision import native_dtype
 from tide_lightning.errors import UserError

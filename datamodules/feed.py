@@ -9,17 +9,13 @@ from typing import Any, Literal
 from rich.progress import track
 from torch import Tensor
 
-from tide_lightning.datamodules.ahead import one_ahead
-from tide_lightning.datamodules.cached import CachedNode
-from tide_lightning.datamodules.corpus import Corpus, Part
-from tide_lightning.datamodules.disk_cache import DiskCache, ShardFiles
-from tide_lightning.datamodules.draws import Draw, Walk
+from tide_lightning.datamodules.cache import CachedNode, DiskCache, ShardFiles
 from tide_lightning.datamodules.harvest import Call, Harvester
 from tide_lightning.datamodules.heldout import HeldOutBatch, HeldOutNoise, HeldOutTrajectories, SizedIterable
 from tide_lightning.datamodules.latents import LatentStore
-from tide_lightning.datamodules.loader import ActivationNode, Tokens
-from tide_lightning.datamodules.shards import Shard
-from tide_lightning.datamodules.streams import DenoiseStream, NoiseStream
+from tide_lightning.datamodules.loader import ActivationNode, Tokens, one_ahead
+from tide_lightning.datamodules.sampling import DenoiseStream, Draw, NoiseStream, Shard, Walk
+from tide_lightning.datamodules.sources import Corpus, Part
 from tide_lightning.diffusion import Layout
 from tide_lightning.diffusion.counters import normal, stream
 

@@ -8,11 +8,9 @@ from typing import Generic, TypeVar
 
 import torch
 
-from tide_lightning.datamodules.ahead import one_ahead
-from tide_lightning.datamodules.draws import Draw
 from tide_lightning.datamodules.harvest import Call, Harvester, Places
-from tide_lightning.datamodules.latents import Latents
-from tide_lightning.datamodules.streams import DenoiseStream, noised_call
+from tide_lightning.datamodules.loader import one_ahead
+from tide_lightning.datamodules.sampling import DenoiseStream, Draw, Latents, noised_call
 from tide_lightning.diffusion.counters import normal
 from tide_lightning.tokens import TokenBatch
 

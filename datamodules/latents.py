@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from rich.progress import track
 from torch import Tensor
 
-from tide_lightning.datamodules.corpus import Corpus, Images, Part
-from tide_lightning.datamodules.draws import Walk
-from tide_lightning.datamodules.shards import Shard, gather_objects
+from tide_lightning.datamodules.sampling import Latents, Shard, Walk, gather_objects
+from tide_lightning.datamodules.sources import Corpus, Images, Part
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.diffusion.counters import normals
 from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.errors import UserError
-
-
-class Latents(Protocol):
-    """Clean latents by index."""
-
-    def __len__(self) -> int: ...
-
-    def fetch(self, indices: Sequence[int]) -> tuple[Tensor, list[str]]:
-        """Latents [N, *latent_shape] on the denoiser's device, and their prompts."""
 
 
 class LatentStore:

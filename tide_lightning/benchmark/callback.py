@@ -18,8 +18,8 @@ from tide_lightning.benchmark.readout import ReadOut
 from tide_lightning.benchmark.report import report_parts
 from tide_lightning.benchmark.scenes import LabelledScenes, check_toybox, labelled_scenes
 from tide_lightning.datamodules import ActivationDataModule
-from tide_lightning.datamodules.ahead import one_ahead
 from tide_lightning.datamodules.harvest import Harvester
+from tide_lightning.datamodules.loader import one_ahead
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation.budget import Budget
 from tide_lightning.evaluation.sections import Section

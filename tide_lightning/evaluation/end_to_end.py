@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tide_lightning.datamodules.corpus import Images
+from tide_lightning.datamodules.sources import Images
 from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.diffusion.counters import normal, stream, torch_generator
 from tide_lightning.diffusion.trajectories import sample

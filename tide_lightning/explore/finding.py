@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from tide_lightning.datamodules.images import image_tensor
+from tide_lightning.datamodules.sources import image_tensor
 from tide_lightning.errors import UserError
 from tide_lightning.explore.lookup import AtlasTables, look_up, look_up_by_centroid
 from tide_lightning.explore.retrieval import find_by_images, find_by_prompts, find_by_text

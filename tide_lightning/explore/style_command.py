@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from tide_lightning.datamodules.images import image_tensor
+from tide_lightning.datamodules.sources import image_tensor
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import normals
 from tide_lightning.errors import UserError

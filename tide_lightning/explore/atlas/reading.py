@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tide_lightning.datamodules.harvest import Harvester
-from tide_lightning.datamodules.streams import noised_call
+from tide_lightning.datamodules.sampling import noised_call
 from tide_lightning.diffusion import sample, unlabelled
 from tide_lightning.diffusion.counters import normals
 from tide_lightning.explore.run import Run

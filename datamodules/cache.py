@@ -13,17 +13,27 @@ import json
 import logging
 import os
 import re
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load, save
+from torch import Tensor
+from torchdata.nodes import BaseNode
 
-from tide_lightning.datamodules.packing import Parts, join_ranks, pack, unpack
-from tide_lightning.datamodules.shards import Shard, gather_objects
+from tide_lightning.datamodules.loader import ActivationNode, Tokens, join_sources
+from tide_lightning.datamodules.sampling import Shard, gather_objects
 from tide_lightning.errors import UserError
+from tide_lightning.tokens import TokenBatch
 
 SCHEMA = 1
+
+Parts = list[dict[str, TokenBatch]]
+"""One batch: {site: tokens} for each of its sources."""
+
 _NAME = re.compile(r"(\d+)-(\d+)of(\d+)-([0-9a-f]{16})\.safetensors")
 _log = logging.getLogger(__name__)
 
@@ -64,6 +74,79 @@ class DiskCache:
                     "name another folder in data.cache.folder"
                 )
         return folder
+
+
+class CachedNode(BaseNode[Tokens]):  # type: ignore[misc]  # torchdata is untyped here
+    """Gives the very batches of the node inside, in its order; those made on the way are kept on disk.
+
+    Args:
+        inner: harvests.
+        files: what is kept.
+        device: where batches go.
+    """
+
+    def __init__(self, inner: ActivationNode, files: ShardFiles, device: torch.device) -> None:
+        super().__init__()
+        self._inner = inner
+        self._files = files
+        self._device = device
+        self._num_batches = 0
+        self._complete: set[int] = set()
+        self._filling: list[Parts] = []
+        self._shards: dict[int, Future[list[Parts]]] = {}
+        self._reader = ThreadPoolExecutor(max_workers=1)
+
+    def reset(self, initial_state: dict[str, Any] | None = None) -> None:
+        """Go to the beginning, or to where a state was taken; all ranks must do so."""
+        super().reset(initial_state)
+        self._inner.reset(initial_state)
+        self._num_batches = self._inner.num_batches
+        self._complete = self._files.complete()
+        self._filling.clear()
+        self._shards.clear()
+
+    def get_state(self) -> dict[str, Any]:
+        """As the node inside has it; where the cache is ahead of it, without trajectories (they are found again)."""
+        if self._inner.num_batches != self._num_batches:
+            self._inner.seek(self._num_batches)
+        return self._inner.get_state()
+
+    def next(self) -> Tokens:
+        """The next batch, its sources joined."""
+        return join_sources(self.parts())
+
+    def parts(self) -> Parts:
+        """The next batch, one dictionary per source."""
+        number, place = divmod(self._num_batches, self._files.batches_per_shard)
+        if number in self._complete:
+            parts = self._shard(number)[place]
+            self._num_batches += 1
+            return [{site: tokens.to(self._device) for site, tokens in part.items()} for part in parts]
+        if self._inner.num_batches != self._num_batches:
+            self._inner.seek(self._num_batches)
+        parts = self._inner.parts()
+        self._num_batches += 1
+        self._keep(number, place, parts)
+        return parts
+
+    def _shard(self, number: int) -> list[Parts]:
+        """A shard's batches, while the next one is being read."""
+        for wanted in (number, number + 1):
+            if wanted in self._complete and wanted not in self._shards:
+                self._shards[wanted] = self._reader.submit(self._files.read, wanted)
+        for passed in [other for other in self._shards if other < number]:
+            del self._shards[passed]
+        return self._shards[number].result()
+
+    def _keep(self, number: int, place: int, parts: Parts) -> None:
+        if place == 0:
+            self._filling.clear()
+        if len(self._filling) != place:
+            return  # its beginning was made by an earlier run
+        self._filling.append([{site: tokens.to("cpu") for site, tokens in part.items()} for part in parts])
+        if len(self._filling) == self._files.batches_per_shard:
+            self._files.write(number, self._filling)
+            self._filling.clear()
 
 
 class ShardFiles:
@@ -163,3 +246,53 @@ def _read_whole(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def pack(batches: Sequence[Parts]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Batches of equal size as tensors on the CPU, one after the other.
+
+    Returns:
+        Tensors by `<part>|<site>|<field>`, and for each such name, in order, that of the tensor that holds it.
+    """
+    tensors: dict[str, Tensor] = {}
+    held_by: dict[str, str] = {}
+    for number, part in enumerate(batches[0]):
+        first_of: dict[int, str] = {}
+        for site, tokens in part.items():
+            for field, value in tokens.tensors().items():
+                name = f"{number}|{site}|{field}"
+                held_by[name] = first_of.setdefault(id(value), name)
+                if held_by[name] == name:
+                    tensors[name] = torch.cat([getattr(parts[number][site], field).cpu() for parts in batches])
+    return tensors, held_by
+
+
+def unpack(tensors: dict[str, Tensor], held_by: dict[str, str], num_batches: int) -> list[Parts]:
+    """The batches that `pack` was given."""
+    split = {name: value.chunk(num_batches) for name, value in tensors.items()}
+    named: dict[int, dict[str, dict[str, Any]]] = {}
+    for name, holder in held_by.items():  # tensors come back from a file in any order
+        number, site, field = name.split("|")
+        named.setdefault(int(number), {}).setdefault(site, {})[field] = split[holder]
+    order = [[(site, named[number][site]) for site in named[number]] for number in sorted(named)]
+    return [
+        [
+            {site: TokenBatch(**{field: values[place] for field, values in found.items()}) for site, found in part}
+            for part in order
+        ]
+        for place in range(num_batches)
+    ]
+
+
+def join_ranks(ranks: Sequence[Parts], shard: Shard, num_samples: int) -> Parts:
+    """One rank's samples of a batch that other ranks made: slot s of S belongs to rank s mod W."""
+    joined: Parts = []
+    for parts in zip(*ranks, strict=True):
+        whole = {site: TokenBatch.concatenate([part[site] for part in parts]) for site in parts[0]}
+        joined.append(
+            {
+                site: tokens.select(tokens.sample % num_samples % shard.world == shard.rank)
+                for site, tokens in whole.items()
+            }
+        )
+    return joined
