@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
@@ -10,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torchdata.nodes import BaseNode
 
+from tide_lightning.cores import usable_cores
 from tide_lightning.datamodules.sampling import DenoiseStream, NoiseStream, Shard, gather_objects
 from tide_lightning.errors import UserError
 from tide_lightning.tokens import TokenBatch
@@ -168,8 +168,8 @@ class ActivationLoader:
 
 
 def core_to_spare(device: torch.device) -> bool:
-    """Whether batches made on this device can have a core of their own: PyTorch uses fewer threads than there are."""
-    return device.type == "cpu" and torch.get_num_threads() < (os.cpu_count() or 1)
+    """Whether batches made on this device can have a core of their own: PyTorch uses fewer threads than we may."""
+    return device.type == "cpu" and torch.get_num_threads() < usable_cores()
 
 
 class Ahead(Generic[T]):
