@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import importlib
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tide_lightning.class_paths import import_named
 from tide_lightning.diffusion.conditioning import Conditioning
 from tide_lightning.diffusion.denoiser import Denoiser
 from tide_lightning.diffusion.families import FAMILIES
 from tide_lightning.diffusion.own import OwnDenoiser
-from tide_lightning.diffusion.pretrained import Origin, dtype_argument, explained, first_line, quiet
+from tide_lightning.diffusion.pretrained import Origin, dtype_argument, explained, quiet
 from tide_lightning.diffusion.stored_prompts import StoredPrompts
 from tide_lightning.errors import UserError
 
@@ -166,19 +166,8 @@ def _family(origin: Origin) -> type[Denoiser]:
 
 
 def _named_family(path: str) -> type[Denoiser]:
-    """The Denoiser that a class path names, in an installed package or under the working directory."""
-    module_name, _, name = path.rpartition(".")
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"family {path!r} cannot be imported: {first_line(error)}") from error
-    finally:
-        if added:
-            sys.path.remove(here)
+    """The Denoiser that a class path names."""
+    found = import_named(path, "family")
     if not (isinstance(found, type) and issubclass(found, Denoiser)):
         raise UserError(f"family {path!r} is no subclass of tide_lightning.diffusion.Denoiser")
     return found

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from tide_lightning.class_paths import import_named
 from tide_lightning.datamodules.prompts import read_prompts
 from tide_lightning.diffusion.counters import normals
 from tide_lightning.errors import UserError
@@ -99,21 +97,13 @@ def erase_concept(
 
 
 def load_judge(path: str, made_with: str | None) -> Judge:
-    """The classifier of a class path, in an installed package or under the working directory."""
+    """The classifier of a class path."""
     if "." not in path:
         raise UserError(
             "judge: name a classifier by its class path, such as tide_lightning.grounds.toybox.judge.ToyboxJudge; it"
             " takes images [N, 3, H, W] in [-1, 1] and gives the chance of the concept for each"
         )
-    module, _, name = path.rpartition(".")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"judge {path!r} cannot be imported: {' '.join(str(error).split())}") from error
-    finally:
-        sys.path.remove(here)
+    found = import_named(path, "judge")
     try:
         judge: Judge = (found() if made_with is None else found(made_with)) if isinstance(found, type) else found
     except TypeError as error:
