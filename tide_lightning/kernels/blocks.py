@@ -4,7 +4,7 @@ A block fits a CPU's last cache, where selection finds it again, and stays below
 asks the system for fresh memory each time. Shape suffixes: N tokens, M latents, D channels; n, m of a block.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -38,6 +38,11 @@ class Block(NamedTuple):
     joined: Tensor
 
 
+def of_block(weight_N: Tensor | None, block: Block) -> Tensor | None:
+    """The weights of a block's tokens."""
+    return None if weight_N is None else weight_N[block.first_token : block.first_token + len(block.pre_nm)]
+
+
 def block_shape(x_ND: Tensor, num_latents: int) -> BlockShape:
     """As large as is good for the device: on a GPU, large products; on a CPU, blocks that stay in the cache."""
     most_tokens, most_bytes = (1024, 20 * 2**20) if x_ND.device.type == "cpu" else (8192, 512 * 2**20)
@@ -53,6 +58,7 @@ def preactivation_blocks(
     shape: BlockShape,
     start: Csr | None = None,
     room: int = 0,
+    in_triton: bool = False,
 ) -> Iterator[Block]:
     """The blocks of x W^T + b: tokens first, then latents. A block's memory is used again for the next.
 
@@ -63,12 +69,15 @@ def preactivation_blocks(
         shape: of the blocks.
         start: a sparse code [N, M] to add.
         room: free columns before the pre-activations, where a token's latents come in several blocks.
+        in_triton: whether the code is added by a kernel for a GPU.
     """
     room = room if shape.latents < len(weight_MD) else 0
     first_tokens = range(0, max(1, len(x_ND)), shape.tokens)  # no tokens are one block without rows
-    added = [None] * len(first_tokens) if start is None else _by_tokens(start, shape.tokens, len(first_tokens))
+    add = None
+    if start is not None:
+        add = _adding_by_triton(start) if in_triton else _adding(start, shape.tokens, len(first_tokens))
     memory = x_ND.new_empty(shape.tokens * (room + shape.latents))
-    for token, entries in zip(first_tokens, added, strict=True):
+    for token in first_tokens:
         x_nD = x_ND[token : token + shape.tokens]
         for latent in range(0, len(weight_MD), shape.latents):
             weight_mD = weight_MD[latent : latent + shape.latents]
@@ -79,9 +88,28 @@ def preactivation_blocks(
                 torch.mm(x_nD, weight_mD.T, out=pre_nm)
             else:
                 torch.addmm(bias_M[latent : latent + shape.latents], x_nD, weight_mD.T, out=pre_nm)
-            if entries is not None:
-                _add(pre_nm, entries, latent)
+            if add is not None:
+                add(pre_nm, token, latent)
             yield Block(pre_nm, token, latent, joined)
+
+
+def _adding_by_triton(code: Csr) -> Callable[[Tensor, int, int], None]:
+    from tide_lightning.kernels.triton_kernels import codes
+
+    return lambda pre_nm, first_token, first_latent: codes.add(pre_nm, code, first_token, first_latent)
+
+
+def _adding(code: Csr, step: int, num_blocks: int) -> Callable[[Tensor, int, int], None]:
+    """Adds to a block the entries of its tokens: those in it their values, the others 0 to its edges."""
+    parts = _by_tokens(code, step, num_blocks)
+
+    def add(pre_nm: Tensor, first_token: int, first_latent: int) -> None:
+        rows, columns, values = parts[first_token // step]
+        columns, last = columns - first_latent, pre_nm.shape[1] - 1
+        is_inside = (columns >= 0) & (columns <= last)
+        pre_nm.index_put_((rows, columns.clamp(0, last)), values.where(is_inside, 0), accumulate=True)
+
+    return add
 
 
 def _by_tokens(code: Csr, step: int, num_blocks: int) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -92,11 +120,3 @@ def _by_tokens(code: Csr, step: int, num_blocks: int) -> list[tuple[Tensor, Tens
     rows = code.rows()
     parts = [slice(low, high) for low, high in pairwise(edges)]
     return [(rows[part] - number * step, code.columns[part], code.values[part]) for number, part in enumerate(parts)]
-
-
-def _add(pre_nm: Tensor, entries: tuple[Tensor, Tensor, Tensor], first_latent: int) -> None:
-    """Add the entries that lie in this block; the others add 0 to its edges."""
-    rows, columns, values = entries
-    columns, last = columns - first_latent, pre_nm.shape[1] - 1
-    is_inside = (columns >= 0) & (columns <= last)
-    pre_nm.index_put_((rows, columns.clamp(0, last)), values.where(is_inside, 0), accumulate=True)

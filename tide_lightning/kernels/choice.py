@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tide_lightning.errors import UserError
-from tide_lightning.kernels.backends import BACKENDS, triton
+from tide_lightning.kernels import triton_kernels
+from tide_lightning.kernels.backends import BACKENDS
 from tide_lightning.kernels.csr import Csr
 
 DecodeBackend = Literal["auto", "dense", "coo", "embedding_bag", "torch_sparse", "triton"]
@@ -40,7 +41,7 @@ def choose_backend(wanted: DecodeBackend, code: Csr) -> DecodeBackend:
         return wanted
     device, dtype = code.values.device, code.values.dtype
     share = code.columns.numel() / max(1, code.num_rows * code.num_columns)
-    backend = fastest_backend(device.type, dtype, share, triton.works_on(device))
+    backend = fastest_backend(device.type, dtype, share, triton_kernels.work_on(device))
     if not torch.compiler.is_compiling():
         _log_choice(backend, device.type, dtype, _dense_above(device.type, dtype))
     return backend

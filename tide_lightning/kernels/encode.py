@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tide_lightning.kernels import triton_kernels
 from tide_lightning.kernels.aux import AuxCode, add_to_rows, aux_csr
 from tide_lightning.kernels.backends import BACKENDS
 from tide_lightning.kernels.blocks import Block, BlockShape, block_shape, preactivation_blocks
 from tide_lightning.kernels.choice import DecodeBackend, choose_backend, product_dtype
-from tide_lightning.kernels.csr import Csr, even_row_pointer
+from tide_lightning.kernels.csr import Csr, even_row_pointer, expand_row_pointer
 from tide_lightning.kernels.selection import Rule, Selected, Selection, TopK
 
 
@@ -104,18 +105,19 @@ class _Encode(torch.autograd.Function):
         k_aux: int,
         backend: DecodeBackend,
     ) -> tuple[Tensor | None, ...]:
-        start = start_at = None
+        start = None
         if start_values is not None and start_indices is not None:
             pointer = even_row_pointer(start_indices) if start_row_pointer is None else start_row_pointer
             start = Csr(start_values.flatten(), start_indices.flatten(), pointer, len(weight_MD))
-            start_at = start.places().view_as(start_indices) if ctx.needs_input_grad[4] else None
         with torch.autocast(weight_MD.device.type, enabled=False):
-            shape, selection = block_shape(x_ND, len(weight_MD)), rule.start(len(x_ND), len(weight_MD))
-            blocks = preactivation_blocks(x_ND, weight_MD, bias_M, shape, start, selection.room)
-            aux = _select(selection, blocks, shape, x_ND, len(weight_MD), dead_L, k_aux)
+            in_triton = triton_kernels.chosen_for(x_ND, backend)
+            shape, selection = block_shape(x_ND, len(weight_MD)), rule.start(len(x_ND), len(weight_MD), in_triton)
+            blocks = preactivation_blocks(x_ND, weight_MD, bias_M, shape, start, selection.room, in_triton)
+            aux = _select(selection, blocks, shape, x_ND, len(weight_MD), dead_L, k_aux, in_triton)
             code = selection.finish()
-        ctx.save_for_backward(x_ND, weight_MD, *code, *aux, dead_L, start_at)
-        ctx.backend = backend
+        start_at = (start_indices, start.row_pointer) if start and ctx.needs_input_grad[4] else (None, None)
+        ctx.save_for_backward(x_ND, weight_MD, *code, *aux, dead_L, *start_at)
+        ctx.backend, ctx.in_triton = backend, in_triton
         ctx.set_materialize_grads(False)
         integers = (code.indices, code.row_pointer, aux[1])
         ctx.mark_non_differentiable(*(tensor for tensor in integers if tensor is not None))
@@ -126,7 +128,7 @@ class _Encode(torch.autograd.Function):
     def backward(
         ctx: Any, grad_values: Tensor | None, _: None, __: None, grad_aux_NK: Tensor | None, ___: None
     ) -> tuple[Tensor | None, ...]:
-        x_ND, weight_MD, values, indices, row_pointer, aux_values_NK, places_NK, dead_L, start_at = ctx.saved_tensors
+        x_ND, weight_MD, values, indices, row_pointer, aux_values_NK, places_NK, dead_L, *start_at = ctx.saved_tensors
         if grad_values is None:  # only the dead latents' code was used
             grad_values = torch.zeros_like(values)
         if row_pointer is None:
@@ -138,7 +140,7 @@ class _Encode(torch.autograd.Function):
             through_relu = grad_values.where(values > 0, 0).flatten()
             code = Csr(through_relu, indices.flatten(), row_pointer, len(weight_MD))
             grad_x, grad_weight, grad_bias = _gradients(code, x_ND, weight_MD, ctx.backend, needed)
-            grad_start = _at(code, start_at) if needs_start else None
+            grad_start = _at(code, start_at, ctx.in_triton) if needs_start else None
             if grad_aux_NK is not None:
                 aux = aux_csr(grad_aux_NK.where(aux_values_NK > 0, 0), places_NK, dead_L)
                 weight_LD = weight_MD.index_select(0, dead_L)
@@ -151,7 +153,7 @@ class _Encode(torch.autograd.Function):
                     add_to_rows(grad_bias, dead_L, aux_bias)
                 if grad_start is not None:
                     spread = Csr(aux.values, dead_L[aux.columns], aux.row_pointer, len(weight_MD))
-                    grad_start += _at(spread, start_at)
+                    grad_start += _at(spread, start_at, ctx.in_triton)
             grad_offset = None
             if needs_offset:
                 grad_offset = -(grad_x.sum(0) if needs_x else (grad_bias.unsqueeze(0) @ weight_MD).squeeze(0))
@@ -167,6 +169,7 @@ def _select(
     num_latents: int,
     dead_L: Tensor | None,
     k_aux: int,
+    in_triton: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Show all blocks to the selection; return values and places of the dead latents' code."""
     if dead_L is None or k_aux < 1 or len(dead_L) == 0:
@@ -174,7 +177,7 @@ def _select(
             selection.see(block)
         return None, None
     # The dead latents' pre-activations are collected over a row of blocks and selected from at once.
-    aux_selection = TopK(min(k_aux, len(dead_L))).start(len(x_ND), len(dead_L))
+    aux_selection = TopK(min(k_aux, len(dead_L))).start(len(x_ND), len(dead_L), in_triton)
     memory_nL = x_ND.new_empty(shape.tokens, len(dead_L))
     dead_before = _dead_before(dead_L, list(range(0, num_latents, shape.latents)))
     for block in blocks:
@@ -209,10 +212,17 @@ def _gradients(
     return grad_x_ND, grad_weight_MD, grad_bias_M
 
 
-def _at(gradient: Csr, wanted: Tensor) -> Tensor:
-    """What a sparse gradient, each place once, holds at some places of the whole; 0 where it holds nothing."""
+def _at(gradient: Csr, start_at: list[Tensor], in_triton: bool) -> Tensor:
+    """What a sparse gradient, each place once, holds where another code has its entries; 0 where it holds nothing."""
+    indices, row_pointer = start_at
+    if in_triton:
+        from tide_lightning.kernels.triton_kernels import codes
+
+        found_Z: Tensor = codes.look_up(gradient, indices.flatten(), row_pointer)
+        return found_Z.view_as(indices)
     if gradient.columns.numel() == 0:
-        return gradient.values.new_zeros(wanted.shape)
+        return gradient.values.new_zeros(indices.shape)
+    wanted = expand_row_pointer(row_pointer, indices.numel()) * gradient.num_columns + indices.flatten()
     places_Z, order_Z = gradient.places().sort()
     found = torch.searchsorted(places_Z, wanted).clamp(max=len(places_Z) - 1)
-    return gradient.values[order_Z[found]].where(places_Z[found] == wanted, 0)
+    return gradient.values[order_Z[found]].where(places_Z[found] == wanted, 0).view_as(indices)

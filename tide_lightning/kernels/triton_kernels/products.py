@@ -4,8 +4,6 @@ No atomics: every result is written by one program that adds up in a fixed order
 tensor is made, and sizes need not be multiples of a block.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, no-any-return"
-
 import torch
 import triton
 import triton.language as tl

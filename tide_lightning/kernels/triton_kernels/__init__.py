@@ -1,0 +1,41 @@
+"""Kernels of our own in Triton's language, for CUDA; by Triton's interpreter they run on a CPU, in tests.
+
+The modules here import Triton, so they are imported where they are used and not before.
+"""
+
+import functools
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+from tide_lightning.errors import UserError
+
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""What Triton computes here by default; float64 is for checks."""
+
+
+def work_on(device: torch.device) -> bool:
+    """Whether these kernels run on a device by themselves: Triton, a GPU that has bf16, and no compiler above."""
+    return device.type == "cuda" and not torch.compiler.is_compiling() and _run_on_gpu(device)
+
+
+def chosen_for(operand: Tensor, backend: str) -> bool:
+    """Whether what no `DecodeBackend` tells is done by Triton: on a GPU, and wherever the products are."""
+    if backend == "triton":
+        check(operand.device)
+    return operand.dtype in TYPES and (backend == "triton" or work_on(operand.device))
+
+
+def check(device: torch.device) -> None:
+    """They must run on this device."""
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise UserError("decode backend 'triton' needs a GPU: choose 'auto' on the CPU")
+    if importlib.util.find_spec("triton") is None:
+        raise UserError("decode backend 'triton' needs Triton: pip install triton, or choose 'auto'")
+
+
+@functools.cache
+def _run_on_gpu(device: torch.device) -> bool:
+    return importlib.util.find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= (8, 0)
