@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.tables import markdown, spread, write
-from tide_lightning.benchmark.canvases import canvases
+from tide_lightning.benchmark.prompts import steering_prompts
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.explore import Run, open_run
 from tide_lightning.explore.erasure import erase, find_concept
 from tide_lightning.explore.style import Style, separate_style, transfer_style, walk_prompt
+from tide_lightning.grounds.toybox import Toybox
 from tide_lightning.grounds.toybox.factors import FACTORS
 from tide_lightning.grounds.toybox.judge import ToyboxJudge
 from tide_lightning.grounds.toybox.oracle import load_oracle
@@ -44,7 +45,7 @@ def style(run: Run, num_prompts: int) -> dict[str, Any]:
     denoiser, oracle = run.denoiser, load_oracle("a")
     site = next(iter(run.saes))
     saes = {site: run.saes[site]}
-    boards = canvases(denoiser, "wall", "contrary", "test", num_prompts, seed=3)
+    boards = steering_prompts(Toybox(), denoiser, "wall", "contrary", "test", num_prompts, seed=3)
     noises = torch.stack([normal(stream(3, "style", number), denoiser.latent_shape) for number in range(3)])
     counts = {method: {"images": 0, "success": 0, **dict.fromkeys(FACTORS, 0)} for method in METHODS}
 
@@ -100,7 +101,7 @@ def erasure(run: Run, concept: str, num_prompts: int) -> dict[str, Any]:
     noise: dict[str, Tensor] = {}
     for split in ("train", "test"):
         count = num_prompts if split == "test" else _NUM_FINDING
-        boards = canvases(denoiser, factor, "contrary", split, 2 * count, seed=4)
+        boards = steering_prompts(Toybox(), denoiser, factor, "contrary", split, 2 * count, seed=4)
         kept = [boards.prompts[row] for row in range(len(boards)) if int(boards.own[row]) != number]
         lists[split] = boards.changed[number][:count], kept[-count:]
         noise[split] = boards.noise

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.tables import markdown, write
-from tide_lightning.benchmark.canvases import Canvases, canvases
+from tide_lightning.benchmark.prompts import SteeringPrompts, steering_prompts
 from tide_lightning.diffusion import sample
 from tide_lightning.explore import Found, Run, find_by_text, open_run
+from tide_lightning.grounds.toybox import Toybox
 from tide_lightning.grounds.toybox.factors import FACTORS
 from tide_lightning.grounds.toybox.oracle import load_oracle
 from tide_lightning.intervene import Edit, steer
@@ -69,7 +70,7 @@ def main() -> None:
 
 @torch.no_grad()
 def _measure(run: Run, factor: str, value: str, num_prompts: int) -> list[dict[str, Any]]:
-    boards = canvases(run.denoiser, factor, "silent", "train", num_prompts, seed=2)
+    boards = steering_prompts(Toybox(), run.denoiser, factor, "silent", "train", num_prompts, seed=2)
     found = find_by_text(run, value, top=1000, num_candidates=_CANDIDATES)
     oracle, units = load_oracle("a"), {site: full_amounts(sae) for site, sae in run.saes.items()}
     number = FACTORS[factor].index(value)
@@ -94,7 +95,7 @@ def _measure(run: Run, factor: str, value: str, num_prompts: int) -> list[dict[s
     ]
 
 
-def _pushed(run: Run, one: Found, amount: float, boards: Canvases) -> Tensor:
+def _pushed(run: Run, one: Found, amount: float, boards: SteeringPrompts) -> Tensor:
     edit = Edit(one.site, one.latent, "add", amount, region=boards.tokens, half="conditional")
     with steer(run.denoiser, run.saes, [edit]) as steered:
         latents = sample(steered, boards.prompts, num_inference_steps=10, initial_noise=boards.noise)

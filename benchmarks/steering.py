@@ -24,12 +24,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.tables import markdown, spread, write
-from tide_lightning.benchmark.canvases import About, Canvases, canvases
+from tide_lightning.benchmark.prompts import SteeringPrompts, steering_prompts
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import stream
 from tide_lightning.explore import Run, open_run
 from tide_lightning.explore.steering.handles import find_handles
 from tide_lightning.explore.steering.trying import Trial
+from tide_lightning.grounds import About
+from tide_lightning.grounds.toybox import Toybox
 from tide_lightning.grounds.toybox.factors import FACTORS
 from tide_lightning.grounds.toybox.oracle import load_oracle
 from tide_lightning.intervene import Edit, steer
@@ -88,7 +90,7 @@ class Target:
     random: list[int]
     closeness: float
 
-    def region(self, boards: Canvases) -> Tensor:
+    def region(self, boards: SteeringPrompts) -> Tensor:
         """What is pushed."""
         return _region(self.factor, self.places, boards)
 
@@ -114,9 +116,9 @@ class Bench:
         """The amount of a push of 1."""
         return float(self._units[site][latent])
 
-    def boards(self, factor: str, about: About, split: Any) -> Canvases:
+    def boards(self, factor: str, about: About, split: Any) -> SteeringPrompts:
         """Prompts, noise, regions."""
-        return canvases(self.denoiser, factor, about, split, self.count[split], seed=1)
+        return steering_prompts(Toybox(), self.denoiser, factor, about, split, self.count[split], seed=1)
 
     def read(self, denoiser: Denoiser, prompts: Sequence[str], noise: Tensor) -> list[dict[str, Tensor]]:
         """What both oracles see in the images: chances of each value."""
@@ -134,7 +136,7 @@ class Bench:
         saes = self.run.saes
         found = find_handles(self.denoiser, saes, boards.changed[value], rivals, boards.noise, count=NUM_CANDIDATES)
         places = {(one.site, one.latent): one.home for one in found}
-        few = canvases(self.denoiser, factor, about, "train", _NUM_TRIED, seed=1)
+        few = steering_prompts(Toybox(), self.denoiser, factor, about, "train", _NUM_TRIED, seed=1)
         trial = Trial(self.denoiser, few.prompts, few.changed[value], few.noise)
 
         def edit(site: str, latent: int, push: float) -> Edit:
@@ -164,7 +166,7 @@ class Bench:
         chosen = first.site, int(first.latent), push, home
         return Target(factor, value, *chosen, times * dense, random, closeness[push])
 
-    def _difference(self, site: str, factor: str, value: int, boards: Canvases, region: Tensor) -> Tensor:
+    def _difference(self, site: str, factor: str, value: int, boards: SteeringPrompts, region: Tensor) -> Tensor:
         """What a region's tokens are with the word minus what they are with other words [D]."""
         means = torch.stack([self._mean(site, factor, one, boards) for one in range(len(FACTORS[factor]))])
         inside = region.expand(len(boards), -1)
@@ -172,12 +174,12 @@ class Bench:
         others = [number for number in range(len(by_value)) if number != value]
         return by_value[value] - by_value[others].mean(0)
 
-    def _rivals(self, factor: str, value: int, boards: Canvases) -> list[str]:
+    def _rivals(self, factor: str, value: int, boards: SteeringPrompts) -> list[str]:
         """The training prompts with another word in the target's place, each in turn."""
         others = [number for number in range(len(FACTORS[factor])) if number != value]
         return [boards.changed[others[row % len(others)]][row] for row in range(len(boards))]
 
-    def _mean(self, site: str, factor: str, value: int, boards: Canvases) -> Tensor:
+    def _mean(self, site: str, factor: str, value: int, boards: SteeringPrompts) -> Tensor:
         """A site's tokens with a word, averaged over the early steps [N, T, D]; kept for the factor's other values."""
         if (site, factor, value) not in self._means:
             found: list[Tensor] = []
@@ -193,7 +195,7 @@ class Bench:
             self._means[site, factor, value] = torch.stack(found).mean(0)
         return self._means[site, factor, value]
 
-    def _random(self, site: str, boards: Canvases, name: str) -> list[int]:
+    def _random(self, site: str, boards: SteeringPrompts, name: str) -> list[int]:
         """Latents that fire at all in images of any prompts."""
         if site not in self._alive:
             seen = watch(
@@ -209,7 +211,7 @@ class Bench:
         chosen = stream(1, "random latents", site, name).choice(len(alive), _NUM_RANDOM, replace=False)
         return [int(latent) for latent in alive[torch.from_numpy(chosen)]]
 
-    def pushed(self, target: Target, boards: Canvases, method: str) -> list[dict[str, Tensor]]:
+    def pushed(self, target: Target, boards: SteeringPrompts, method: str) -> list[dict[str, Tensor]]:
         """What both oracles see after a push."""
         region = target.region(boards)
         if method == "dense":
@@ -251,7 +253,7 @@ def strongest(closeness: Mapping[float, float]) -> float:
     return max(amount for amount, close in closeness.items() if close >= best - _SLACK)
 
 
-def _region(factor: str, places: Tensor, boards: Canvases) -> Tensor:
+def _region(factor: str, places: Tensor, boards: SteeringPrompts) -> Tensor:
     """The object's patches for what it is, the latent's own places for where it is and how large."""
     return boards.tokens if factor in ("shape", "colour") else places
 
@@ -271,7 +273,7 @@ def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _counted(boards: Canvases, value: int) -> Tensor:
+def _counted(boards: SteeringPrompts, value: int) -> Tensor:
     """Images whose prompt does not ask for the target anyway; silent prompts never do."""
     word = [prompt == changed for prompt, changed in zip(boards.prompts, boards.changed[value], strict=True)]
     return ~torch.tensor(word)
@@ -287,7 +289,7 @@ def _stability(factor: str, before: Read, after: Read, counted: Tensor) -> dict[
     return {**found, "mean": sum(found.values()) / len(found)}
 
 
-def _figures(boards: Canvases, factor: str, value: int, before: Read, after: Sequence[Read]) -> dict[str, Any]:
+def _figures(boards: SteeringPrompts, factor: str, value: int, before: Read, after: Sequence[Read]) -> dict[str, Any]:
     counted = _counted(boards, value)
     first, second = (read[factor].argmax(1)[counted] == value for read in after)
     return {

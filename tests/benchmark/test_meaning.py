@@ -6,57 +6,60 @@ import pytest
 import torch
 from torch import Tensor
 
+from tide_lightning.benchmark.examples import Examples
 from tide_lightning.benchmark.meaning import measure_meaning
 from tide_lightning.benchmark.reading import Reading
 from tide_lightning.benchmark.readout import ReadOut
-from tide_lightning.benchmark.scenes import SCENE, LabelledScenes
 from tide_lightning.diffusion import Conditioning
-from tide_lightning.grounds.toybox.factors import FACTORS
-from tide_lightning.grounds.toybox.world import Split, draw_scenes
+from tide_lightning.grounds import ABSENT, Split
+from tide_lightning.grounds.toybox import FACTORS, Toybox
 from tide_lightning.saes import SparseCode
-from tide_lightning.tokens import TokenBatch
 
 NUM_TOKENS, NUM_LATENTS, WIDTH = 16, 200, 6
 RED, LEFT, LIT = 3, 7, 19
 """Latents that stand for a red object, an object on the left, and light from the right."""
+
+SCENE = 2
+"""The unit that is the whole scene, after its two object slots."""
 
 
 def normal(*size: int, seed: int) -> Tensor:
     return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
 
 
-def scenes(split: Split, count: int) -> LabelledScenes:
+def scenes(split: Split, count: int) -> Examples:
     """Labels as they are drawn; who covers which token is made up."""
-    labels, _ = draw_scenes(split, torch.arange(count), 1)
+    labels = Toybox().labelled(split, count, 1).labels
     weights = torch.rand(count, 3, NUM_TOKENS, generator=torch.Generator().manual_seed(count))
-    weights[:, :SCENE] *= torch.stack([labels.num_objects > slot for slot in range(SCENE)], 1)[:, :, None]
+    weights[:, :SCENE] *= (labels["shape"][:, :SCENE] != ABSENT).unsqueeze(2)
     depth = normal(count, NUM_TOKENS, seed=1) + torch.arange(NUM_TOKENS) * 5
-    return LabelledScenes(
-        name=split,
+    return Examples(
+        ground=Toybox(),
+        split=split,
         latents=torch.zeros(count, 1),
         prompts=[""] * count,
         conditioning=Conditioning(torch.zeros(count, 1, 1)),
         weights=weights,
         labels=labels,
-        depth=depth,
-        mask=normal(count, NUM_TOKENS, seed=2) > 1,
+        maps={"depth": depth},
+        masks={"mask": normal(count, NUM_TOKENS, seed=2) > 1},
     )
 
 
-def pooled(drawn: LabelledScenes, repeats: int) -> dict[str, Tensor]:
+def pooled(drawn: Examples, repeats: int) -> dict[str, Tensor]:
     """Noise, but for the planted latents, a channel that is low for red, and a known part that sees the wall."""
     count, labels = len(drawn), drawn.labels
     parts = []
     for number in range(repeats):
         codes = normal(count, 3, NUM_LATENTS, seed=10 + number).relu()
-        red = (labels.colour == FACTORS["colour"].index("red")).float()
+        red = (labels["colour"][:, :SCENE] == FACTORS["colour"].index("red")).float()
         codes[:, :SCENE, RED] = red
-        codes[:, SCENE, LEFT] = (labels.place[:, 0] == FACTORS["place"].index("left")).float()
-        codes[:, SCENE, LIT] = labels.light + 0.1 * normal(count, seed=20 + number)
+        codes[:, SCENE, LEFT] = (labels["place"][:, SCENE] == FACTORS["place"].index("left")).float()
+        codes[:, SCENE, LIT] = labels["light"][:, SCENE] + 0.1 * normal(count, seed=20 + number)
         dense = normal(count, 3, WIDTH, seed=30 + number)
         dense[:, :SCENE, 0] -= 20 * red
         known = torch.zeros(count, 3, WIDTH)
-        known[:, SCENE, 0] = (labels.wall == 0).float()
+        known[:, SCENE, 0] = (labels["wall"][:, SCENE] == 0).float()
         parts.append({"codes": codes, "dense": dense, "known": known, "position": drawn.weights})
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -83,25 +86,24 @@ def test_planted_latents_are_found_and_floors_know_nothing(repeats: int) -> None
     other = found["values"]["light"]["left"]
     assert other["auroc"]["best_latent"] < 0.8
     assert other["auroc"]["latents_1"] > 0.999
-    assert red["units"] == repeats * int(test[0].labels.num_objects.sum())
+    assert red["units"] == repeats * int((test[0].labels["colour"] != ABSENT).sum())
     assert found["mean"]["auroc"]["best_latent"] == pytest.approx(
         sum(found["factors"][factor]["auroc"]["best_latent"] for factor in FACTORS) / len(FACTORS)
     )
 
 
-def reading(drawn: LabelledScenes) -> Reading:
+def reading(drawn: Examples) -> Reading:
     """Latent 2 fires on the mask, latent 5 says how much deeper than usual; channels say nothing."""
-    num_tokens = drawn.mask.numel()
-    beyond = drawn.depth.flatten() - torch.arange(NUM_TOKENS).repeat(len(drawn)) * 5
-    values = torch.stack([drawn.mask.flatten().float(), beyond + 10, torch.ones(num_tokens)], 1)
+    mask = drawn.masks["mask"].flatten()
+    num_tokens = len(mask)
+    beyond = drawn.maps["depth"].flatten() - torch.arange(NUM_TOKENS).repeat(len(drawn)) * 5
+    values = torch.stack([mask.float(), beyond + 10, torch.ones(num_tokens)], 1)
     indices = torch.tensor([2, 5, 0]).expand(num_tokens, -1).clone()
     indices[:, 2] = torch.randint(6, NUM_LATENTS, (num_tokens,), generator=torch.Generator().manual_seed(0))
     x = normal(num_tokens, WIDTH, seed=3)
-    zero = torch.zeros(num_tokens, dtype=torch.int64)
-    tokens = TokenBatch(x, zero.float(), zero.float(), zero[:, None], zero, x, zero, zero)
     half = slice(0, num_tokens // 2), slice(num_tokens // 2, None)
     codes = [SparseCode(values[part], indices[part], NUM_LATENTS) for part in half]
-    return Reading({}, codes, x, torch.zeros_like(x), tokens)
+    return Reading({}, codes, x, torch.zeros_like(x))
 
 
 def test_planted_depth_and_mask_are_read_from_codes_alone() -> None:

@@ -6,52 +6,64 @@ any site reaches at any time; both are counted from chance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
+
+from tide_lightning.benchmark.readout import BEYOND, IOU
+from tide_lightning.grounds import Factor, Level
 
 SHARE = 0.9
 """Of the way from chance to the best, from which on a concept is readable."""
 
-LEVELS: dict[str, tuple[str, ...]] = {
-    "layout": ("depth", "mask", "size", "place", "distance"),
-    "class": ("shape",),
-    "semantics": ("colour", "wall", "light"),
-}
-"""The levels of the hierarchy, and what is read at each."""
-
 READERS = {"codes": "latents_20", "dense": "dense"}
 """Who reads: the SAE's latents, twenty for a factor value; and beside them the whole activation."""
 
-_READOUTS = {"depth": "depth_r2_beyond_position", "mask": "mask_iou"}
-_CHANCE_AUROC = 0.5
+CHANCE = 0.5
+"""Of an AUROC."""
 
 Curve = Sequence[tuple[float, float]]
 """Times and scores, in any order."""
 
 
-def measure_hierarchy(meaning: Mapping[str, Any], readout: Mapping[str, Any]) -> dict[str, Any]:
+def measure_hierarchy(
+    factors: Mapping[str, Factor], meaning: Mapping[str, Any], readout: Mapping[str, Any]
+) -> dict[str, Any]:
     """The entry `hierarchy`: for each reader every concept, and the mean time of each level.
 
     Args:
+        factors: the ground's; its maps and masks are layout.
         meaning: the benchmark's figures of factors, by site.
-        readout: its figures of depth and mask, by site.
+        readout: its figures of maps and masks, by site.
     """
     found: dict[str, Any] = {"share": SHARE}
-    for reader in READERS:
-        concepts = {}
-        for level, names in LEVELS.items():
-            for name in names:
-                curves = {site: _curve(name, reader, meaning[site], readout[site]) for site in meaning}
-                one = readable({site: curve for site, curve in curves.items() if curve}, _chance(name, readout))
-                if one:
-                    concepts[name] = {"level": level, **one}
-        levels = {
-            level: sum(times) / len(times)
-            for level, names in LEVELS.items()
-            if (times := [concepts[name]["first"]["t"] for name in names if name in concepts])
+    for reader, probe in READERS.items():
+        concepts: dict[str, Any] = {}
+        for name, level, curves, chance in (
+            *_of_maps(reader, readout),
+            *((name, factor.level, _factor(name, probe, meaning), CHANCE) for name, factor in factors.items()),
+        ):
+            if one := readable(curves, chance):
+                concepts[name] = {"level": level, **one}
+        times = {
+            level: [one["first"]["t"] for one in concepts.values() if one["level"] == level]
+            for level in get_args(Level)
         }
+        levels = {level: sum(some) / len(some) for level, some in times.items() if some}
         found[reader] = {"concepts": concepts, "levels": levels}
     return found
+
+
+def over_time(found: Mapping[str, Any], path: Sequence[str]) -> Curve:
+    """Middles of the bins of t, and what stands at a path of each, where it is a number."""
+    points = []
+    for row in found["by_timestep"]:
+        score: Any = row
+        for key in path:
+            score = score.get(key, {})
+        if isinstance(score, float) and math.isfinite(score):
+            points.append(((row["low"] + row["high"]) / 2, score))
+    return points
 
 
 def readable(curves: Mapping[str, Curve], chance: float) -> dict[str, Any]:
@@ -61,6 +73,7 @@ def readable(curves: Mapping[str, Curve], chance: float) -> dict[str, Any]:
         curves: scores over time, by site.
         chance: the score of one who knows nothing.
     """
+    curves = {site: curve for site, curve in curves.items() if curve}
     best = max((score for curve in curves.values() for _, score in curve), default=chance)
     if best <= chance:
         return {}
@@ -90,23 +103,15 @@ def _first_time(curve: Curve, threshold: float) -> float | None:
     return None
 
 
-def _curve(name: str, reader: str, meaning: Mapping[str, Any], readout: Mapping[str, Any]) -> list[tuple[float, float]]:
-    points = []
-    for row in (readout if name in _READOUTS else meaning)["by_timestep"]:
-        if name in _READOUTS:
-            score = row.get(_READOUTS[name], {}).get(reader)
-        else:
-            score = row["factors"].get(name, {}).get("auroc", {}).get(READERS[reader])
-        if score is not None and score == score:
-            points.append(((row["low"] + row["high"]) / 2, score))
-    return points
+def _factor(name: str, probe: str, meaning: Mapping[str, Any]) -> dict[str, Curve]:
+    return {site: over_time(found, ("factors", name, "auroc", probe)) for site, found in meaning.items()}
 
 
-def _chance(name: str, readout: Mapping[str, Any]) -> float:
-    """One half for factors; for depth what its mean knows; for the mask what the place alone knows."""
-    if name == "depth":
-        return 0.0
-    if name == "mask":
-        known = [found["mask_iou"]["position"] for found in readout.values()]
-        return float(sum(known) / len(known))
-    return _CHANCE_AUROC
+def _of_maps(reader: str, readout: Mapping[str, Any]) -> Iterator[tuple[str, Level, dict[str, Curve], float]]:
+    """Maps from what their mean knows, masks from what the place alone knows."""
+    for figure in next(iter(readout.values())):
+        if figure.endswith((BEYOND, IOU)):
+            known = [found[figure]["position"] for found in readout.values()]
+            chance = 0.0 if figure.endswith(BEYOND) else sum(known) / len(known)
+            curves = {site: over_time(found, (figure, reader)) for site, found in readout.items()}
+            yield figure.removesuffix(BEYOND).removesuffix(IOU), "layout", curves, chance

@@ -1,22 +1,23 @@
 """Meaning: which factor value a latent stands for, by AUROC, F1 and sparse probes, beside floors and controls.
 
-Everything that is chosen (latents, signs, thresholds, weights) is chosen on training scenes and measured on others.
+Everything that is chosen (latents, signs, thresholds, weights) is chosen on training images and measured on others.
 
 Shapes: U units, F latents, V factor values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from tide_lightning.benchmark.examples import Examples, groups, questions
 from tide_lightning.benchmark.probes import fit_logistic
 from tide_lightning.benchmark.reading import SOURCES
-from tide_lightning.benchmark.scenes import GROUPS, LabelledScenes, questions
 from tide_lightning.benchmark.scores import auroc, auroc_paired, best_threshold, f1
+from tide_lightning.grounds import Factor
 
 PROBE_SIZES = (1, 5, 20)
 """How many latents a sparse probe reads."""
@@ -36,7 +37,12 @@ MIN_TRAIN, MIN_TEST = 8, 4
 """Units with, and units without a value that it takes to measure it."""
 
 Pooled = Mapping[str, Tensor]
-"""Each source's pooled features [N, 3, channels]."""
+"""Each source's pooled features [N, U, channels]."""
+
+
+def joined(parts: Sequence[Pooled]) -> Pooled:
+    """The features of several bins of t, one after another."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 class Question(NamedTuple):
@@ -45,7 +51,7 @@ class Question(NamedTuple):
     Fields:
         positives: test units that have the value.
         units: test units.
-        latent: the best one on the training scenes.
+        latent: the best one on the training images.
         auroc: by predictor.
         f1: by predictor.
     """
@@ -58,20 +64,20 @@ class Question(NamedTuple):
 
 
 def measure_meaning(
-    train: tuple[LabelledScenes, Pooled], test: tuple[LabelledScenes, Pooled], repeats: int, seed: int
+    train: tuple[Examples, Pooled], test: tuple[Examples, Pooled], repeats: int, seed: int
 ) -> dict[str, Any]:
     """All factor values' figures and their means, as they stand in metrics.json.
 
     Args:
-        train: scenes to choose on, with their pooled features; the scenes repeat where several bins of t are joined.
-        test: scenes to measure on.
+        train: images to choose on, with their pooled features; the images repeat where several bins of t are joined.
+        test: images to measure on.
         repeats: how many bins of t the pooled features hold, one after another.
         seed: of the random latents.
     """
     values: dict[str, dict[str, Any]] = {}
-    for group in GROUPS:
+    for group in groups(train[0].ground.factors):
         (train_features, train_labels), (test_features, test_labels) = (
-            _units(scenes, pooled, group, repeats) for scenes, pooled in (train, test)
+            _units(examples, pooled, group, repeats) for examples, pooled in (train, test)
         )
         enough = (_least(train_labels) >= MIN_TRAIN) & (_least(test_labels) >= MIN_TEST)
         kept = enough.nonzero().squeeze(1)
@@ -132,11 +138,11 @@ def _measure(
     ]
 
 
-def _units(scenes: LabelledScenes, pooled: Pooled, group: str, repeats: int) -> tuple[dict[str, Tensor], Tensor]:
-    units, labels = scenes.units(group)
-    shift = torch.arange(repeats, device=units.device)[:, None] * (3 * len(scenes))
-    index = (units + shift).flatten()
-    return {name: value.flatten(0, 1)[index] for name, value in pooled.items()}, labels.repeat(repeats, 1)
+def _units(
+    examples: Examples, pooled: Pooled, group: Mapping[str, Factor], repeats: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    units, labels = examples.units(group, repeats)
+    return {name: value.flatten(0, 1)[units] for name, value in pooled.items()}, labels
 
 
 def _least(labels: Tensor) -> Tensor:

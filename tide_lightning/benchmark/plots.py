@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping
+from itertools import cycle
 from typing import Any
 
 from matplotlib import colormaps
@@ -12,13 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from tide_lightning.grounds.toybox.factors import FACTORS
-
-FIGURE_NAMES = {
-    "depth_r2": "depth, R²",
-    "depth_r2_beyond_position": "depth beyond position, R²",
-    "mask_iou": "mask, IoU",
-}
+from tide_lightning.benchmark.hierarchy import over_time
+from tide_lightning.benchmark.readout import BEYOND, IOU, label
+from tide_lightning.grounds import Ground
 
 METHOD_NAMES = {
     "none": "no steering",
@@ -45,7 +42,7 @@ _READERS = {
     "known": ("known part", _KNOWN, "-"),
     "position": ("position only", _FLOOR, "-"),
 }
-_FACTOR_COLOURS = ("#c2255c", "#d9822b", "#2b8a3e", "#1098ad", "#2f6fd0", "#7048e8", "#495057")
+_FACTOR_COLOURS = ("#c2255c", "#d9822b", "#2b8a3e", "#1098ad", "#2f6fd0", "#7048e8", "#495057", "#a0522d")
 _METHOD_COLOURS = {
     "none": _FLOOR,
     "latent": _SAE,
@@ -56,39 +53,39 @@ _METHOD_COLOURS = {
 }
 
 
-def draw_plots(figures: Mapping[str, Any]) -> dict[str, bytes]:
-    """Every plot that the figures allow: PNG by name."""
+def draw_plots(ground: Ground, figures: Mapping[str, Any]) -> dict[str, bytes]:
+    """Every plot that the figures allow: PNG by what it shows."""
     meaning, readout = figures["meaning"], figures["readout"]
+    maps = [figure for figure in next(iter(readout.values())) if figure.endswith((BEYOND, IOU))]
 
     def predictors(axes: Axes, site: str) -> None:
-        for name, (label, colour, line) in _MEANING.items():
-            _curve(axes, meaning[site], ("mean", "auroc", name), label, colour, line)
+        for name, (words, colour, line) in _MEANING.items():
+            _curve(axes, meaning[site], ("mean", "auroc", name), words, colour, line)
         axes.set_ylabel("AUROC")
 
     def factors(axes: Axes, site: str) -> None:
-        for factor, colour in zip(FACTORS, _FACTOR_COLOURS, strict=True):
+        for factor, colour in zip(ground.factors, cycle(_FACTOR_COLOURS), strict=False):
             _curve(axes, meaning[site], ("factors", factor, "auroc", "best_latent"), factor, colour, "-")
         axes.set_ylabel("AUROC of the best latent")
 
     def reader(figure: str) -> Callable[[Axes, str], None]:
         def draw(axes: Axes, site: str) -> None:
-            for name, (label, colour, line) in _READERS.items():
-                _curve(axes, readout[site], (figure, name), label, colour, line)
-            axes.set_ylabel(FIGURE_NAMES[figure])
+            for name, (words, colour, line) in _READERS.items():
+                _curve(axes, readout[site], (figure, name), words, colour, line)
+            axes.set_ylabel(label(figure))
 
         return draw
 
     plots = {
-        "toybox_meaning": _panels(list(meaning), [predictors], (0.45, 1.02)),
-        "toybox_factors": _panels(list(meaning), [factors], (0.45, 1.02)),
-        "toybox_readout": _panels(
-            list(readout), [reader("depth_r2_beyond_position"), reader("mask_iou")], (-0.05, 1.02)
-        ),
+        "meaning": _panels(list(meaning), [predictors], (0.45, 1.02)),
+        "factors": _panels(list(meaning), [factors], (0.45, 1.02)),
     }
+    if maps:
+        plots["readout"] = _panels(list(readout), [reader(figure) for figure in maps], (-0.05, 1.02))
     if figures["hierarchy"]["codes"]["concepts"]:
-        plots["toybox_hierarchy"] = _hierarchy(figures["hierarchy"]["codes"]["concepts"], list(meaning))
+        plots["hierarchy"] = _hierarchy(figures["hierarchy"]["codes"]["concepts"], list(meaning))
     if "mean" in figures.get("steering", {}):
-        plots["toybox_steering"] = _steering(figures["steering"])
+        plots["steering"] = _steering(figures["steering"])
     return plots
 
 
@@ -114,14 +111,15 @@ def _hierarchy(concepts: Mapping[str, Any], sites: list[str]) -> bytes:
 def _steering(steering: Mapping[str, Any]) -> bytes:
     figure = Figure(figsize=(5.2, 4), layout="constrained")
     axes = figure.subplots()
-    for name, colour in _METHOD_COLOURS.items():
-        for values in steering["targets"].values():
-            for found in values.values():
-                one = found["methods"][name]
-                axes.plot(one["success"], one["stability_mean"], "o", color=colour, alpha=0.3, markersize=4)
-        mean = steering["mean"][name]
+    targets = [found["methods"] for values in steering["targets"].values() for found in values.values()]
+    for name, mean in steering["mean"].items():
+        colour = _METHOD_COLOURS[name]
+        for one in (methods[name] for methods in targets if name in methods):
+            axes.plot(one["success"], one["stability_mean"], "o", color=colour, alpha=0.3, markersize=4)
         axes.plot(mean["success"], mean["stability_mean"], "D", color=colour, markersize=8, label=METHOD_NAMES[name])
-    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="target reached (oracle a)", ylabel="other factors stable")
+    axes.set(
+        xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="target reached (first judge)", ylabel="other factors stable"
+    )
     _tidy(axes)
     axes.legend(fontsize=8, frameon=False, title="diamonds: means over targets", title_fontsize=8)
     return _saved(figure)
@@ -148,17 +146,10 @@ def _panels(sites: list[str], rows: list[Callable[[Axes, str], None]], limits: t
     return _saved(figure)
 
 
-def _curve(axes: Axes, found: Mapping[str, Any], path: tuple[str, ...], label: str, colour: str, line: str) -> None:
-    points = []
-    for row in found["by_timestep"]:
-        value: Any = row
-        for key in path:
-            value = value.get(key, {})
-        if isinstance(value, float) and math.isfinite(value):
-            points.append(((row["low"] + row["high"]) / 2, value))
-    if points:
+def _curve(axes: Axes, found: Mapping[str, Any], path: tuple[str, ...], words: str, colour: str, line: str) -> None:
+    if points := over_time(found, path):
         t, values = zip(*points, strict=True)
-        axes.plot(t, values, color=colour, linestyle=line, label=label, **_STYLE)
+        axes.plot(t, values, color=colour, linestyle=line, label=words, **_STYLE)
 
 
 def _tidy(axes: Axes) -> None:

@@ -1,6 +1,6 @@
-"""One pass of the denoiser over labelled scenes in one bin of t: what every site, and every control, says of them.
+"""One pass of the denoiser over labelled images in one bin of t: what every site, and every control, says of them.
 
-Shapes: N scenes, three units a scene, T tokens, B = N T tokens, D channels, F latents.
+Shapes: N images, U units an image, T tokens, B = N T tokens, D channels, F latents.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tide_lightning.benchmark.scenes import LabelledScenes
+from tide_lightning.benchmark.examples import Examples
 from tide_lightning.datamodules.harvest import Call, Harvester
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.diffusion.counters import normals, stream
@@ -21,47 +21,41 @@ from tide_lightning.tokens import TokenBatch
 SOURCES = ("codes", "dense", "known", "position")
 """What can be read: the sparse codes; and beside them the activation, the SAE's known part, the place alone."""
 
-_NUM_REFERENCE = 256  # tokens kept to learn how large a latent's effect is
-
 
 @dataclass(frozen=True)
 class Reading:
-    """One site of some scenes in one bin of t.
+    """One site of some images in one bin of t.
 
     Args:
-        pooled: each source's mean over the tokens of each unit [N, 3, its channels].
-        codes: of every token, scene by scene in grid order.
+        pooled: each source's mean over the tokens of each unit [N, U, its channels].
+        codes: of every token, image by image in grid order.
         x: activations [B, D].
         known: known parts [B, D].
-        reference: a few tokens with their context.
     """
 
     pooled: dict[str, Tensor]
     codes: list[SparseCode]
     x: Tensor
     known: Tensor
-    reference: TokenBatch
 
 
-def calls(
-    denoiser: Denoiser, scenes: LabelledScenes, low: float, high: float, seed: int, batch_size: int
-) -> list[Call]:
-    """Forwards on the scenes, each noised by its own noise at its own time, evenly spread from `low` to `high`."""
-    key = ("toybox", scenes.name, round(low * 1_000_000))
-    order = torch.from_numpy(stream(seed, *key).permutation(len(scenes)))
-    t = low + (high - low) * (order + 0.5) / len(scenes)
+def calls(denoiser: Denoiser, examples: Examples, low: float, high: float, seed: int, batch_size: int) -> list[Call]:
+    """Forwards on the images, each noised by its own noise at its own time, evenly spread from `low` to `high`."""
+    key = (examples.ground.name, examples.split, round(low * 1_000_000))
+    order = torch.from_numpy(stream(seed, *key).permutation(len(examples)))
+    t = low + (high - low) * (order + 0.5) / len(examples)
     raw_t = denoiser.schedule.raw_t(t.float()).to(denoiser.device)
     found = []
-    for index in torch.arange(len(scenes)).split(batch_size):
+    for index in torch.arange(len(examples)).split(batch_size):
         noise = normals(seed, *key, numbers=index.tolist(), shape=denoiser.latent_shape)
         noise, here = noise.to(denoiser.device), index.to(denoiser.device)
-        x0, raw = scenes.latents[here], raw_t[here]
+        x0, raw = examples.latents[here], raw_t[here]
         found.append(
             Call(
                 x_t=denoiser.schedule.add_noise(x0, noise, raw),
                 raw_t=raw,
                 t=denoiser.schedule.t(raw),
-                conditioning=scenes.conditioning.select(here),
+                conditioning=examples.conditioning.select(here),
                 sample=here,
                 unconditional=torch.zeros_like(here, dtype=torch.bool),
                 x0=x0,
@@ -75,27 +69,27 @@ def calls(
 def read(
     harvester: Harvester,
     saes: Mapping[str, SAE],
-    scenes: LabelledScenes,
+    examples: Examples,
     bounds: tuple[float, float],
     seed: int,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Reading]:
-    """Every site's reading, from one forward a scene.
+    """Every site's reading, from one forward an image.
 
     Args:
         harvester: reads the sites that have an SAE.
         saes: by site.
-        scenes: whom to read.
+        examples: the images.
         bounds: of the bin of t.
         seed: of the noise.
-        batch_size: scenes in one forward.
-        progress: called with the number of scenes after each forward.
+        batch_size: images in one forward.
+        progress: called with the number of images after each forward.
     """
     denoiser = harvester.denoiser
     parts: dict[str, list[Reading]] = {site: [] for site in saes}
-    for call in calls(denoiser, scenes, *bounds, seed, batch_size):
-        weights = scenes.weights[call.sample]
+    for call in calls(denoiser, examples, *bounds, seed, batch_size):
+        weights = examples.weights[call.sample]
         for site, tokens in harvester.read(call, harvester.everywhere(len(call))).items():
             parts[site].append(_reading(saes[site], tokens, weights))
         if progress is not None:
@@ -111,8 +105,7 @@ def _reading(sae: SAE, tokens: TokenBatch, weights_NUT: Tensor) -> Reading:
     pooled = {
         name: weights_NUT @ value.float().unflatten(0, (len(weights_NUT), -1)) for name, value in per_token.items()
     }
-    stride = max(1, len(tokens) // _NUM_REFERENCE)
-    return Reading({**pooled, "position": weights_NUT}, [code], x, known, tokens.select(slice(0, None, stride)))
+    return Reading({**pooled, "position": weights_NUT}, [code], x, known)
 
 
 def _joined(parts: list[Reading]) -> Reading:
@@ -121,5 +114,4 @@ def _joined(parts: list[Reading]) -> Reading:
         codes=[code for part in parts for code in part.codes],
         x=torch.cat([part.x for part in parts]),
         known=torch.cat([part.known for part in parts]),
-        reference=TokenBatch.concatenate([part.reference for part in parts[:1]]),
     )

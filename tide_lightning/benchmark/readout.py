@@ -1,6 +1,6 @@
-"""Read-out of depth and mask, token by token, from the sparse codes and beside them from cheaper things.
+"""Read-out of maps and masks, token by token, from the sparse codes and beside them from cheaper things.
 
-Shapes: B tokens, M latents that are read, D channels.
+Shapes: B tokens, M latents that are read, D channels, C targets.
 """
 
 from __future__ import annotations
@@ -8,84 +8,98 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tide_lightning.benchmark.examples import Examples
 from tide_lightning.benchmark.probes import fit_ridge
 from tide_lightning.benchmark.reading import Reading
-from tide_lightning.benchmark.scenes import LabelledScenes
 from tide_lightning.benchmark.scores import best_threshold, iou_counts, square_sums
 from tide_lightning.saes import SparseCode
 
 READERS = ("codes", "random", "dense", "known", "position")
 """The codes' best latents and as many random ones; the activation; the known part; the place alone."""
 
+R2, BEYOND, IOU = "_r2", "_r2_beyond_position", "_iou"
+"""What is appended to the name of a map (the first two) or mask to name a figure of it."""
+
+LABELS = {BEYOND: " beyond position, R²", R2: ", R²", IOU: ", IoU"}
+"""The same for people."""
+
+
+def label(figure: str) -> str:
+    """A figure's name for people."""
+    ending = next(ending for ending in LABELS if figure.endswith(ending))
+    return figure.removesuffix(ending) + LABELS[ending]
+
 
 class ReadOut:
-    """Depth and mask of one site, bin after bin of t, with sums for all bins together.
+    """Maps and masks of one site, bin after bin of t, with sums for all bins together.
 
-    Depth is read twice: as it is, and beyond what each place's mean depth tells already. Each reader is a ridge
-    regression fitted on the training scenes' tokens. The codes are read through as many latents as the activation has
-    channels, those that correlate best with one of the targets in that bin.
+    A map is read twice: as it is, and beyond what each place's mean tells already. Each reader is a ridge regression
+    fitted on the training images' tokens. The codes are read through as many latents as the activation has channels,
+    those that correlate best with one of the targets in that bin.
     """
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._totals: dict[str, list[float]] = {}
+        self._totals: dict[str, dict[str, tuple[float, float]]] = {}
 
-    def update(
-        self, train: tuple[LabelledScenes, Reading], test: tuple[LabelledScenes, Reading]
-    ) -> dict[str, dict[str, float]]:
-        """Measure one bin of t: depth_r2, depth_r2_beyond_position and mask_iou by reader."""
-        depth, held_out = train[0].depth, test[0].depth
-        usual = depth.double().mean(0)
-        targets = _targets(train[0], usual)
-        goal = _targets(test[0], usual)
+    def update(self, train: tuple[Examples, Reading], test: tuple[Examples, Reading]) -> dict[str, dict[str, float]]:
+        """Measure one bin of t: each figure by reader; none where the ground has neither maps nor masks."""
         found: dict[str, dict[str, float]] = {}
+        usual = {name: values.double().mean(0) for name, values in train[0].maps.items()}
+        targets, goals = (_targets(examples, usual) for examples, _ in (train, test))
+        if not targets:
+            return found
+        targets_BC = torch.stack(list(targets.values()), 1)
         for name in READERS:
-            fitted_on, measured_on = self._features(name, train, test, targets)
-            probe = fit_ridge(fitted_on[None], targets[None])
+            fitted_on, measured_on = self._features(name, train, test, targets_BC)
+            probe = fit_ridge(fitted_on[None], targets_BC[None])
             fitted, predicted = probe(fitted_on[None])[0], probe(measured_on[None])[0]
-            threshold = best_threshold(fitted[:, 2:], targets[:, 2:])[0]
-            sums = [
-                *square_sums(predicted[:, 0], goal[:, 0], float(held_out.double().mean())),
-                *square_sums(predicted[:, 1], goal[:, 1], 0.0),
-                *map(float, iou_counts(predicted[:, 2] >= threshold, goal[:, 2] > 0.5)),
-            ]
-            total = self._totals.setdefault(name, [0.0] * len(sums))
-            self._totals[name] = [before + now for before, now in zip(total, sums, strict=True)]
-            for figure, number in _figures(sums).items():
-                found.setdefault(figure, {})[name] = number
+            for number, (figure, goal) in enumerate(goals.items()):
+                said = predicted[:, number]
+                if figure.endswith(IOU):
+                    threshold = best_threshold(fitted[:, number : number + 1], targets_BC[:, number : number + 1])[0]
+                    sums = tuple(map(float, iou_counts(said >= threshold, goal > 0.5)))
+                else:
+                    sums = square_sums(said, goal, 0.0 if figure.endswith(BEYOND) else float(goal.mean()))
+                total = self._totals.setdefault(figure, {}).get(name, (0.0, 0.0))
+                self._totals[figure][name] = total[0] + sums[0], total[1] + sums[1]
+                found.setdefault(figure, {})[name] = _value(figure, *sums)
         return found
 
     def compute(self) -> dict[str, dict[str, float]]:
         """All bins together."""
-        found: dict[str, dict[str, float]] = {}
-        for name, sums in self._totals.items():
-            for figure, number in _figures(sums).items():
-                found.setdefault(figure, {})[name] = number
-        return found
+        return {
+            figure: {name: _value(figure, *sums) for name, sums in readers.items()}
+            for figure, readers in self._totals.items()
+        }
 
     def _features(
-        self, name: str, train: tuple[LabelledScenes, Reading], test: tuple[LabelledScenes, Reading], targets: Tensor
+        self, name: str, train: tuple[Examples, Reading], test: tuple[Examples, Reading], targets_BC: Tensor
     ) -> tuple[Tensor, Tensor]:
         if name == "position":
-            tokens = train[0].depth.shape[1]
-            place = torch.eye(tokens, dtype=torch.float64, device=targets.device)
+            tokens = len(targets_BC) // len(train[0])
+            place = torch.eye(tokens, dtype=torch.float64, device=targets_BC.device)
             return place.repeat(len(train[0]), 1), place.repeat(len(test[0]), 1)
         if name in ("dense", "known"):
             field = "x" if name == "dense" else "known"
             return getattr(train[1], field), getattr(test[1], field)
         num_read = train[1].x.shape[1]
         if name == "codes":
-            latents = _correlations(train[1].codes, targets).abs().amax(1).topk(num_read).indices
+            latents = _correlations(train[1].codes, targets_BC).abs().amax(1).topk(num_read).indices
         else:
             fired = torch.stack([code.fired() for code in train[1].codes]).sum(0).nonzero().squeeze(1).cpu()
             generator = torch.Generator().manual_seed(self._seed)
-            latents = fired[torch.randperm(len(fired), generator=generator)[:num_read]].to(targets.device)
+            latents = fired[torch.randperm(len(fired), generator=generator)[:num_read]].to(targets_BC.device)
         return _columns(train[1].codes, latents), _columns(test[1].codes, latents)
 
 
-def _targets(scenes: LabelledScenes, usual_T: Tensor) -> Tensor:
-    depth = scenes.depth.double()
-    return torch.stack([depth, depth - usual_T, scenes.mask.double()], 2).flatten(0, 1)
+def _targets(examples: Examples, usual: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What is read, by figure [B] float64."""
+    found: dict[str, Tensor] = {}
+    for name, values in examples.maps.items():
+        found |= {name + R2: values.double(), name + BEYOND: values.double() - usual[name]}
+    found |= {name + IOU: inside.double() for name, inside in examples.masks.items()}
+    return {figure: target_NT.flatten() for figure, target_NT in found.items()}
 
 
 def _correlations(codes: list[SparseCode], targets_BC: Tensor) -> Tensor:
@@ -117,14 +131,7 @@ def _columns(codes: list[SparseCode], latents_M: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _figures(sums: list[float]) -> dict[str, float]:
-    error, variance, error_beyond, variance_beyond, both, either = sums
-    return {
-        "depth_r2": _one_minus(error, variance),
-        "depth_r2_beyond_position": _one_minus(error_beyond, variance_beyond),
-        "mask_iou": both / either if either else float("nan"),
-    }
-
-
-def _one_minus(part: float, whole: float) -> float:
-    return 1 - part / whole if whole else float("nan")
+def _value(figure: str, part: float, whole: float) -> float:
+    if not whole:
+        return float("nan")
+    return part / whole if figure.endswith(IOU) else 1 - part / whole

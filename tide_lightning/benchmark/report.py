@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from tide_lightning.benchmark.causality import METHODS
+from tide_lightning.benchmark.examples import groups
 from tide_lightning.benchmark.meaning import PREDICTORS
-from tide_lightning.benchmark.plots import FIGURE_NAMES, METHOD_NAMES, draw_plots
-from tide_lightning.benchmark.readout import READERS
+from tide_lightning.benchmark.plots import METHOD_NAMES, draw_plots
+from tide_lightning.benchmark.readout import READERS, label
 from tide_lightning.evaluation.figures import number
 from tide_lightning.evaluation.sections import Plot, Table
-from tide_lightning.grounds.toybox.factors import FACTORS
+from tide_lightning.grounds import Ground
 
 PREDICTOR_NAMES = {
     "best_latent": "best latent",
@@ -31,30 +32,39 @@ READER_NAMES = {
     "position": "position only",
 }
 
+_STEERING_NAMES = {
+    "success": "success",
+    "success_judge_b": "by the second judge",
+    "confirmed": "by both",
+    "stability_mean": "other factors stable",
+}
+
 _CAPTIONS = {
-    "toybox_meaning": "How well factor values are told apart, by timestep: AUROC, mean over factors.",
-    "toybox_factors": "The best single latent, by factor and timestep: AUROC, mean over the factor's values.",
-    "toybox_readout": "Depth beyond its mean at each place, and the objects' mask, read from single tokens.",
-    "toybox_hierarchy": "When concepts become readable from codes, by site: further right is earlier, in more noise.",
-    "toybox_steering": "Steering: how often the target is reached, and how often the other factors stay as they were.",
+    "meaning": "How well factor values are told apart, by timestep: AUROC, mean over factors.",
+    "factors": "The best single latent, by factor and timestep: AUROC, mean over the factor's values.",
+    "readout": "What is known of pixels, maps beyond their mean at each place, read from single tokens.",
+    "hierarchy": "When concepts become readable from codes, by site: further right is earlier, in more noise.",
+    "steering": "Steering: how often the target is reached, and how often the other factors stay as they were.",
 }
 
 
-def report_parts(figures: Mapping[str, Any]) -> list[Table | Plot]:
+def report_parts(ground: Ground, figures: Mapping[str, Any]) -> list[Table | Plot]:
     """Tables and plots, in order."""
-    plots = {name: Plot(name, png, _CAPTIONS[name]) for name, png in draw_plots(figures).items()}
+    plots = {
+        name: Plot(f"{ground.name}_{name}", png, _CAPTIONS[name]) for name, png in draw_plots(ground, figures).items()
+    }
     parts: list[Table | Plot | None] = [
         _overview(figures),
-        plots.get("toybox_meaning"),
-        _by_factor(figures),
-        plots.get("toybox_factors"),
-        _by_value(figures),
-        _readout(figures),
-        plots.get("toybox_readout"),
+        plots.get("meaning"),
+        _by_factor(ground, figures),
+        plots.get("factors"),
+        _by_value(ground, figures),
+        _readout(figures) if "readout" in plots else None,
+        plots.get("readout"),
         _hierarchy(figures),
-        plots.get("toybox_hierarchy"),
+        plots.get("hierarchy"),
         *_steering(figures),
-        plots.get("toybox_steering"),
+        plots.get("steering"),
     ]
     return [part for part in parts if part is not None]
 
@@ -65,30 +75,26 @@ def _overview(figures: Mapping[str, Any]) -> Table:
         for site, found in figures["meaning"].items()
     ]
     note = (
-        "AUROC on scenes that nothing was chosen on, mean over factors, all timesteps together. Left: the SAE's "
+        "AUROC on images that nothing was chosen on, mean over factors, all timesteps together. Left: the SAE's "
         "latents; then as many random ones of it; then floors and ceilings that do not use the codes."
     )
     return Table(["meaning", *PREDICTOR_NAMES.values()], rows, note)
 
 
-def _by_factor(figures: Mapping[str, Any]) -> Table:
+def _by_factor(ground: Ground, figures: Mapping[str, Any]) -> Table:
     rows = [
         [f"{site}: {PREDICTOR_NAMES[name]}"]
-        + [number(found["factors"].get(factor, {}).get("auroc", {}).get(name), ".3f") for factor in FACTORS]
+        + [number(found["factors"].get(factor, {}).get("auroc", {}).get(name), ".3f") for factor in ground.factors]
         for site, found in figures["meaning"].items()
         for name in ("best_latent", "latents_20", "dense", "known", "position")
     ]
-    note = (
-        "AUROC by factor. Shape and colour are read from the tokens in the object's mask, whose outline alone tells "
-        "some of the shape (position only); size, place and distance from all tokens of scenes with one object; the "
-        "rest from all tokens."
-    )
-    return Table(["factor", *FACTORS], rows, note)
+    parts = [f"{', '.join(group)} from {next(iter(group.values())).read_from}" for group in groups(ground.factors)]
+    return Table(["factor", *ground.factors], rows, f"AUROC by factor. Read: {'; '.join(parts)}.")
 
 
-def _by_value(figures: Mapping[str, Any]) -> Table:
+def _by_value(ground: Ground, figures: Mapping[str, Any]) -> Table:
     rows = []
-    for factor, values in FACTORS.items():
+    for factor, (values, *_) in ground.factors.items():
         for value in values:
             row = [f"{factor}: {value}"]
             for found in figures["meaning"].values():
@@ -109,13 +115,14 @@ def _by_value(figures: Mapping[str, Any]) -> Table:
 
 def _readout(figures: Mapping[str, Any]) -> Table:
     rows = [
-        [f"{site}: {label}", *(number(found.get(figure, {}).get(name), ".3f") for name in READERS)]
+        [f"{site}: {label(figure)}", *(number(readers.get(name), ".3f") for name in READERS)]
         for site, found in figures["readout"].items()
-        for figure, label in FIGURE_NAMES.items()
+        for figure, readers in found.items()
+        if figure != "by_timestep"
     ]
     note = (
         "Linear read-out from single tokens, all timesteps together. Codes are read through as many latents as the "
-        "activation has channels. The camera stands still, so the place alone tells most of the depth."
+        "activation has channels. Where the camera stands still, the place alone tells most of a map."
     )
     return Table(["read-out", *READER_NAMES.values()], rows, note)
 
@@ -140,7 +147,7 @@ def _hierarchy(figures: Mapping[str, Any]) -> Table:
     for row, t in zip(rows[len(codes) :], hierarchy["codes"]["levels"].values(), strict=True):
         row[len(sites) + 1] = f"t {t:.2f}"
     note = (
-        f"From which t on, on the way from noise to image, 20 latents (depth and mask: as many as channels) reach "
+        f"From which t on, on the way from noise to image, 20 latents (maps and masks: as many as channels) reach "
         f"{hierarchy['share']:.0%} of the way from chance to the best of all sites and times. Larger is earlier; a "
         "dash means never at this site; no time before the noisiest bin's can be found. Captions are read too."
     )
@@ -151,25 +158,26 @@ def _steering(figures: Mapping[str, Any]) -> list[Table]:
     steering = figures.get("steering", {})
     if "mean" not in steering:
         return []
-    keys = ("success", "success_oracle_b", "confirmed", "stability_mean", "one_object")
+    mean = steering["mean"]
+    checks = [key for key in mean["latent"] if key not in ("images", *_STEERING_NAMES)]
     rows = [
         [
             METHOD_NAMES[name],
-            *(number(steering["mean"][name][key], ".1%") for key in keys),
-            str(steering["mean"][name]["images"]),
+            *(number(found[key], ".1%") for key in (*_STEERING_NAMES, *checks)),
+            str(found["images"]),
         ]
-        for name in METHODS
+        for name, found in mean.items()
     ]
-    head = ["steering", "success", "by oracle b", "by both", "other factors stable", "one object", "images"]
+    head = ["steering", *_STEERING_NAMES.values(), *(name.replace("_", " ") for name in checks), "images"]
     note = (
-        f"Prompts are {figures['settings']['steer_prompts']} about the steered factor. Success: an oracle reads the "
+        f"Prompts are {figures['settings']['steer_prompts']} about the steered factor. Success: a judge reads the "
         "target. Stable: another factor is read as without steering from the same noise. Random latents move tokens as "
         "far as the target's latent does."
     )
     targets = [
         [f"{factor}: {value}", found["site"]["latent"], str(found["latent"]), number(found["auroc_train"], ".3f")]
         + [number(found["strength"]["latent"], "g")]
-        + [number(found["methods"][name]["success"], ".0%") for name in METHODS]
+        + [number(found["methods"].get(name, {}).get("success"), ".0%") for name in METHODS]
         + [number(found["methods"]["latent"]["stability_mean"], ".0%")]
         for factor, values in steering["targets"].items()
         for value, found in values.items()

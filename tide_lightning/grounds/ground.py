@@ -9,7 +9,7 @@ Shapes: N images of H x W pixels, U units an image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -74,14 +74,14 @@ class Cases(NamedTuple):
     Fields:
         prompts: alike but for what they say of the factor.
         own: the number of the value that each of them mentions, ABSENT where it mentions none [P].
-        changed: the same prompts with each value of the factor mentioned instead [values][P]; None where no prompt can
+        changed: the same prompts with each value of the factor mentioned instead [values][P]; empty where no prompt can
             ask for a value of this factor.
         region: the share of each pixel in which the factor will show [P, H, W]; None for the whole image.
     """
 
     prompts: list[str]
     own: Tensor
-    changed: list[list[str]] | None = None
+    changed: Sequence[list[str]] = ()
     region: Tensor | None = None
 
 

@@ -64,7 +64,7 @@ AMOUNTS = {
     "held-out tokens a site": "sites/*/tokens",
     "samples spliced for fidelity": "fidelity/samples",
     "images sampled": "fidelity/end_to_end/images",
-    "labelled scenes": "toybox/settings/test_scenes",
+    "labelled images": "toybox/settings/test_images",
 }
 """What figures rest on."""
 

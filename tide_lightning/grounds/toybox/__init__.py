@@ -16,6 +16,7 @@ from tide_lightning.grounds.toybox.factors import (
     Labels,
 )
 from tide_lightning.grounds.toybox.features import OracleFeatures
+from tide_lightning.grounds.toybox.ground import PIPELINE, Toybox
 from tide_lightning.grounds.toybox.oracle import Oracle, load_oracle
 from tide_lightning.grounds.toybox.prompts import (
     held_out_prompts,
@@ -31,6 +32,7 @@ __all__ = [
     "FACTORS",
     "HELD_OUT_PAIRS",
     "OBJECT_FACTORS",
+    "PIPELINE",
     "RESOLUTION",
     "Labels",
     "Mentions",
@@ -40,6 +42,7 @@ __all__ = [
     "Scene",
     "Scenes",
     "Split",
+    "Toybox",
     "held_out_prompts",
     "load_oracle",
     "parse",

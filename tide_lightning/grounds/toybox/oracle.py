@@ -51,12 +51,12 @@ class Oracle(nn.Module):
         return Logits(presence.squeeze(-1), dict(zip(_AT_PLACE, factors, strict=True)), wall, light)
 
     @torch.no_grad()
-    def read(self, image_B3HW: Tensor) -> dict[str, Tensor]:
+    def read(self, images: Tensor) -> dict[str, Tensor]:
         """The probability of each value of each factor, [B, values], for the one object of each image.
 
         The place is a softmax over presences; other object factors are averaged over it.
         """
-        logits = self(image_B3HW)
+        logits = self(images)
         place_BP = logits.presence.softmax(-1)
         by_name = {name: (place_BP[..., None] * logits.at_place[name].softmax(-1)).sum(1) for name in _AT_PLACE}
         by_name |= {
@@ -71,6 +71,10 @@ class Oracle(nn.Module):
         """How many objects each image shows, [B]."""
         presence: Tensor = self(image_B3HW).presence
         return (presence > 0).sum(1)
+
+    def checks(self, images: Tensor) -> dict[str, Tensor]:
+        """Whether each image shows one object."""
+        return {"one_object": self.count(images) == 1}
 
     @torch.no_grad()
     def objects(self, image_B3HW: Tensor) -> list[list[dict[str, str]]]:
