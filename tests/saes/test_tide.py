@@ -222,7 +222,10 @@ def test_what_is_wrong_with_a_saved_sae_is_said(tmp_path: Path) -> None:
         TideSAE.from_pretrained(folder)
     small_sae(expansion_factor=2).save_pretrained(folder)
     (folder / "cfg.json").write_text(json.dumps(cfg))
-    with pytest.raises(UserError, match="does not hold what"):
+    with pytest.raises(UserError, match=r"damaged, or not what cfg\.json was written with"):
+        TideSAE.from_pretrained(folder)
+    (folder / "cfg.json").write_text(json.dumps({name: cfg[name] for name in cfg if name != "sha256"}))
+    with pytest.raises(UserError, match=r"W_dec should be \[96, 24\], but is \[48, 24\]"):
         TideSAE.from_pretrained(folder)
 
 

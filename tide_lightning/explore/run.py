@@ -17,7 +17,7 @@ from tide_lightning.diffusion.precision import native_dtype
 from tide_lightning.errors import UserError
 from tide_lightning.runs import find_run
 from tide_lightning.saes import SAE
-from tide_lightning.saes.storage import read_cfg
+from tide_lightning.saes.storage import read_cfg, read_site
 
 _LOADING = ("family", "revision", "variant", "local_files_only", "latent_size", "prompt_cache")
 """What of a run's `data` says how its denoiser is loaded."""
@@ -45,7 +45,7 @@ class Run:
     @cached_property
     def saes(self) -> dict[str, SAE]:
         """The SAE of each site, in the order of the sites; keys may bear labels (`<site>@<name>`)."""
-        folders = {read_cfg(path.parent)["site"]: path.parent for path in self.folder.glob("saes/*/cfg.json")}
+        folders = {read_site(path.parent): path.parent for path in self.folder.glob("saes/*/cfg.json")}
         if not folders:
             raise UserError(f"{self.folder / 'saes'}: no SAE there; has the fit come to its end?")
         sites = [str(site) for site in self.denoiser.resolve_sites(list(dict.fromkeys(map(unlabelled, folders))))]

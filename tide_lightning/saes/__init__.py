@@ -1,6 +1,7 @@
 """Sparse autoencoders: codes, the temporal SAE and its rivals, their known part and losses."""
 
 from tide_lightning.saes.code import SparseCode
+from tide_lightning.saes.film import FilmSAE
 from tide_lightning.saes.gated import GatedSAE
 from tide_lightning.saes.jumprelu import JumpReLUSAE
 from tide_lightning.saes.known import LEAKING, KnownPart, KnownStatistics, Rung
@@ -14,6 +15,7 @@ from tide_lightning.saes.tide import TideSAE
 __all__ = [
     "LEAKING",
     "SAE",
+    "FilmSAE",
     "GatedSAE",
     "JumpReLUSAE",
     "KnownPart",

@@ -7,7 +7,7 @@ Weighting by the decoder rows' norms leaves nothing to gain from small z and lar
 update of April 2024). With `unit_norm` the rows have norm 1, as before.
 
 With `modulation: zero` and `unit_norm` it is the SAE of DifFRACT (arXiv 2606.15796): FiLM by the timestep, a ReLU, a
-linear decoder with unit rows. Theirs bounds no scale and reads u_mod without subtracting b_dec.
+linear decoder with unit rows. Theirs bounds no scale and reads u_mod without subtracting b_dec; see `FilmSAE`.
 """
 
 from __future__ import annotations
