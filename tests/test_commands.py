@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from tide_lightning.cli import main
@@ -81,4 +85,25 @@ def test_every_command_can_be_imported(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_tide_alone_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
-    assert "subcommand" in capsys.readouterr().err
+    assert "fit,validate,test" in capsys.readouterr().err
+
+
+SETS_LARGE_PAGES = """
+import os, runpy, sys
+import tide_lightning.cli
+assert "THP_MEM_ALLOC_ENABLE" not in os.environ
+sys.argv = ["tide", "--version"]
+try:
+    runpy.run_module("tide_lightning", run_name="__main__")
+finally:
+    print(os.environ["THP_MEM_ALLOC_ENABLE"])
+"""
+
+
+def test_the_command_asks_for_large_pages_and_the_package_does_not() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    done = subprocess.run(
+        [sys.executable, "-c", SETS_LARGE_PAGES], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "1"

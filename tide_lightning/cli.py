@@ -1,4 +1,4 @@
-"""`tide`: fit, validate, test, predict, sites and plan, composed from YAML by LightningCLI; and other commands."""
+"""`tide`: fit, validate, test and predict by LightningCLI, two looks at the same YAML, and other commands."""
 
 from __future__ import annotations
 
@@ -17,23 +17,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-import tide_lightning
 from tide_lightning.callbacks import ExportSAEs, ShowProgress, WriteCodes
 from tide_lightning.command_line import FOLLOWING, follow_run, raise_flags, resolve_configs
-from tide_lightning.commands import COMMANDS, TideParser, run_command
+from tide_lightning.commands import COMMANDS, LIGHTNING, LOOKS, TideParser, explain, run_command
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation import EvaluateProtocol
-from tide_lightning.planning import (
-    GPUS,
-    Assumed,
-    gpu,
-    measure_sites,
-    plan_run,
-    print_plan,
-    print_sites,
-    this_machine,
-)
+from tide_lightning.planning.commands import plan, sites
 from tide_lightning.runs import (
     check_checkpoint,
     forget_stamp,
@@ -42,7 +32,6 @@ from tide_lightning.runs import (
     newest_run,
     point_latest,
 )
-from tide_lightning.tokens import SiteShape
 from tide_lightning.training import TideModule
 
 
@@ -61,97 +50,35 @@ class SaveRunConfig(SaveConfigCallback):
         point_latest(Path(self._run_folder))
 
 
-class TideTrainer(Trainer):
-    """Lightning's trainer, and two looks at what a configuration means: they train nothing and write nothing."""
-
-    def sites(self, model: TideModule, datamodule: ActivationDataModule, measure: bool = False) -> None:
-        """Print the sites with their shapes.
-
-        Args:
-            model: takes no part.
-            datamodule: names the sites.
-            measure: also run the denoiser over the calibration samples, and print what the activations are like and
-                how much of their variance each rung of the known part explains.
-        """
-        datamodule.trainer = self
-        shapes = {site: SiteShape.of(sizes) for site, sizes in datamodule.site_shapes.items()}
-        print_sites(shapes, measure_sites(datamodule, shapes) if measure else None)
-
-    def plan(
-        self,
-        model: TideModule,
-        datamodule: ActivationDataModule,
-        steps: int,
-        precision: str,
-        sharded: bool,
-        ranks: int | None = None,
-        machines: list[str] | None = None,
-        here: bool = False,
-        assumed: Assumed = Assumed(),  # noqa: B008 - immutable
-    ) -> None:
-        """Print what a fit will cost: memory, operations, time on named GPUs, communication.
-
-        Args:
-            model: may be without weights.
-            datamodule: not set up.
-            steps: optimiser steps.
-            precision: of the trainer.
-            sharded: whether its strategy lets each rank hold a share of the latents.
-            ranks: GPUs in all; the trainer's devices times num_nodes unless given.
-            machines: GPUs to reckon with; all those known unless given.
-            here: measure this machine (a second), and reckon with it too.
-            assumed: what part of their peaks machines reach.
-        """
-        chosen = list(GPUS.values()) if machines is None else [gpu(name) for name in machines]
-        if here:
-            chosen.append(this_machine(self.strategy.root_device))
-        ranks = 1 if ranks is None else ranks
-        plan = plan_run(datamodule, model, steps=steps, ranks=ranks, precision=precision, sharded=sharded)
-        print_plan(plan, chosen, assumed)
-
-
-LOOKS = ("sites", "plan")
-"""Subcommands that only look at a configuration."""
-
-
 class TideCLI(LightningCLI):
-    """LightningCLI with run folders, a default checkpoint, exporter and progress, and the evaluation protocol."""
+    """A command that takes YAML: its parser, and the trainer, module and datamodule that are configured.
+
+    Args:
+        command: a name of `LIGHTNING` or `LOOKS`.
+        args: what the user wrote after it.
+    """
 
     run_folder: Path
 
-    def __init__(self, args: list[str]) -> None:
+    def __init__(self, command: str, args: list[str]) -> None:
+        self.command = command
         super().__init__(
             TideModule,
             ActivationDataModule,
             args=args,
-            parser_kwargs={"prog": "tide", "version": tide_lightning.__version__},
+            run=False,
+            parser_class=TideParser,
+            parser_kwargs={"prog": f"tide {command}", "description": (LIGHTNING | LOOKS)[command]},
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_class=TideTrainer,
             seed_everything_default=0,
             trainer_defaults={"enable_model_summary": False},
             auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # checkpoints hold primitives only
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Lightning's, and the looks; with the arguments that users do not give."""
-        skipped = {"model", "datamodule", "steps", "precision", "sharded"}
-        return LightningCLI.subcommands() | dict.fromkeys(LOOKS, skipped)
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """A parser that raises what users are meant to see."""
-        self.parser_class = TideParser
-        return super().init_parser(**kwargs)
-
-    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Lightning's; the others are only listed, for `main` runs them."""
-        super()._add_subcommands(parser, **kwargs)
-        assert isinstance(parser, TideParser)
-        parser.list_commands()
-
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The run folder, the callbacks that every run has, and what links data and model."""
+        """The run folder, the callbacks that every run has, what links data and model; and the command's own."""
         parser.add_argument("--run_name", type=str, default="tide", help="Folder of this run below --runs.")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
         parser.add_argument(
@@ -165,43 +92,37 @@ class TideCLI(LightningCLI):
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.every_n_train_steps": 500})
         parser.add_lightning_class_args(ExportSAEs, "export")
         parser.add_lightning_class_args(ShowProgress, "progress")
-
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand in FOLLOWING:
+        if self.command in LIGHTNING:
+            skipped = LightningCLI.subcommands()[self.command]
+            self._given = parser.add_method_arguments(Trainer, self.command, skip=set(skipped))
+        else:
+            look = sites if self.command == "sites" else plan
+            self._given = parser.add_function_arguments(look, skip={"data", "module", "trainer"})
+            parser.add_instantiator(_without_weights, TideModule, subclasses=False, prepend=True)
+        if self.command in FOLLOWING:
             help_text = "Run folder to look at; the newest unless given."
             parser.add_argument("--run", type=str | None, default=None, help=help_text)
-        if subcommand == "predict":
+        if self.command == "predict":
             parser.add_lightning_class_args(WriteCodes, "codes")
-        if subcommand == "test":
+        if self.command == "test":
             parser.add_lightning_class_args(EvaluateProtocol, "evaluation")
             help_text = "Minutes that the test may take; short for --evaluation.budget."
             parser.add_argument("--budget", type=float | None, default=None, help=help_text)
         else:  # a run's config.yaml says how it wants to be tested
             parser.add_class_arguments(EvaluateProtocol, "evaluation", instantiate=False)
-        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; Lightning's own version warns where a program gives arguments."""
         self.config = parser.parse_args(args)
 
-    def _parse_ckpt_path(self) -> None:
-        """What the user writes wins over what a checkpoint remembers, so nothing is read from it."""
-
-    def _add_instantiators(self) -> None:
-        """A look needs no weights: they stay on the meta device."""
-        super()._add_instantiators()
-        if self.config.subcommand in LOOKS:
-            self.parser.add_instantiator(_without_weights, TideModule, subclasses=False, prepend=True)
-
     def before_instantiate_classes(self) -> None:
         """Find the run folder and the checkpoint."""
-        config = self.config[self.config.subcommand]
+        config = self.config
         torch.set_float32_matmul_precision(config.matmul_precision)
-        if self.config.subcommand in LOOKS:
+        if self.command in LOOKS:
             return
         root, name, checkpoint = Path(config.runs).absolute(), config.run_name, config.ckpt_path
-        if self.config.subcommand == "fit":
+        if self.command == "fit":
             self.run_folder = new_run(root, name)
             if checkpoint == "last":
                 run = newest_run(root, name)
@@ -217,44 +138,36 @@ class TideCLI(LightningCLI):
             self.run_folder = new_run(root, name)
         if config.ckpt_path:
             check_checkpoint(Path(config.ckpt_path))
-        if self.config.subcommand == "test":
+        if self.command == "test":
             config.evaluation.run_folder = str(self.run_folder)
             config.evaluation.budget = config.evaluation.budget if config.budget is None else config.budget
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs into the run folder; for a look, one that fits this machine and not the configured."""
-        if self.subcommand in LOOKS:
-            return TideTrainer(devices=1, max_steps=0, logger=False, enable_checkpointing=False)
-        if self._get(self.config_init, "trainer").get("logger") in (None, True):
+        if self.command in LOOKS:
+            return Trainer(devices=1, max_steps=0, logger=False, enable_checkpointing=False)
+        if self.config_init.trainer.logger in (None, True):
             run = self.run_folder
             kwargs["logger"] = TensorBoardLogger(
                 run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False
             )
         return super().instantiate_trainer(**kwargs)
 
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        kwargs = super()._prepare_subcommand_kwargs(subcommand)
-        if subcommand == "plan":
-            trainer = self.config.plan.trainer
-            epochs = trainer.max_epochs or -1
-            steps = epochs * self.datamodule.batches_per_epoch if trainer.max_steps < 0 < epochs else trainer.max_steps
-            kwargs |= {"steps": steps, "precision": str(trainer.precision or "32-true")}
-            kwargs["sharded"] = "ModelParallelStrategy" in str(trainer.strategy)
-            if kwargs["ranks"] is None:
-                kwargs["ranks"] = _num_devices(trainer.devices) * trainer.num_nodes
-        return kwargs
-
-
-def _num_devices(devices: int | str | list[int]) -> int:
-    """How many a trainer is told to use; 1 where it shall find out ("auto", -1)."""
-    if isinstance(devices, list):
-        return len(devices)
-    if "," in str(devices):
-        return len([name for name in str(devices).split(",") if name])
-    return max(1, int(devices)) if str(devices).lstrip("-").isdigit() else 1
+    def run(self) -> None:
+        """Do what the command says."""
+        given = {name: self.config_init[name] for name in self._given}
+        if self.command in LIGHTNING:
+            getattr(self.trainer, self.command)(model=self.model, datamodule=self.datamodule, **given)
+            return
+        self.datamodule.trainer = self.trainer
+        if self.command == "sites":
+            sites(self.datamodule, **given)
+        else:
+            plan(self.datamodule, self.model, self.config.trainer, **given)
 
 
 def _without_weights(class_type: type[TideModule], *args: Any, **kwargs: Any) -> TideModule:
+    """A look needs no weights: they stay on the meta device."""
     kwargs.pop("applied_instantiation_links", None)
     with torch.device("meta"):
         return class_type(*args, **kwargs)
@@ -273,8 +186,11 @@ def main(args: list[str] | None = None) -> int:
     try:
         if args and args[0] in COMMANDS:
             run_command(args[0], args[1:])
+        elif args and args[0] in LIGHTNING | LOOKS:
+            command, *rest = follow_run(resolve_configs(raise_flags(args)))
+            TideCLI(command, rest).run()
         else:
-            TideCLI(follow_run(resolve_configs(raise_flags(args))))
+            explain(args)
     except (UserError, MisconfigurationException) as error:
         if debug:
             raise

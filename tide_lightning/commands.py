@@ -1,19 +1,21 @@
-"""The commands of `tide` that are not Lightning's: each a function whose signature is its command line.
+"""The commands of `tide`: those that take a run's YAML, by name, and those that are a function and no more.
 
-A function is imported only when its command is given. Parameters without a default are positional, `*runs: str` takes
-one or more, a `bool` with default False is a flag that needs no value; the docstring is the help.
+The signature of such a function is its command line; it is imported only when its command is given. Parameters without
+a default are positional, `*runs: str` takes one or more, a `bool` with default False is a flag that needs no value; the
+docstring is the help.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from importlib import import_module
-from typing import Any, NamedTuple, NoReturn
+from pkgutil import resolve_name
+from typing import NamedTuple, NoReturn
 
 from docstring_parser import parse as parse_docstring
 from lightning.pytorch.cli import LightningArgumentParser
 
+from tide_lightning import __version__
 from tide_lightning.command_line import raise_flags
 from tide_lightning.errors import UserError
 
@@ -29,6 +31,20 @@ class Command(NamedTuple):
     function: str
     help: str
 
+
+LIGHTNING = {
+    "fit": "Train SAEs at the sites that a config names.",
+    "validate": "Measure a run's reconstruction on its validation tokens.",
+    "test": "Measure a run on held-out samples; write metrics.json and a report.",
+    "predict": "Write the codes of held-out samples to disk.",
+}
+"""Methods of Lightning's trainer."""
+
+LOOKS = {
+    "sites": "Print the sites of a config, with their shapes.",
+    "plan": "Print what a fit would cost.",
+}
+"""What a config means: these train nothing and write nothing."""
 
 COMMANDS: dict[str, Command] = {
     "atlas": Command("tide_lightning.explore.atlas.build:atlas", "Show every latent: images, times, words."),
@@ -48,25 +64,23 @@ class TideParser(LightningArgumentParser):
         """Say what is wrong in one line."""
         raise UserError(" ".join(message.split())) from ex
 
-    def add_subcommands(self, required: bool = True, dest: str = "subcommand", **kwargs: Any) -> Any:
-        """Kept, for more to be added by `list_commands`."""
-        self.subcommands = super().add_subcommands(required, dest, **kwargs)
-        return self.subcommands
 
-    def list_commands(self) -> None:
-        """Let `--help` name the commands here beside its subcommands."""
-        for name, command in COMMANDS.items():
-            self.subcommands.add_subcommand(name, TideParser(), help=command.help)
+def explain(args: list[str]) -> None:
+    """Answer what names no command: `--help`, `--version`, and mistakes."""
+    parser = TideParser(prog="tide", version=__version__, description="Sparse autoencoders for diffusion transformers.")
+    listed = parser.add_subcommands(required=True, dest="command")
+    for name, line in [*LIGHTNING.items(), *LOOKS.items(), *((name, one.help) for name, one in COMMANDS.items())]:
+        listed.add_subcommand(name, TideParser(), help=line)
+    parser.parse_args(args)
 
 
 def run_command(name: str, args: list[str]) -> None:
     """Run a command with its arguments."""
-    module, _, function_name = COMMANDS[name].function.partition(":")
-    function: Callable[..., None] = getattr(import_module(module), function_name)
+    function: Callable[..., None] = resolve_name(COMMANDS[name].function)
     parameters = list(inspect.signature(function).parameters.values())
     flags = tuple(f"--{one.name}" for one in parameters if one.default is False)
     many = next((one.name for one in parameters if one.kind is one.VAR_POSITIONAL), None)
-    values: dict[str, Any] = vars(command_parser(f"tide {name}", function, many).parse_args(raise_flags(args, flags)))
+    values = vars(command_parser(f"tide {name}", function, many).parse_args(raise_flags(args, flags)))
     several = values.pop(many) if many else []
     function(*several, **values)
 

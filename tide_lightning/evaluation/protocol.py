@@ -129,7 +129,7 @@ class EvaluateProtocol(Callback):
         self._seen += len(batch)
         self._measure_fidelity(trainer, pl_module, batch)
         if is_late(self._until, pl_module.device):
-            raise StopIteration  # Lightning's way to end the loop
+            raise StopIteration  # the evaluation loop, unlike the one of a fit, heeds no `trainer.should_stop`
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reduce over ranks and sample images; rank 0 measures the rest and writes everything."""

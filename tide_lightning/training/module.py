@@ -68,7 +68,8 @@ class TideModule(LightningModule):
         dead_after_tokens: int = 200_000,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["sae", "saes"])  # classes: checkpoints hold primitives only
+        self.save_hyperparameters(ignore=["sae", "saes", "betas"])  # classes: checkpoints hold primitives only
+        self.save_hyperparameters({"betas": list(betas)})  # nor has YAML tuples
         self.lr, self.warmup_steps, self.decay_fraction, self.betas = lr, warmup_steps, decay_fraction, betas
         self.alpha, self.k_aux = alpha, k_aux
         builders = {"": sae} if saes is None else {f"@{name}": build for name, build in _checked(saes).items()}
