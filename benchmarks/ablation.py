@@ -25,7 +25,7 @@ from torch import Tensor
 from benchmarks.keeping import SITE, measure
 from benchmarks.meaning import understand
 from benchmarks.tables import markdown, spread, write
-from benchmarks.variants import CLASSES, COMMON, DEFAULT, NO_SAMPLING, TABLES, VARIANTS
+from benchmarks.variants import COMMON, DEFAULT, NO_SAMPLING, TABLES, VARIANTS
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.grounds.toybox import Scenes
@@ -115,7 +115,7 @@ def build(shape: SiteShape, variant: str, common: dict[str, Any]) -> TideSAE:
     arguments = common | VARIANTS[variant]
     if arguments["budget"] == "token":
         arguments["budget_over_time"] = 0.0
-    return CLASSES.get(variant, TideSAE)(shape, **arguments)
+    return TideSAE(shape, **arguments)
 
 
 def train(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from tide_lightning.saes import TideSAE, training_loss
-from tide_lightning.tokens import SiteShape, TokenBatch
+from tide_lightning.tokens import SiteShape, TokenBatch, TokenContext
 from tide_lightning.training.optimisation import clip_in_step, fused_adam
 
 ALPHA = 1 / 32
@@ -98,7 +98,7 @@ class Ours(Implementation):
     def loss(self, x: Tensor, dead: Tensor | None) -> Tensor:
         """As in training."""
         zeros, integers = x.new_zeros(len(x)), torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        batch = TokenBatch(x, zeros, zeros, integers.unsqueeze(1).expand(-1, 2), integers, x[:, :1], integers, integers)
+        batch = TokenBatch(x, TokenContext(zeros), zeros, integers, integers, integers)
         return training_loss(self.sae(batch, dead), ALPHA).total
 
     def project(self) -> None:

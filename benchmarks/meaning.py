@@ -32,7 +32,7 @@ class Readings:
         self.train = make_examples(GROUND, self.denoiser, "train", num_scenes, 1)
         self.test = make_examples(GROUND, self.denoiser, "test", num_scenes // 2, 1, frozenset(self.train.prompts))
         self.labelled = {f"{SITE}@{number}": sae for number, sae in enumerate(saes.values())}
-        self.harvester = Harvester(self.denoiser, self.denoiser.resolve_sites(list(self.labelled)), 0, None)
+        self.harvester = Harvester(self.denoiser, self.denoiser.resolve_sites(list(self.labelled)), None)
         self.bins = [(number / 5, (number + 1) / 5) for number in range(5)]
 
     def read(self, examples: Examples) -> dict[str, Pooled]:

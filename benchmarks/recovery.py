@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tide_lightning.callbacks import ResampleDeadLatents
 from tide_lightning.saes import TideSAE
-from tide_lightning.tokens import TokenBatch
+from tide_lightning.tokens import TokenBatch, TokenContext
 from tide_lightning.training import TideModule
 
 SITE = "synthetic"
@@ -67,8 +67,7 @@ class KnownDictionary(LightningDataModule):
         while True:
             x = self.activations()
             none, flag = torch.zeros(len(x)), torch.zeros(len(x), dtype=torch.int8)
-            place, number = torch.zeros(len(x), 1, dtype=torch.long), torch.arange(len(x))
-            yield {SITE: TokenBatch(x, none, none, place, number, torch.zeros(len(x), 1), flag, flag)}
+            yield {SITE: TokenBatch(x, TokenContext(none), none, torch.arange(len(x)), flag, flag)}
 
     def calibration_batches(self) -> Iterator[dict[str, TokenBatch]]:
         """For the mean and the scale."""

@@ -138,7 +138,7 @@ class ResampleDeadLatents(Callback):
 
     def _candidates(self, sae: SAE, output: SAEOutput, tokens: TokenBatch, site: str, step: int) -> Candidates:
         error = output.u - output.u_hat
-        read = sae.frame(tokens.context()).scaled(error)
+        read = sae.frame(tokens.context).scaled(error)
         target = read if sae.unmodulate else error
         # Gumbel's trick: the n largest of log p + noise are a draw of n without replacement with weights p, also
         # when each rank contributes the largest of its own.

@@ -48,7 +48,6 @@ class ActivationDataModule(LightningDataModule):
         num_inference_steps: length of a trajectory's schedule.
         halves: the halves of a guided forward that are kept; both doubles the tokens of trajectories.
         prompt_dropout: share of noised samples that get the empty prompt.
-        window_radius: how far the neighbourhood reaches that tokens carry of the denoiser's input; 0 for none.
         dtype: precision of the denoiser, whatever the trainer's; auto takes bfloat16 where the device is good at it.
         batches_per_epoch: how many batches count as an epoch of the endless stream.
         num_validation_samples: held-out samples for validation.
@@ -85,7 +84,6 @@ class ActivationDataModule(LightningDataModule):
         num_inference_steps: int = 20,
         halves: Literal["conditional", "both"] = "conditional",
         prompt_dropout: float = 0.1,
-        window_radius: int = 1,
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
         batches_per_epoch: int = 1000,
         num_validation_samples: int = 256,
@@ -116,7 +114,6 @@ class ActivationDataModule(LightningDataModule):
         self.num_inference_steps = num_inference_steps
         self.halves = halves
         self.prompt_dropout = prompt_dropout
-        self.window_radius = window_radius
         self.dtype = dtype
         self.batches_per_epoch = batches_per_epoch
         self.num_validation_samples = num_validation_samples
@@ -142,13 +139,13 @@ class ActivationDataModule(LightningDataModule):
 
     @cached_property
     def site_shapes(self) -> dict[str, dict[str, int | list[int]]]:
-        """For each site: d_in, the grid of its tokens, d_input (what the denoiser is given at a place), d_window."""
+        """For each site: d_in, the grid of its tokens, d_input (what the denoiser is given at a place)."""
         described = self.describe()
         if self.halves == "both" and described.guidance != "classifier_free" and self.source != "noise":
             raise UserError("halves both: this denoiser is not guided by an unconditional half; use conditional")
         sites = described.resolve_sites(self.site_patterns)
         self.tokens_kept(described)
-        shapes = described.site_shapes(sites, self.window_radius)
+        shapes = described.site_shapes(sites)
         return {site: {**vars(shape), "grid": list(shape.grid)} for site, shape in shapes.items()}
 
     def describe(self) -> Denoiser:
@@ -291,7 +288,7 @@ class ActivationDataModule(LightningDataModule):
 
     def _feed(self, shard: Shard) -> Feed:
         sites = self.denoiser.resolve_sites(self.site_patterns)
-        harvester = Harvester(self.denoiser, sites, self.window_radius, self.forward_batch_size)
+        harvester = Harvester(self.denoiser, sites, self.forward_batch_size)
         return Feed(
             harvester,
             self.corpus,

@@ -263,21 +263,21 @@ def pack(batches: Sequence[Parts]) -> tuple[dict[str, Tensor], dict[str, str]]:
                 name = f"{number}|{site}|{field}"
                 held_by[name] = first_of.setdefault(id(value), name)
                 if held_by[name] == name:
-                    tensors[name] = torch.cat([getattr(parts[number][site], field).cpu() for parts in batches])
+                    tensors[name] = torch.cat([parts[number][site].tensors()[field].cpu() for parts in batches])
     return tensors, held_by
 
 
 def unpack(tensors: dict[str, Tensor], held_by: dict[str, str], num_batches: int) -> list[Parts]:
     """The batches that `pack` was given."""
     split = {name: value.chunk(num_batches) for name, value in tensors.items()}
-    named: dict[int, dict[str, dict[str, Any]]] = {}
+    named: dict[int, dict[str, dict[str, tuple[Tensor, ...]]]] = {}
     for name, holder in held_by.items():  # tensors come back from a file in any order
         number, site, field = name.split("|")
         named.setdefault(int(number), {}).setdefault(site, {})[field] = split[holder]
     order = [[(site, named[number][site]) for site in named[number]] for number in sorted(named)]
     return [
         [
-            {site: TokenBatch(**{field: values[place] for field, values in found.items()}) for site, found in part}
+            {site: TokenBatch.of({field: values[place] for field, values in found.items()}) for site, found in part}
             for part in order
         ]
         for place in range(num_batches)

@@ -15,7 +15,6 @@ _LEAST = {
     "num_calibration_samples": 1,
     "num_generated": 2,
     "latent_cache": 0,
-    "window_radius": 0,
     "seed": 0,
 }
 

@@ -123,7 +123,6 @@ class Feed:
             "samples_per_batch": self.samples_per_batch,
             "latent_shape": list(denoiser.latent_shape),
             "tokens_per_sample": list(self.num_kept.values()),
-            "window_radius": self.harvester.window_radius,
             "seed": self.seed,
         }
         if self.source != "noise":

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from tide_lightning.diffusion import Conditioning, Denoiser, Layout, Site
-from tide_lightning.diffusion.grid import positions, windows
+from tide_lightning.diffusion import Conditioning, Denoiser, Layout, Site, token_context
 from tide_lightning.diffusion.trajectories import guided_prediction
 from tide_lightning.tokens import Half, Source, TokenBatch
 
@@ -69,16 +67,12 @@ class Harvester:
     Args:
         denoiser: the frozen denoiser.
         sites: where tokens are read.
-        window_radius: of `TokenBatch.window`; 0 for none.
         forward_batch_size: samples in one forward; None for all at once.
     """
 
-    def __init__(
-        self, denoiser: Denoiser, sites: Sequence[Site], window_radius: int, forward_batch_size: int | None
-    ) -> None:
+    def __init__(self, denoiser: Denoiser, sites: Sequence[Site], forward_batch_size: int | None) -> None:
         self.denoiser = denoiser
         self.sites = sites
-        self.window_radius = window_radius
         self._forward_batch_size = forward_batch_size
         self._layout = {str(site): denoiser.layout(site) for site in sites}
 
@@ -144,37 +138,21 @@ class Harvester:
         self, call: Call, places: Places, values: dict[str, Tensor], half_N: Tensor, source: Source
     ) -> dict[str, TokenBatch]:
         shared = {layout: self._shared(call, layout, kept, half_N, source) for layout, kept in places.items()}
-        return {
-            site: TokenBatch(x=values[site].flatten(0, 1), **shared[layout]) for site, layout in self._layout.items()
-        }
+        return {site: replace(shared[layout], x=values[site].flatten(0, 1)) for site, layout in self._layout.items()}
 
-    def _shared(self, call: Call, layout: Layout, places_NM: Tensor, half_N: Tensor, source: Source) -> dict[str, Any]:
+    def _shared(self, call: Call, layout: Layout, places_NM: Tensor, half_N: Tensor, source: Source) -> TokenBatch:
         """What the sites of one layout have in common: everything but x."""
-        num_kept, device, radius = places_NM.shape[1], places_NM.device, self.window_radius
-
-        def each_token(value_N: Tensor) -> Tensor:
-            return value_N.repeat_interleave(num_kept)
-
-        def kept(value_NTP: Tensor) -> Tensor:
-            return _keep(value_NTP, places_NM).flatten(0, 1)
-
-        def inputs(x: Tensor) -> Tensor:
-            return kept(self.denoiser.inputs(layout, x, call.conditioning))
-
-        is_image = layout.stream == "image"
-        trajectory_noise = call.conditioning.trajectory_noise
-        return {
-            "t": each_token(call.t),
-            "raw_t": each_token(call.raw_t),
-            "position": positions(layout.grid).to(device)[places_NM.flatten()],
-            "sample": each_token(call.sample),
-            "input": inputs(call.x_t),
-            "half": each_token(half_N.to(torch.int8)),
-            "source": torch.full((places_NM.numel(),), source, dtype=torch.int8, device=device),
-            "window": kept(windows(call.x_t, layout.grid, radius)) if radius and is_image else None,
-            "noise": inputs(call.noise) if call.noise is not None and is_image else None,
-            "trajectory_noise": inputs(trajectory_noise) if trajectory_noise is not None and is_image else None,
-        }
+        num_kept, device = places_NM.shape[1], places_NM.device
+        context = token_context(self.denoiser, layout, call.x_t, call.raw_t, call.conditioning, call.noise)
+        first_N = torch.arange(len(places_NM), device=device) * layout.num_tokens
+        return TokenBatch(
+            x=torch.empty(places_NM.numel(), 0, device=device),
+            context=context.select((first_N[:, None] + places_NM).flatten()),
+            raw_t=call.raw_t.repeat_interleave(num_kept),
+            sample=call.sample.repeat_interleave(num_kept),
+            half=half_N.to(torch.int8).repeat_interleave(num_kept),
+            source=torch.full((places_NM.numel(),), source, dtype=torch.int8, device=device),
+        )
 
 
 def _keep(value_NTd: Tensor, places_NM: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def sae(denoiser: Denoiser) -> TideSAE:
 
 def untrained(denoiser: Denoiser, sites: Sequence[str]) -> dict[str, TideSAE]:
     """With a known part and a modulation that are not zero, and a scale for each time."""
-    shapes = denoiser.site_shapes(denoiser.resolve_sites(sites), window_radius=1)
+    shapes = denoiser.site_shapes(denoiser.resolve_sites(sites))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return {site: _untrained(shape) for site, shape in shapes.items()}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -45,13 +45,11 @@ class SiteShape:
         d_in: channels of the activation.
         grid: places of the stream's tokens, rows first (for an image stream the latent patches).
         d_input: numbers that the denoiser was given at one place.
-        d_window: numbers that it was given in the window around one place; 0 where windows are not harvested.
     """
 
     d_in: int
     grid: tuple[int, ...]
     d_input: int
-    d_window: int = 0
 
     @staticmethod
     def of(sizes: Mapping[str, int | Sequence[int]]) -> SiteShape:
@@ -60,63 +58,106 @@ class SiteShape:
         return SiteShape(**named)  # type: ignore[arg-type]
 
 
+class TokenContext(NamedTuple):
+    """What an SAE may know of B tokens besides their activations.
+
+    It follows from what the denoiser is given, now and at earlier steps; `noise` alone does not. What a source or a
+    stream does not have is None. `diffusion.token_context` makes it, `saes.KnownPart` reads it.
+
+    Fields:
+        t: normalised time [B], float32 in [0, 1]; 1 is pure noise.
+        position: integer grid coordinates [B, axes], row first.
+        input: what the denoiser was given at this place [B, p] (for an image stream the latent patch).
+        noise: the true noise at this place [B, p]. Never a basis for splicing.
+        trajectory_noise: the noise in `input` as the trajectory's steps so far tell it [B, p]; infinite for tokens off
+            trajectories.
+    """
+
+    t: Tensor
+    position: Tensor | None = None
+    input: Tensor | None = None
+    noise: Tensor | None = None
+    trajectory_noise: Tensor | None = None
+
+    @staticmethod
+    def of(given: TokenContext | Tensor | None) -> TokenContext | None:
+        """From what users give: a context, times t [B] where nothing else is known, or nothing."""
+        return TokenContext(given) if isinstance(given, Tensor) else given
+
+    @staticmethod
+    def blank(shape: SiteShape, t: Tensor) -> TokenContext:
+        """Tokens at times t [B] of which everything else is zero."""
+        position = t.new_zeros(len(t), len(shape.grid), dtype=torch.int64)
+        zeros = t.new_zeros(len(t), shape.d_input)
+        return TokenContext(t, position, input=zeros, noise=zeros, trajectory_noise=zeros)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> TokenContext:
+        """The same with every tensor changed."""
+        return TokenContext(change(self.t), *(None if value is None else change(value) for value in self[1:]))
+
+    def select(self, index: Tensor | slice) -> TokenContext:
+        """Of the tokens at `index` (integers, booleans or a slice)."""
+        return self.each(lambda value: value[index])
+
+
 @dataclass(frozen=True)
 class TokenBatch:
     """B tokens of one site, with everything that is known about where they came from.
 
     Args:
         x: activations [B, d].
-        t: normalised time [B], float32 in [0, 1]; 1 is pure noise.
+        context: what an SAE may know of them besides.
         raw_t: the timestep as the denoiser was given it [B], float32.
-        position: integer grid coordinates [B, axes], row first.
         sample: which sample (image) the token belongs to [B], int64, unique over a run.
-        input: what the denoiser was given at this place [B, p] (for an image stream the latent patch).
-        window: the inputs of the surrounding places, own one included [B, w * p]; None unless asked for.
-        noise: the true noise at this place [B, p], where there is one. Never a basis for splicing.
-        trajectory_noise: the noise in `input` as the trajectory's steps so far tell it [B, p]; None, or infinite
-            for some tokens, off trajectories.
         half: a `Half` for each token [B], int8.
         source: a `Source` for each token [B], int8.
     """
 
     x: Tensor
-    t: Tensor
+    context: TokenContext
     raw_t: Tensor
-    position: Tensor
     sample: Tensor
-    input: Tensor
     half: Tensor
     source: Tensor
-    window: Tensor | None = None
-    noise: Tensor | None = None
-    trajectory_noise: Tensor | None = None
 
     def __len__(self) -> int:
         return self.x.shape[0]
 
+    @property
+    def t(self) -> Tensor:
+        """The context's: normalised time [B]."""
+        return self.context.t
+
+    @property
+    def position(self) -> Tensor:
+        """The context's: grid coordinates [B, axes]."""
+        assert self.context.position is not None
+        return self.context.position
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
+        """The same with every tensor changed."""
+        named = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return TokenBatch(context=self.context.each(change), **named)
+
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same tokens on another device."""
-        return replace(self, **{name: value.to(device) for name, value in self.tensors().items()})
+        return self.each(lambda value: value.to(device))
 
     def select(self, index: Tensor | slice) -> TokenBatch:
         """The tokens at `index` (integers, booleans or a slice)."""
-        return replace(self, **{name: value[index] for name, value in self.tensors().items()})
-
-    def context(self) -> dict[str, Tensor | None]:
-        """What an SAE may know of each token besides its activation, as keywords of `encode` and `decode`."""
-        return {
-            "timestep": self.t,
-            "position": self.position,
-            "input": self.input,
-            "window": self.window,
-            "noise": self.noise,
-            "trajectory_noise": self.trajectory_noise,
-        }
+        return self.each(lambda value: value[index])
 
     def tensors(self) -> dict[str, Tensor]:
-        """The fields that are present, by name."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in named.items() if value is not None}
+        """What is present by name, the context's fields beside the others."""
+        named = {**vars(self), **self.context._asdict()}
+        return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> TokenBatch:
+        """The inverse of `tensors`."""
+        known = {name: value for name, value in tensors.items() if name in TokenContext._fields}
+        others = {name: value for name, value in tensors.items() if name not in known}
+        return TokenBatch(context=TokenContext(**known), **others)
 
     @staticmethod
     def concatenate(batches: Sequence[TokenBatch]) -> TokenBatch:
@@ -124,12 +165,8 @@ class TokenBatch:
 
         But tokens on trajectories keep their `trajectory_noise`: the others' is infinite then.
         """
-        if any(batch.trajectory_noise is not None for batch in batches):
-            batches = [batch if batch.trajectory_noise is not None else _off_trajectories(batch) for batch in batches]
-        names = set.intersection(*(set(batch.tensors()) for batch in batches))
-        joined = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
-        return TokenBatch(**joined)
-
-
-def _off_trajectories(batch: TokenBatch) -> TokenBatch:
-    return replace(batch, trajectory_noise=torch.full_like(batch.input, torch.inf))
+        parts = [batch.tensors() for batch in batches]
+        if any("trajectory_noise" in part for part in parts):
+            parts = [{"trajectory_noise": torch.full_like(part["input"], torch.inf), **part} for part in parts]
+        names = set.intersection(*map(set, parts))
+        return TokenBatch.of({name: torch.cat([part[name] for part in parts]) for name in names})

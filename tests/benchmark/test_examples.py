@@ -84,7 +84,7 @@ def test_scenes_prompts_and_noise_do_not_meet(denoiser: Denoiser, train: Example
 
 
 def test_pooled_codes_are_means_of_the_units_tokens(denoiser: Denoiser, sae: TideSAE, test: Examples) -> None:
-    harvester = Harvester(denoiser, denoiser.resolve_sites([SITE]), 1, None)
+    harvester = Harvester(denoiser, denoiser.resolve_sites([SITE]), None)
     reading = read(harvester, {SITE: sae}, test, (0.2, 0.4), 0, batch_size=16)[SITE]
     codes = torch.cat([code.to_dense() for code in reading.codes]).unflatten(0, (40, -1))
     inside = test.weights[3, 0] > 0

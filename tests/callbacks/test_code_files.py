@@ -87,7 +87,7 @@ def test_predict_writes_each_sites_codes(pretrained: Path, tmp_path: Path, forma
         expected = [batch.tokens[site] for batch in data.predict_dataloader()]
         whole = TokenBatch.concatenate(expected)
         with torch.no_grad():
-            code = module.sae(site).encode(whole.x, **whole.context())
+            code = module.sae(site).encode(whole.x, whole.context)
         torch.testing.assert_close(found.code.to_dense(), code.to_dense())
         assert torch.equal(found.sample, whole.sample)
         assert torch.equal(found.position.long(), whole.position)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def test_badly_reconstructed_tokens_are_drawn_in_proportion_to_their_error() -> 
 
     torch.manual_seed(0)
     sae, batch = TideSAE(SHAPE, known_part="mean", k=4), tokens(12, rest=1.0)
-    batch = TokenBatch(**{**batch.tensors(), "x": batch.x * torch.arange(1, 13).unsqueeze(1)})
+    batch = replace(batch, x=batch.x * torch.arange(1, 13).unsqueeze(1))
     with torch.no_grad():
         output = sae(batch)
         error = (output.u - output.u_hat).square().sum(1)

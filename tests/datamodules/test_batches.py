@@ -16,17 +16,13 @@ def first(make_data: MakeData, **changes: object) -> dict[str, TokenBatch]:
 
 
 def test_site_shapes_are_known_at_once(make_data: MakeData) -> None:
-    data = make_data(window_radius=2)
-    shape = {"d_in": 32, "grid": [4, 4], "d_input": 16, "d_window": 25 * 16}
+    data = make_data()
+    shape = {"d_in": 32, "grid": [4, 4], "d_input": 16}
     assert data.site_shapes == {SITE: shape, MLP: shape}
     tokens = next(iter(data.train_loader(Shard())))[MLP]
     assert tokens.x.shape[1] == shape["d_in"]
-    assert tokens.input.shape[1] == shape["d_input"]
-    assert tokens.window is not None
-    assert tokens.window.shape[1] == shape["d_window"]
-    without = make_data(window_radius=0)
-    assert without.site_shapes[SITE]["d_window"] == 0
-    assert next(iter(without.train_loader(Shard())))[SITE].window is None
+    assert tokens.context.input is not None
+    assert tokens.context.input.shape[1] == shape["d_input"]
 
 
 @pytest.mark.parametrize("source", ["noise", "denoise", "both"])
@@ -40,7 +36,7 @@ def test_a_batch_is_what_it_says(make_data: MakeData, source: str) -> None:
             assert len(tokens) == 8 * 4
             assert tokens.t.min() >= 0
             assert tokens.t.max() <= 1
-            assert (tokens.noise is not None) == (source == "noise")
+            assert (tokens.context.noise is not None) == (source == "noise")
         assert all(
             torch.equal(batch[SITE].tensors()[name], value)
             for name, value in batch[MLP].tensors().items()
@@ -69,8 +65,7 @@ def test_noised_tokens_equal_a_plain_hook(make_data: MakeData) -> None:
     loader.state_dict()  # no further batch is under way when it returns
     tokens, denoiser = batch[SITE], data.denoiser
     t = tokens.raw_t.view(8, 16)[:, 0]
-    assert tokens.noise is not None
-    noise, x_t = (unpatch(value.view(8, 16, 16)) for value in (tokens.noise, tokens.input))
+    noise, x_t = (unpatch(tokens.tensors()[name].view(8, 16, 16)) for name in ("noise", "input"))
     alpha, sigma = denoiser.schedule.alpha_sigma(t)
     x0 = (x_t - sigma.view(-1, 1, 1, 1) * noise) / alpha.view(-1, 1, 1, 1)
     images = torch.stack([Patches()[i]["image"] for i in range(20)])  # type: ignore[misc]
@@ -138,14 +133,14 @@ def test_cached_latents_equal_fresh_ones(make_data: MakeData) -> None:
 def test_precision_is_the_denoisers_own(make_data: MakeData) -> None:
     tokens = first(make_data, dtype="bfloat16")[SITE]
     assert tokens.x.dtype == torch.bfloat16
-    assert tokens.input.dtype == tokens.t.dtype == torch.float32
+    assert tokens.tensors()["input"].dtype == tokens.t.dtype == torch.float32
 
 
 def test_no_images_are_needed(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.random.get_rng_state()
     data = make_data(images=None)
     first_batch, *_ = data.train_loader(Shard())
-    assert first_batch[SITE].noise is not None
+    assert first_batch[SITE].context.noise is not None
     assert len(list(data.test_loader(Shard()))) == 2
     assert "Generating 6 train latents" in capsys.readouterr().out
     assert torch.equal(before, torch.random.get_rng_state())

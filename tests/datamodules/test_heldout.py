@@ -64,8 +64,8 @@ def test_the_test_can_walk_trajectories(make_data: MakeData, halves: str) -> Non
         assert len(call.raw_t.unique()) == 1
         assert call.conditioning.trajectory_noise is not None
         patches = data.denoiser.patches(call.conditioning.trajectory_noise).flatten(0, 1)
-        assert tokens.trajectory_noise is not None
-        assert torch.equal(tokens.trajectory_noise, patches.repeat(each, 1))
+        assert tokens.context.trajectory_noise is not None
+        assert torch.equal(tokens.context.trajectory_noise, patches.repeat(each, 1))
     times = torch.cat([batch.call.t for batch in batches]).view(2, 4, 8)
     assert (times[:, :-1] > times[:, 1:]).all()
     whole = [batch.call.sample.tolist() for batch in batches]
@@ -113,7 +113,7 @@ def test_calibration_is_the_training_distribution(make_data: MakeData, source: s
     tokens = [batch[SITE] for batch in batches]
     assert sum(len(batch) for batch in tokens) == 16 * 4
     # Noise stays where the source has it, as sources come apart.
-    assert [batch.noise is not None for batch in tokens] == [
+    assert [batch.context.noise is not None for batch in tokens] == [
         bool((batch.source == Source.NOISE).all()) for batch in tokens
     ]
     train = [batch[SITE] for batch in data.train_loader(Shard())]

@@ -128,8 +128,8 @@ def test_two_steps_of_fit_and_a_test(name: str, work: Path) -> None:
 def test_shapes_without_weights(work: Path) -> None:
     described = describe_denoiser("no such file", family=path_of("LightningDiT"))
     assert described.device.type == "meta"
-    (shape,) = described.site_shapes(described.resolve_sites(["blocks.1"]), window_radius=1).values()
-    assert (shape.d_in, shape.grid, shape.d_input, shape.d_window) == (32, (16, 16), 32, 9 * 32)
+    (shape,) = described.site_shapes(described.resolve_sites(["blocks.1"])).values()
+    assert (shape.d_in, shape.grid, shape.d_input) == (32, (16, 16), 32)
 
 
 def test_a_pixel_denoiser_needs_no_autoencoder(work: Path) -> None:
@@ -205,7 +205,7 @@ def test_another_pipeline_by_its_signature(auraflow: Denoiser, work: Path) -> No
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
     described = describe_denoiser(str(work / "pipeline"), family=path_of("AuraFlow"))
     patterns = ["joint_transformer_blocks.0", "single_transformer_blocks.*"]
-    shapes = described.site_shapes(described.resolve_sites(patterns), window_radius=0)
+    shapes = described.site_shapes(described.resolve_sites(patterns))
     assert [(shape.d_in, shape.grid) for shape in shapes.values()] == [(32, (4, 4))] * 3
     x_t, raw_t, conditioning = noise, torch.tensor([0.2, 0.9]), auraflow.encode_prompts(prompts)
     plain = guided_prediction(auraflow, x_t, raw_t, conditioning, 3.0)

@@ -60,10 +60,10 @@ def test_shapes_are_known_without_weights(family: Family, folder: Path, denoiser
     assert described.device.type == "meta"
     assert described.latent_shape == denoiser.latent_shape
     sites = described.resolve_sites(list(family.sites))
-    shapes = described.site_shapes(sites, window_radius=1)
+    shapes = described.site_shapes(sites)
     found = {site: (described.layout(site).num_tokens, shapes[str(site)].d_in) for site in sites}
     assert {str(site): shape for site, shape in found.items()} == family.sites
-    assert denoiser.site_shapes(denoiser.resolve_sites(list(family.sites)), window_radius=1) == shapes
+    assert denoiser.site_shapes(denoiser.resolve_sites(list(family.sites))) == shapes
 
 
 def plain_outputs(denoiser: Denoiser, call: tuple[Tensor, Tensor, Conditioning]) -> dict[str, Any]:

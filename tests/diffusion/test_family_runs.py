@@ -78,7 +78,7 @@ def test_staggered_harvests_hold_what_a_plain_hook_sees(family: Family, denoiser
         num_inference_steps=steps,
         guidance_scale=family.guidance_scale,
     )
-    harvester = Harvester(denoiser, sites, window_radius=1, forward_batch_size=None)
+    harvester = Harvester(denoiser, sites, forward_batch_size=None)
     batches = []
     for _ in range(2):
         step = walked.current()

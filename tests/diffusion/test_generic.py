@@ -66,5 +66,5 @@ def test_a_signature_tells_what_the_family_knows(tmp_path: Path) -> None:
     found = guessed.predict(packed, raw_t, guessed.encode_prompts(family.prompts))
     torch.testing.assert_close(torch.nn.functional.pixel_shuffle(found, 2), expected)
     sites = list(family.sites)
-    shapes = guessed.site_shapes(guessed.resolve_sites(sites), window_radius=1)
-    assert shapes == known.site_shapes(known.resolve_sites(sites), window_radius=1)
+    shapes = guessed.site_shapes(guessed.resolve_sites(sites))
+    assert shapes == known.site_shapes(known.resolve_sites(sites))

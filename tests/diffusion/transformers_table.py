@@ -45,7 +45,7 @@ def sites_of(denoiser: GenericTransformer) -> list[str]:
         for stream in ("", ":text") if isinstance(blocks, nn.ModuleList) and len(blocks) else ():
             try:
                 sites = denoiser.resolve_sites([f"{name}.0{stream}"])
-                denoiser.site_shapes(sites, window_radius=0)
+                denoiser.site_shapes(sites)
             except UserError:
                 continue
             found.append(f"{name}.*{stream}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tide_lightning.saes import SAEOutput, SparseCode, TideSAE
-from tide_lightning.tokens import SiteShape, TokenBatch
+from tide_lightning.tokens import SiteShape, TokenBatch, TokenContext
 
 SHAPE = SiteShape(d_in=6, grid=(2, 2), d_input=3)
 
@@ -26,11 +26,13 @@ def make_tokens(x: Tensor, seed: int = 0) -> TokenBatch:
     kind = torch.zeros(len(x), dtype=torch.int8)
     return TokenBatch(
         x=x,
-        t=t,
+        context=TokenContext(
+            t,
+            torch.stack([number % 4 // 2, number % 2], 1),
+            torch.randn(len(x), SHAPE.d_input, generator=draw),
+        ),
         raw_t=t * 999,
-        position=torch.stack([number % 4 // 2, number % 2], 1),
         sample=number // 4,
-        input=torch.randn(len(x), SHAPE.d_input, generator=draw),
         half=kind,
         source=kind,
     )

@@ -143,7 +143,7 @@ def test_directions_are_what_a_latent_adds(arguments: dict[str, object]) -> None
     tokens.t.fill_(0.5)
     output = sae(tokens)
     raised = output.code.with_values(output.code.values + (output.code.indices == 3))
-    moved = sae.decode(raised, **tokens.context()) - output.x_hat
+    moved = sae.decode(raised, tokens.context) - output.x_hat
     moved = moved[(output.code.indices == 3).any(1)]
     assert len(moved)
     assert torch.nn.functional.cosine_similarity(moved, found[3:4]) == pytest.approx(torch.ones(len(moved)), abs=1e-4)
@@ -163,11 +163,11 @@ def test_a_full_amount_moves_a_token_by_what_tokens_hold_besides_the_known_part(
     statistics.fit()
     draw = torch.randn(24, 24, generator=torch.Generator().manual_seed(0))
     sae.fit_sensitivity(synthetic.at_all_times(draw @ draw.mT), batch)
-    rest = (batch.x - sae.known(**batch.context())).square().sum(1).mean().sqrt()
+    rest = (batch.x - sae.known(batch.context)).square().sum(1).mean().sqrt()
     amounts = full_amounts(sae)
     first = batch.select(slice(0, 1))
     for latent in (0, 5, 47):
         value = amounts[latent] * sae.unit_at(first.t)
         one = SparseCode(value.reshape(1, 1), torch.tensor([[latent]]), sae.d_sae)
-        moved = sae.added(one, **first.context()).norm()
+        moved = sae.added(one, first.context).norm()
         torch.testing.assert_close(moved, rest, rtol=0.02, atol=0)

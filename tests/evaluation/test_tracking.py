@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tide_lightning.evaluation import Trajectories
 from tide_lightning.evaluation.tracking import MAX_TIMES, Tracker
 from tide_lightning.intervene.splicing import site_context
 from tide_lightning.saes import TideSAE
-from tide_lightning.tokens import SiteShape, TokenBatch
+from tide_lightning.tokens import SiteShape
 from tide_lightning.training import TideModule
 
 PROMPTS = ["red ball", "blue cube", "green cone"]
@@ -58,9 +59,9 @@ def test_watching_changes_nothing_and_sees_what_the_denoiser_did(
         with torch.no_grad(), denoiser.record(denoiser.resolve_sites([SITES[0]])) as values:
             denoiser.predict(x_t, raw_t, conditioning)
         context = site_context(denoiser, sae.shape, x_t, raw_t, conditioning)
-        tokens = TokenBatch(**{**context.tensors(), "x": values[SITES[0]].flatten(0, 1)})
+        tokens = replace(context, x=values[SITES[0]].flatten(0, 1))
         with torch.no_grad():
-            code = sae.encode(tokens.x, **tokens.context())
+            code = sae.encode(tokens.x, tokens.context)
         fires = code.values.flatten() > 0
         place = number * 16 + code.tokens()[fires]
         expected |= set((place * sae.d_sae + code.indices.flatten()[fires]).tolist())

@@ -40,7 +40,7 @@ def write_run(folder: Path, keys: list[str], pretrained: str = PIPELINE, **data:
         torch.manual_seed(0)
         for key in keys:
             place = key.partition("@")[0]
-            shape = denoiser.site_shapes(denoiser.resolve_sites([place]), 1)[place]
+            shape = denoiser.site_shapes(denoiser.resolve_sites([place]))[place]
             sae = TideSAE(SiteShape(**vars(shape)), expansion_factor=D_SAE / shape.d_in, k=8)
             sae.save_pretrained(folder / "saes" / folder_name(key), site=key)
     sites = list(dict.fromkeys(key.partition("@")[0] for key in keys))

@@ -112,7 +112,7 @@ def test_a_level_is_in_the_unit_of_amounts(run: Run) -> None:
         with run.denoiser.record(run.denoiser.resolve_sites(SITES[:1])) as read:
             run.denoiser.predict(*moment.asked(conditioning))
         tokens = site_context(run.denoiser, sae.shape, *moment.asked(conditioning))
-        code = sae.encode(read[SITES[0]].float().flatten(0, 1), **tokens.context())
+        code = sae.encode(read[SITES[0]].float().flatten(0, 1), tokens.context)
         codes.append(code.to_dense() / sae.unit_at(tokens.t))
     values = torch.cat(codes)
     torch.testing.assert_close(found.level, values.sum(0) / (values > 0).sum(0).clamp(min=1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -33,16 +35,16 @@ def tokens_of(denoiser: Denoiser, sae: SAE, rows: int = 4) -> TokenBatch:
     x_t = torch.cat([noise, noise])
     found = site_context(denoiser, sae.shape, x_t, raw_t, halves(denoiser, rows // 2))
     x = torch.randn(len(found), sae.d_in, generator=torch.Generator().manual_seed(0))
-    return TokenBatch(**{**found.tensors(), "x": x})
+    return replace(found, x=x)
 
 
 @torch.no_grad()
 def test_raising_a_latent_adds_the_same_whatever_else_is_active(denoiser: Denoiser, saes: Saes) -> None:
     sae, tokens = saes[DEEP], tokens_of(denoiser, saes[DEEP])
-    code = sae.encode(tokens.x, **tokens.context())
+    code = sae.encode(tokens.x, tokens.context)
     raised = code.values.clone()
     raised[:, 0] += 2.5
-    expected = sae.decode(code.with_values(raised), **tokens.context()) - sae.decode(code, **tokens.context())
+    expected = sae.decode(code.with_values(raised), tokens.context) - sae.decode(code, tokens.context)
     found = effect(sae, code.indices[:, :1], torch.full((len(tokens), 1), 2.5), tokens)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -85,8 +87,7 @@ def latents(denoiser: Denoiser, saes: Saes, edits: list[Edit], mode: Mode = "del
 def test_operations_on_a_code(denoiser: Denoiser, saes: Saes, operation, amount, expected) -> None:  # type: ignore[no-untyped-def]
     sae = saes[DEEP]
     tokens = tokens_of(denoiser, sae)
-    context = tokens.context()
-    code = sae.encode(tokens.x, **context)
+    code = sae.encode(tokens.x, tokens.context)
     latent = int(code.indices.flatten()[0])
     z = code.to_dense()
     changed = z.clone()
@@ -104,7 +105,7 @@ def test_operations_on_a_code(denoiser: Denoiser, saes: Saes, operation, amount,
 
 def _decode_dense(sae: SAE, code: Tensor, tokens: TokenBatch) -> Tensor:
     """Equation by equation, in float64."""
-    frame = sae.frame(tokens.context())
+    frame = sae.frame(tokens.context)
     u_hat = code.double() @ sae.W_dec.double() + sae.b_dec.double()
     u_hat = frame.unmodulated(u_hat) if sae.unmodulate else u_hat
     decoded: Tensor = frame.known + frame.s * u_hat
@@ -146,8 +147,8 @@ def test_an_amount_moves_tokens_as_far_at_every_time(denoiser: Denoiser, saes: S
     expected = 2 * scale.square().mean().sqrt() * sae.W_dec[3]
     torch.testing.assert_close(added, expected.expand_as(added), rtol=1e-4, atol=1e-5)
     # What a latent holds by itself is taken away as it is.
-    latent = int(sae.encode(tokens.x, **tokens.context()).indices[0, 0])
-    held = sae.encode(tokens.x, **tokens.context()).to_dense()[:, latent, None] * sae.known.scale_at(tokens.t)
+    latent = int(sae.encode(tokens.x, tokens.context).indices[0, 0])
+    held = sae.encode(tokens.x, tokens.context).to_dense()[:, latent, None] * sae.known.scale_at(tokens.t)
     taken = tokens.x - edited_by(sae, [Edit(DEEP, latent, "ablate")])(tokens)
     torch.testing.assert_close(taken, held * sae.W_dec[latent], rtol=1e-4, atol=1e-5)
 

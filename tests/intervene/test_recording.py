@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from tide_lightning.intervene import Edit, steer
 from tide_lightning.intervene.recording import Forward, record, recorded, watch
 from tide_lightning.intervene.splicing import site_context
 from tide_lightning.saes import SAE
-from tide_lightning.tokens import Half, TokenBatch
+from tide_lightning.tokens import Half
 
 STEPS = 2
 Saes = dict[str, SAE]
@@ -52,9 +53,9 @@ def _mean_sum(denoiser: Denoiser, sae: SAE, noise: Tensor, settings: dict[str, A
         with denoiser.record(sites) as found:
             yield
         tokens = site_context(denoiser, sae.shape, x_t, raw_t, conditioning)
-        here = TokenBatch(**{**tokens.tensors(), "x": found[DEEP].flatten(0, 1)})
+        here = replace(tokens, x=found[DEEP].flatten(0, 1))
         here = here.select(slice(len(here) // 2, None))
-        code = sae.encode(here.x, **here.context()).to_dense() / sae.unit_at(here.t)
+        code = sae.encode(here.x, here.context).to_dense() / sae.unit_at(here.t)
         total.append(code.sum() / denoiser.num_tokens)
 
     sample(denoiser.within(around), PROMPTS, **settings)
@@ -122,6 +123,6 @@ def test_one_forward_alone_is_as_on_its_way(denoiser: Denoiser, saes: Saes) -> N
     for key, sae in labelled.items():
         ours, theirs = way.code(key, sae), again.code(key, sae)
         torch.testing.assert_close(ours.to_dense(), theirs.to_dense(), rtol=1e-3, atol=1e-3)
-    assert way.tokens[DEEP].trajectory_noise is not None
+    assert way.tokens[DEEP].context.trajectory_noise is not None
     seen = watch(denoiser, labelled, PROMPTS, initial_noise=noise, num_inference_steps=STEPS, guidance_scale=4.5)
     assert torch.equal(seen.mean[f"{DEEP}@a"], seen.mean[f"{DEEP}@b"])

@@ -40,8 +40,8 @@ def test_the_denoisers_work_is_counted_without_its_weights(pretrained: Path) -> 
     "changes",
     [
         {"modulation": "none", "known_part": "mean"},
-        {"known_part": "input_window"},
-        {"known_part": "noise_estimate", "fidelity_weight": 0.5},
+        {"known_part": "input_token"},
+        {"known_part": "previous_step", "fidelity_weight": 0.5},
         {"refinements": 2, "budget": "batch"},
         {"refinements": 1, "pursuits": 2},
     ],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from tide_lightning.tokens import Sensitivity, SiteShape, TokenBatch
+from tide_lightning.tokens import Sensitivity, SiteShape, TokenBatch, TokenContext
 
-SHAPE = SiteShape(d_in=24, grid=(3, 4), d_input=6, d_window=18)
+SHAPE = SiteShape(d_in=24, grid=(3, 4), d_input=6)
 
 
 def tokens(num_tokens: int = 4000, seed: int = 0, **ingredients: float) -> TokenBatch:
@@ -28,7 +30,6 @@ def tokens(num_tokens: int = 4000, seed: int = 0, **ingredients: float) -> Token
     position = torch.stack([torch.randint(0, size, (num_tokens,), generator=draw) for size in SHAPE.grid], 1)
     content = torch.randn(num_tokens, p, generator=draw)
     noise = torch.randn(num_tokens, p, generator=draw)
-    window = torch.randn(num_tokens, 2 * p, generator=draw)
     place = position[:, 0] * SHAPE.grid[1] + position[:, 1]
     parts = {
         "mean": directions(1).expand(num_tokens, d),
@@ -43,17 +44,22 @@ def tokens(num_tokens: int = 4000, seed: int = 0, **ingredients: float) -> Token
     kinds = torch.zeros(num_tokens, dtype=torch.int8)
     return TokenBatch(
         x=x,
-        t=t,
+        context=TokenContext(t, position, input=content + noise, noise=noise, trajectory_noise=noise + misjudged),
         raw_t=t * 1000,
-        position=position,
         sample=torch.arange(num_tokens),
-        input=content + noise,
         half=kinds,
         source=kinds,
-        window=torch.cat([content + noise, noise + 0.5 * window[:, :p], window[:, p:]], 1),
-        noise=noise,
-        trajectory_noise=noise + misjudged,
     )
+
+
+def knowing(batch: TokenBatch, **changes: Tensor | None) -> TokenBatch:
+    """The same tokens in another context."""
+    return replace(batch, context=batch.context._replace(**changes))  # type: ignore[arg-type]  # but for t, None is allowed
+
+
+def double(batch: TokenBatch) -> TokenBatch:
+    """The same tokens in float64."""
+    return batch.each(lambda value: value.double() if value.is_floating_point() else value)
 
 
 def at_all_times(matrix: Tensor) -> Sensitivity:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from tests.saes.synthetic import SHAPE, tokens
+from tests.saes.synthetic import SHAPE, double, tokens
 from tests.saes.test_tide import calibrated
 from tide_lightning.errors import UserError
 from tide_lightning.saes import (
@@ -54,16 +53,12 @@ def build(name: str, modulation: str, **changes: Any) -> SAE:
     return calibrated(sae, tokens(2_000, **INGREDIENTS)).train()
 
 
-def double(batch: TokenBatch) -> TokenBatch:
-    return replace(batch, **{n: v.double() for n, v in batch.tensors().items() if v.is_floating_point()})
-
-
 class Dense:
     """An SAE's parts for a batch, and what the classes' formulas make of them."""
 
     def __init__(self, sae: SAE, batch: TokenBatch) -> None:
         self.sae, self.batch = sae, batch
-        self.known, self.s = sae.known(**batch.context()), sae.known.scale_at(batch.t)
+        self.known, self.s = sae.known(batch.context), sae.known.scale_at(batch.t)
         self.u = (batch.x - self.known) / self.s
         self.gain, self.shift = torch.ones(()), torch.zeros(())
         if sae.modulation is not None:
@@ -183,15 +178,15 @@ def test_after_training_codes_are_the_same_from_encode_and_forward_and_from_disk
     batch = tokens(50, seed=8, **INGREDIENTS)
     output = sae(batch)
     assert output.penalties == {}
-    code = sae.encode(batch.x, **batch.context())
-    torch.testing.assert_close(sae.decode(code, **batch.context()), output.x_hat)
+    code = sae.encode(batch.x, batch.context)
+    torch.testing.assert_close(sae.decode(code, batch.context), output.x_hat)
     alone = batch.select(slice(4, 5))
-    torch.testing.assert_close(sae.encode(alone.x, **alone.context()).to_dense(), code.to_dense()[4:5])
+    torch.testing.assert_close(sae.encode(alone.x, alone.context).to_dense(), code.to_dense()[4:5])
     loaded = SAE.from_pretrained(sae.save_pretrained(tmp_path / "sae"))
     assert type(loaded) is type(sae)
     assert loaded.config == sae.config
     assert torch.equal(loaded(batch).x_hat, output.x_hat)
-    with pytest.raises(ValueError, match="timestep"):
+    with pytest.raises(ValueError, match="depends on the time"):
         sae.encode(batch.x)
     assert len(sae(batch.select(slice(0, 0))).x_hat) == 0
 
@@ -204,7 +199,7 @@ def test_a_reseeded_latent_fires_for_what_it_was_seeded_with(name: str) -> None:
     direction = torch.nn.functional.normalize(sae(batch).u[:1].detach(), dim=1)
     latent = torch.tensor([int(batch.t[0] * 4) * 24 + 1])  # of the first token's bin
     sae.reseed(latent, 20 * direction, direction)
-    code = sae.eval().encode(batch.x, **batch.context()).select(slice(0, 1))
+    code = sae.eval().encode(batch.x, batch.context).select(slice(0, 1))
     assert code.to_dense()[0, latent] > 1
     before = {name: value.clone() for name, value in sae.state_dict().items()}
     sae.reseed(latent, 20 * direction, direction)

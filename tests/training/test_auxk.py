@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -30,7 +32,7 @@ def sae() -> TideSAE:
 @pytest.fixture
 def batch() -> TokenBatch:
     batch = tokens(64, seed=1, input=1.0, rest=1.0)
-    return TokenBatch(**{**batch.tensors(), "x": batch.x.double()})
+    return replace(batch, x=batch.x.double())
 
 
 @pytest.fixture

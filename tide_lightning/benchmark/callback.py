@@ -186,7 +186,7 @@ class GroundBenchmark(Callback):
         candidates: list[str],
     ) -> tuple[dict[str, Any], dict[str, Directions]]:
         """Meaning and read-out of every site, and what steering needs of the candidates."""
-        harvester = Harvester(data.denoiser, data.denoiser.resolve_sites(list(saes)), data.window_radius, None)
+        harvester = Harvester(data.denoiser, data.denoiser.resolve_sites(list(saes)), None)
         step = self._progress("reading images", self.num_bins * sum(map(len, examples.values())))
         bins = [(number / self.num_bins, (number + 1) / self.num_bins) for number in range(self.num_bins)]
         pooled: dict[tuple[str, Split], list[Pooled]] = defaultdict(list)

@@ -99,8 +99,8 @@ def read(
 
 def _reading(sae: SAE, tokens: TokenBatch, weights_NUT: Tensor) -> Reading:
     x = tokens.x.float()
-    code = sae.encode(x, **tokens.context())
-    known = sae.known(**tokens.context()).expand(len(tokens), -1)
+    code = sae.encode(x, tokens.context)
+    known = sae.known(tokens.context).expand(len(tokens), -1)
     per_token = {"codes": code.to_dense(), "dense": x, "known": known}
     pooled = {
         name: weights_NUT @ value.float().unflatten(0, (len(weights_NUT), -1)) for name, value in per_token.items()

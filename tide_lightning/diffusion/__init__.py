@@ -2,6 +2,7 @@
 
 from tide_lightning.diffusion.calls import around_calls
 from tide_lightning.diffusion.conditioning import Conditioning
+from tide_lightning.diffusion.contexts import token_context
 from tide_lightning.diffusion.denoiser import Denoiser
 from tide_lightning.diffusion.generic import GenericTransformer
 from tide_lightning.diffusion.hooks import record, splice
@@ -35,5 +36,6 @@ __all__ = [
     "sample",
     "sensitivity",
     "splice",
+    "token_context",
     "unlabelled",
 ]

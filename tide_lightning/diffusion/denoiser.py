@@ -315,10 +315,6 @@ class Denoiser(ABC):
         """Each token's latent patch [N, T, P]."""
         return grid.patches(latents, self.grid)
 
-    def windows(self, latents: Tensor, radius: int) -> Tensor:
-        """Each token's patch and its neighbours', (2 radius + 1)^2 of them [N, T, W * P], zero padded."""
-        return grid.windows(latents, self.grid, radius)
-
     def positions(self) -> Tensor:
         """Row and column of each token [T, 2]."""
         return grid.positions(self.grid)
@@ -343,16 +339,13 @@ class Denoiser(ABC):
         """The width d of each site, found by one forward; where it does not carry its stream's tokens, an error."""
         return {str(site): found.width for site, found in self._find(sites).items()}
 
-    def site_shapes(self, sites: Sequence[Site], window_radius: int) -> dict[str, SiteShape]:
+    def site_shapes(self, sites: Sequence[Site]) -> dict[str, SiteShape]:
         """Each site's sizes."""
         shapes = {}
         for site, (_, layout, width) in self._find(sites).items():
-            if layout.stream == "text":
-                shapes[str(site)] = SiteShape(width, layout.grid, self.prompt_shape[1])
-            else:
-                d_input = math.prod(self.latent_shape) // layout.num_tokens
-                places = (2 * window_radius + 1) ** 2 if window_radius else 0
-                shapes[str(site)] = SiteShape(width, layout.grid, d_input, places * d_input)
+            is_text = layout.stream == "text"
+            d_input = self.prompt_shape[1] if is_text else math.prod(self.latent_shape) // layout.num_tokens
+            shapes[str(site)] = SiteShape(width, layout.grid, d_input)
         return shapes
 
     def record(

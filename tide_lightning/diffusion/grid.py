@@ -1,7 +1,7 @@
-"""Latents as image tokens: patches, their neighbourhoods, their places.
+"""Latents as image tokens: patches and their places.
 
 Latents are [N, C, *space]: rows and columns, before them the frames of a video. A grid divides space into T tokens,
-first axis first. Shapes: N samples, C channels, P numbers in a patch, W places in a window.
+first axis first. Shapes: N samples, C channels, P numbers in a patch.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 Grid = tuple[int, ...]
@@ -34,15 +32,6 @@ def unpatch(patches_NTP: Tensor, grid: Grid, latent_shape: tuple[int, ...]) -> T
     split = patches_NTP.reshape(len(patches_NTP), *grid, channels, *sides)
     paired = [axis for place in range(axes) for axis in (1 + place, 2 + axes + place)]
     return split.permute(0, 1 + axes, *paired).reshape(len(patches_NTP), *latent_shape)
-
-
-def windows(latents: Tensor, grid: Grid, radius: int) -> Tensor:
-    """Each token's patch and those around it in its frame, zero padded [N, T, W * P]; places row first."""
-    side = 2 * radius + 1
-    rows, cols = grid[-2:]
-    frames = rearrange(patches(latents, grid), "n (f r c) p -> (n f) p r c", r=rows, c=cols)
-    unfolded = F.unfold(frames, kernel_size=side, padding=radius)
-    return rearrange(unfolded, "(n f) (p w) t -> n (f t) (w p)", n=len(latents), w=side * side)
 
 
 def positions(grid: Grid) -> Tensor:

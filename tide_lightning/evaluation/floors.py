@@ -101,8 +101,7 @@ class SiteFloors(nn.Module):
         self.tokens.index_add_(0, bin_B, torch.ones_like(bin_B, dtype=torch.float64))
         self.sums.index_add_(0, bin_B, x)
         self.square.index_add_(0, bin_B, x.square().sum(1))
-        context = tokens.context()
-        predictions = [self.rung(rung)(**context) for rung in LADDER] + [output.known]
+        predictions = [self.rung(rung)(tokens.context) for rung in LADDER] + [output.known]
         errors = [(x - prediction.double()).square().sum(1) for prediction in predictions]
         centred = x - self.mean
         projected = (centred @ self.components).square()

@@ -107,7 +107,7 @@ class Tracker:
         places = torch.arange(min(per_image, MAX_PLACES)) * per_image // min(per_image, MAX_PLACES)
         index = (torch.arange(len(numbers))[:, None] * per_image + places).flatten()
         some = forward.tokens[unlabelled(key)].select(index.to(forward.t.device))
-        code = sae.encode(some.x, **some.context())
+        code = sae.encode(some.x, some.context)
         fires = code.values.flatten() > 0
         token = (numbers.start * len(places) + code.tokens()[fires]).cpu()
         return (token * sae.d_sae + code.indices.flatten()[fires].cpu()).sort().values

@@ -217,7 +217,7 @@ def _codes(
         site = unlabelled(key)
         context = site_context(denoiser, sae.shape, *moment.asked(conditioning), Site.parse(site).stream)
         tokens = replace(context, x=values[site].float().flatten(0, 1))
-        found[key] = _Codes(tokens, sae.encode(tokens.x, **tokens.context()))
+        found[key] = _Codes(tokens, sae.encode(tokens.x, tokens.context))
     return found
 
 
@@ -234,7 +234,7 @@ def _columns(code: SparseCode, latents_K: Tensor) -> Tensor:
 def _push(sae: SAE, latent: int, gained_B: Tensor, tokens: TokenBatch, length: Tensor) -> Tensor:
     """What a latent adds where it gained, with a root mean square of `length` over the tokens [B, D]."""
     code = SparseCode(gained_B[:, None], torch.full_like(gained_B, latent, dtype=torch.int64)[:, None], sae.d_sae)
-    added = sae.added(code, **tokens.context())
+    added = sae.added(code, tokens.context)
     size = added.square().sum(1).mean().sqrt()
     return added * (length / size.clamp(min=1e-20)) if bool(size > 0) else added
 

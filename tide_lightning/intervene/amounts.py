@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tide_lightning.saes import SAE, SparseCode
-from tide_lightning.tokens import TokenBatch
+from tide_lightning.tokens import TokenContext
 
 
 @torch.no_grad()
@@ -19,27 +19,9 @@ def effects(sae: SAE) -> Tensor:
     Asked of the decoder itself at t = 1/2, so that a metric or an un-modulation counts: they bend the stored rows.
     """
     num, device = sae.d_sae, sae.W_dec.device
-    shape = sae.shape
-
-    def zeros(*size: int) -> Tensor:
-        return torch.zeros(num, *size, device=device)
-
-    flag = zeros().to(torch.int8)
-    tokens = TokenBatch(
-        x=zeros(shape.d_in),
-        t=zeros() + 0.5,
-        raw_t=zeros(),
-        position=zeros(len(shape.grid)).long(),
-        sample=zeros().long(),
-        input=zeros(shape.d_input),
-        half=flag,
-        source=flag,
-        window=zeros(shape.d_window) if shape.d_window else None,
-        noise=zeros(shape.d_input),
-        trajectory_noise=zeros(shape.d_input),
-    )
-    one = SparseCode(sae.unit_at(tokens.t).contiguous(), torch.arange(num, device=device).unsqueeze(1), num)
-    return sae.added(one, **tokens.context()).float()
+    context = TokenContext.blank(sae.shape, torch.full((num,), 0.5, device=device))
+    one = SparseCode(sae.unit_at(context.t).contiguous(), torch.arange(num, device=device).unsqueeze(1), num)
+    return sae.added(one, context).float()
 
 
 @torch.no_grad()

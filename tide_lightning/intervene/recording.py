@@ -41,7 +41,7 @@ class Forward(NamedTuple):
     def code(self, key: str, sae: SAE) -> SparseCode:
         """What an SAE makes of its site's tokens."""
         tokens = self.tokens[unlabelled(key)]
-        return sae.encode(tokens.x, **tokens.context())
+        return sae.encode(tokens.x, tokens.context)
 
 
 def recorded(denoiser: Denoiser, saes: Mapping[str, SAE], take: Callable[[Forward], None]) -> Denoiser:

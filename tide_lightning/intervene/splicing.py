@@ -8,16 +8,15 @@ Shapes: N samples, T tokens, D channels, P numbers in a patch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from tide_lightning.diffusion import Conditioning, Denoiser, Layout, Site, unlabelled
+from tide_lightning.diffusion import Conditioning, Denoiser, Layout, Site, token_context, unlabelled
 from tide_lightning.diffusion.denoiser import Around
-from tide_lightning.diffusion.grid import positions, windows
 from tide_lightning.saes import LEAKING, SAE
 from tide_lightning.tokens import Half, SiteShape, Source, TokenBatch
 
@@ -45,14 +44,14 @@ def splicing(denoiser: Denoiser, predictors: Mapping[str, Predictor], shapes: Ma
     """What has to be entered for a forward, so that the sites are replaced in it; arguments as above."""
 
     def around(x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> AbstractContextManager[None]:
-        contexts: dict[tuple[Layout, int], TokenBatch] = {}  # shared by the sites of one layout
+        contexts: dict[Layout, TokenBatch] = {}  # shared by the sites of one layout
         replacements = {}
         for name, predictor in predictors.items():
             site, shape = Site.parse(name), shapes[name]
-            key = denoiser.layout(site), shape.d_window
-            if key not in contexts:
-                contexts[key] = site_context(denoiser, shape, x_t, raw_t, conditioning, site.stream)
-            replacements[site] = _replacement(predictor, contexts[key])
+            layout = denoiser.layout(site)
+            if layout not in contexts:
+                contexts[layout] = site_context(denoiser, shape, x_t, raw_t, conditioning, site.stream)
+            replacements[site] = _replacement(predictor, contexts[layout])
         return denoiser.splice(replacements)
 
     return around
@@ -68,27 +67,15 @@ def site_context(
 ) -> TokenBatch:
     """What is known of a site's tokens in a forward on x_t [N, ...] at raw_t [N], with activations still to come."""
     layout = Layout(stream, tuple(shape.grid))
-    num_samples, num_tokens = len(x_t), layout.num_tokens
-    inputs = denoiser.inputs(layout, x_t.float(), conditioning)
-    window = trajectory_noise = None
-    if conditioning.trajectory_noise is not None and stream == "image":
-        trajectory_noise = denoiser.inputs(layout, conditioning.trajectory_noise, conditioning).flatten(0, 1)
-    if shape.d_window:
-        radius = (math.isqrt(shape.d_window // shape.d_input) - 1) // 2
-        window = windows(x_t.float(), layout.grid, radius).flatten(0, 1)
+    num_tokens = layout.num_tokens
     raw_B = raw_t.float().repeat_interleave(num_tokens)
-    flag = torch.zeros_like(raw_B, dtype=torch.int8)
     return TokenBatch(
         x=raw_B.new_zeros(len(raw_B), 0),
-        t=denoiser.schedule.t(raw_t).float().repeat_interleave(num_tokens),
+        context=token_context(denoiser, layout, x_t, raw_t, conditioning),
         raw_t=raw_B,
-        position=positions(layout.grid).to(x_t.device).repeat(num_samples, 1),
-        sample=torch.arange(num_samples, device=x_t.device).repeat_interleave(num_tokens),
-        input=inputs.flatten(0, 1),
+        sample=torch.arange(len(x_t), device=x_t.device).repeat_interleave(num_tokens),
         half=_halves(x_t, conditioning).repeat_interleave(num_tokens),
-        source=flag + int(Source.NOISE),
-        window=window,
-        trajectory_noise=trajectory_noise,
+        source=torch.full_like(raw_B, int(Source.NOISE), dtype=torch.int8),
     )
 
 
@@ -114,7 +101,7 @@ def known_alone(sae: SAE) -> Predictor:
     """The SAE's known part without any latent."""
 
     def predict(tokens: TokenBatch) -> Tensor:
-        known: Tensor = sae.known(**tokens.context())
+        known: Tensor = sae.known(tokens.context)
         return known.expand(len(tokens), -1)
 
     return predict
@@ -145,7 +132,7 @@ def why_not(sae: SAE) -> str | None:
 
 def _replacement(predictor: Predictor, context: TokenBatch) -> Callable[[Tensor], Tensor]:
     def replace_value(x_NTD: Tensor) -> Tensor:
-        tokens = TokenBatch(**{**context.tensors(), "x": x_NTD.float().flatten(0, 1)})
+        tokens = replace(context, x=x_NTD.float().flatten(0, 1))
         return predictor(tokens).reshape(x_NTD.shape)
 
     return replace_value

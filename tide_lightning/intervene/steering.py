@@ -98,10 +98,10 @@ def _with_latents_edited(
     if not len(rows):
         return tokens.x
     some = tokens.select(rows)
-    code = sae.encode(some.x, **some.context()) if mode == "replace" or any(e.reads for e in edits) else None
+    code = sae.encode(some.x, some.context) if mode == "replace" or any(e.reads for e in edits) else None
     latents, difference = _difference(sae, edits, reached[:, rows], some, code)
     moved = effect(sae, latents, difference, some)
-    new = some.x + moved if mode == "delta" or code is None else sae.decode(code, **some.context()) + moved
+    new = some.x + moved if mode == "delta" or code is None else sae.decode(code, some.context) + moved
     if preserve_norm:
         new = new * (some.x.norm(dim=1, keepdim=True) / new.norm(dim=1, keepdim=True).clamp_min(1e-12))
     if mode == "delta":
@@ -112,7 +112,7 @@ def _with_latents_edited(
 def effect(sae: SAE, latents_BL: Tensor, values_BL: Tensor, tokens: TokenBatch) -> Tensor:
     """What raising each token's latents by some values adds to its activation [B, D]."""
     code = SparseCode(values_BL.to(sae.W_dec.dtype).contiguous(), latents_BL.contiguous(), sae.d_sae)
-    return sae.added(code, **tokens.context())
+    return sae.added(code, tokens.context)
 
 
 def values_of(code: SparseCode, latent: int) -> Tensor:

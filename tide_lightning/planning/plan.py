@@ -72,7 +72,7 @@ class Plan:
     def memory(self) -> dict[str, int]:
         """Bytes on each rank, by part."""
         size, share = SIZES[self.dtype], -(-self.kept // self.ranks)
-        shared = 4 * 200  # patch, window and provenance of a token
+        shared = 4 * 200  # patch and provenance of a token
         held = -(-self.parameters // self.ranks) if self.sharded else self.parameters
         gathered = max(work.parameters for work in self.saes.values()) if self.sharded else 0
         return {

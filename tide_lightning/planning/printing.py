@@ -18,13 +18,13 @@ from tide_lightning.tokens import SiteShape
 
 def print_sites(shapes: Mapping[str, SiteShape], figures: Mapping[str, SiteFigures] | None = None) -> None:
     """The sites with their shapes and, where they were measured, their statistics."""
-    table = _table("site", "d_in", "grid", "tokens", "d_input", "d_window")
+    table = _table("site", "d_in", "grid", "tokens", "d_input")
     for site, shape in shapes.items():
         num_tokens = 1
         for size in shape.grid:
             num_tokens *= size
         grid = " x ".join(map(str, shape.grid))
-        table.add_row(escape(site), str(shape.d_in), grid, *map(str, (num_tokens, shape.d_input, shape.d_window)))
+        table.add_row(escape(site), str(shape.d_in), grid, *map(str, (num_tokens, shape.d_input)))
     console = _console()
     console.print(table)
     if figures is None:

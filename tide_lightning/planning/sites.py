@@ -8,11 +8,10 @@ import torch
 
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.errors import UserError
-from tide_lightning.saes import LEAKING, KnownPart, KnownStatistics, Rung
+from tide_lightning.saes import LEAKING, KnownPart, KnownStatistics, Rung, rungs_of
 from tide_lightning.tokens import SiteShape, TokenBatch
 
 RUNGS: tuple[Rung, ...] = tuple(rung for rung in get_args(Rung) if rung not in LEAKING)
-_NEED_WINDOWS: tuple[Rung, ...] = ("noise_estimate", "previous_step", "input_window")
 
 
 class SiteFigures(NamedTuple):
@@ -51,7 +50,7 @@ class _Measure:
     """Of one site."""
 
     def __init__(self, shape: SiteShape) -> None:
-        allowed = [rung for rung in RUNGS if shape.d_window or rung not in _NEED_WINDOWS]
+        allowed = [rung for rung in rungs_of(shape) if rung in RUNGS]
         self.rungs: dict[Rung, KnownPart] = {rung: KnownPart(shape, rung) for rung in allowed}
         self.statistics: dict[Rung, KnownStatistics] = {
             rung: KnownStatistics(part) for rung, part in self.rungs.items()
@@ -68,7 +67,7 @@ class _Measure:
         for rung, statistics in self.statistics.items():
             try:
                 statistics.fit()
-            except UserError:  # what it learns from, true noise or trajectories, this source does not have
+            except UserError:  # what it learns from, trajectories, this source does not have
                 del self.rungs[rung]
 
     def update(self, tokens: TokenBatch) -> None:
@@ -77,7 +76,7 @@ class _Measure:
         self.total += x.sum(0).cpu()
         self.square += float(x.square().sum())
         for rung, part in self.rungs.items():
-            known = part.to(x.device)(**tokens.context())
+            known = part.to(x.device)(tokens.context)
             self.errors[rung] += float((x - known).square().sum())
 
     def figures(self) -> SiteFigures:

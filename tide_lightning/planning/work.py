@@ -96,7 +96,6 @@ def sae_work(sae: SAE) -> SAEWork:
     passes = 1 + sae.refinements
     fits = sae.pursuits + 1 if sae.pursuits else 0
     sparse = 5 * passes + fits * PRODUCTS_A_FIT + (2 + sae.pursuits if fits else 0)
-    k = sae.k if sae.k_noisy is None else (sae.k + sae.k_noisy) / 2
     known = sae.known
     with torch.device("meta"):
         statistics = KnownStatistics(known)
@@ -110,8 +109,8 @@ def sae_work(sae: SAE) -> SAEWork:
         calibration=sum(buffer.nbytes for buffer in statistics.buffers()),
         latents=latents,
         products=(passes + sae.pursuits) * 2 * d * latents + known_products + 3 * 2 * small + metric,
-        gathers=round(sparse * 2 * d * k),
-        row_bytes=round(sparse * ROW_BYTES / 5 * d * k),
+        gathers=sparse * 2 * d * sae.k,
+        row_bytes=round(sparse * ROW_BYTES / 5 * d * sae.k),
         step_bytes=step_bytes,
     )
 

@@ -4,7 +4,7 @@ from tide_lightning.saes.code import SparseCode
 from tide_lightning.saes.film import FilmSAE
 from tide_lightning.saes.gated import GatedSAE
 from tide_lightning.saes.jumprelu import JumpReLUSAE
-from tide_lightning.saes.known import LEAKING, KnownPart, KnownStatistics, Rung
+from tide_lightning.saes.known import LEAKING, KnownPart, KnownStatistics, Rung, rungs_of
 from tide_lightning.saes.losses import Loss, training_loss
 from tide_lightning.saes.matryoshka import MatryoshkaSAE
 from tide_lightning.saes.per_bin import PerBinSAE
@@ -28,5 +28,6 @@ __all__ = [
     "SAEOutput",
     "SparseCode",
     "TideSAE",
+    "rungs_of",
     "training_loss",
 ]

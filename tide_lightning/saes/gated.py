@@ -35,9 +35,7 @@ class GatedSAE(PenalisedSAE):
         self.r_mag = nn.Parameter(torch.zeros(self.d_sae))
         self.b_mag = nn.Parameter(torch.zeros(self.d_sae))
 
-    def _encode_normalised(
-        self, u: Tensor, frame: Frame, timestep: Tensor | None, dead: Tensor | None = None, k_aux: int = 0
-    ) -> Encoded:
+    def _encode_normalised(self, u: Tensor, frame: Frame, dead: Tensor | None = None, k_aux: int = 0) -> Encoded:
         """The open gates."""
         read, rule = frame.modulated(u), Threshold(0.0)
         return encode(read, self.W_enc, self.b_enc, rule, backend=self.decode_backend, offset_D=self.b_dec)

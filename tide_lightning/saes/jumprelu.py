@@ -71,9 +71,7 @@ class JumpReLUSAE(PenalisedSAE):
         own = {"threshold": self.threshold_start, "bandwidth": self.bandwidth, "penalty": self.penalty}
         return super().config | own
 
-    def _encode_normalised(
-        self, u: Tensor, frame: Frame, timestep: Tensor | None, dead: Tensor | None = None, k_aux: int = 0
-    ) -> Encoded:
+    def _encode_normalised(self, u: Tensor, frame: Frame, dead: Tensor | None = None, k_aux: int = 0) -> Encoded:
         """The pre-activations above their thresholds; in training also those that are near enough to teach."""
         below = self.bandwidth / 2 if self.training else 0.0
         read, rule = frame.modulated(u), Threshold(self.threshold.detach() - below)

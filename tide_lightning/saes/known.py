@@ -15,15 +15,13 @@ from torch import Tensor, nn
 from tide_lightning.errors import UserError
 from tide_lightning.saes.bins import at_time, between_bins
 from tide_lightning.saes.regression import BinnedRegression
-from tide_lightning.tokens import SiteShape, TokenBatch
+from tide_lightning.tokens import SiteShape, TokenBatch, TokenContext
 
-Rung = Literal[
-    "mean", "mean_t", "mean_t_position", "noise_estimate", "previous_step", "input_token", "input_window", "noise_token"
-]
+Rung = Literal["mean", "mean_t", "mean_t_position", "previous_step", "input_token", "noise_token"]
 """mean < mean(t) < mean(t, position) < ... and one of the rest.
 
-noise_estimate is a linear estimate of the noise from the window; previous_step the noise that a trajectory's last two
-inputs tell, and off trajectories a linear estimate of that.
+previous_step is the noise that a trajectory's last two inputs tell, and off trajectories a linear estimate of that from
+the token's own input.
 """
 
 LEAKING: frozenset[Rung] = frozenset({"noise_token"})
@@ -31,19 +29,15 @@ LEAKING: frozenset[Rung] = frozenset({"noise_token"})
 
 _FEATURE: dict[Rung, str] = {
     "input_token": "input",
-    "input_window": "window",
-    "noise_estimate": "window",
     "noise_token": "noise",
     "previous_step": "trajectory_noise",
 }
+"""The field of `TokenContext` that a rung reads besides time and place."""
 
-_ESTIMATED: dict[Rung, str] = {"noise_estimate": "noise", "previous_step": "trajectory_noise"}
-"""What a rung also learns to estimate from the window."""
 
-_NOWHERE: dict[Rung, str] = {
-    "noise_estimate": "known_part 'noise_estimate' is learned from true noise: use data.source noise or both",
-    "previous_step": "known_part 'previous_step' is learned along trajectories: use data.source denoise or both",
-}
+def rungs_of(shape: SiteShape) -> tuple[Rung, ...]:
+    """Those that a site's tokens allow: text tokens, which stand in one row, are no noised ones."""
+    return tuple(rung for rung in get_args(Rung) if len(shape.grid) > 1 or _FEATURE.get(rung) in (None, "input"))
 
 
 class KnownPart(nn.Module):
@@ -67,67 +61,58 @@ class KnownPart(nn.Module):
         super().__init__()
         if rung not in get_args(Rung):
             raise UserError(f"known_part: there is no rung {rung!r}; choose one of {', '.join(get_args(Rung))}")
+        if rung not in rungs_of(shape):
+            raise UserError(f"known_part {rung!r} reads the noise of image tokens; a text stream's have none")
         self.rung: Rung = rung
         self.grid = tuple(shape.grid)
         self.num_bins = 1 if rung == "mean" else num_bins
         places = 1 if rung in ("mean", "mean_t") else math.prod(self.grid)
         self.feature = _FEATURE.get(rung)  # what is read from the token
-        self.d_read = {None: 0, "window": shape.d_window}.get(self.feature, shape.d_input)
-        self.estimated = _ESTIMATED.get(rung)
-        if shape.d_window == 0 and (self.feature == "window" or self.estimated):
-            raise UserError(f"known_part {rung!r} reads the window around a token: set data.window_radius >= 1")
-        d_estimate, d_from = (shape.d_input, shape.d_window) if self.estimated else (0, self.d_read)
+        self.is_estimated = rung == "previous_step"
+        """Whether the feature is estimated from the token's input where it is not known."""
+        d_feature, d_estimated = shape.d_input if self.feature else 0, shape.d_input if self.is_estimated else 0
         self.register_buffer("intercept", torch.zeros(self.num_bins, places, shape.d_in))
-        self.register_buffer("weight", torch.zeros(self.num_bins, d_estimate or self.d_read, shape.d_in))
-        self.register_buffer("estimator", torch.zeros(self.num_bins, d_from + 1, d_estimate))
+        self.register_buffer("weight", torch.zeros(self.num_bins, d_feature, shape.d_in))
+        self.register_buffer("estimator", torch.zeros(self.num_bins, d_feature + 1, d_estimated))
         self.register_buffer("scale", torch.ones(self.num_bins if scale_by_timestep else 1))
 
-    def forward(
-        self,
-        timestep: Tensor | None = None,
-        position: Tensor | None = None,
-        input: Tensor | None = None,
-        window: Tensor | None = None,
-        noise: Tensor | None = None,
-        trajectory_noise: Tensor | None = None,
-    ) -> Tensor:
-        """What is known of each token [B, d]; [1, d] for the rung `mean`."""
+    def forward(self, context: TokenContext | None = None) -> Tensor:
+        """What is known of each token [B, d]; [1, d] for the rung `mean`, which needs no context."""
         if self.rung == "mean":
             return self.intercept[0]
-        if timestep is None:
-            raise ValueError(f"known part {self.rung!r} depends on the timestep: pass it")
-        low_B, mix_B = between_bins(timestep.to(self.weight.dtype), self.num_bins)
-        cell_B = self._place(position, len(timestep))
+        if context is None:
+            raise ValueError(f"known part {self.rung!r} depends on the time: pass a context")
+        low_B, mix_B = between_bins(context.t.to(self.weight.dtype), self.num_bins)
+        cell_B = self._place(context.position, len(context.t))
         high_B = (low_B + 1).clamp(max=self.num_bins - 1)
         known = torch.lerp(self.intercept[low_B, cell_B], self.intercept[high_B, cell_B], mix_B.unsqueeze(1))
         if self.feature is None:
             return known
         hat_BK = self._hat(low_B, mix_B)
-        if self.estimated:
-            feature = self._estimate(hat_BK, window)
-            if self.feature == "trajectory_noise" and trajectory_noise is not None:
-                feature = torch.where(trajectory_noise.isinf(), feature, trajectory_noise.to(feature.dtype))
-        else:
-            feature = self._needed({"input": input, "window": window, "noise": noise}[self.feature], self.feature)
-        return known + _by_bin(hat_BK, feature, self.weight)
+        return known + _by_bin(hat_BK, self._feature(context, hat_BK), self.weight)
 
-    def scale_at(self, timestep: Tensor | None = None) -> Tensor:
+    def scale_at(self, t: Tensor | None = None) -> Tensor:
         """The s of u = (x - known) / s: [B, 1], or [1] where it is the same for all t."""
         if len(self.scale) == 1:
             return self.scale
-        if timestep is None:
-            raise ValueError("this scale depends on the timestep: pass it")
-        return at_time(self.scale, timestep).unsqueeze(1)
+        if t is None:
+            raise ValueError("this scale depends on the time: pass it")
+        return at_time(self.scale, t).unsqueeze(1)
+
+    def _feature(self, context: TokenContext, hat_BK: Tensor) -> Tensor:
+        """What is read from each token [B, f], estimated where it may be and is missing."""
+        assert self.feature is not None
+        given: Tensor | None = getattr(context, self.feature)
+        if not self.is_estimated:
+            return self._needed(given, self.feature)
+        input_BP = self._needed(context.input, "input")
+        estimated = _by_bin(hat_BK, torch.cat([input_BP, torch.ones_like(input_BP[:, :1])], 1), self.estimator)
+        return estimated if given is None else torch.where(given.isinf(), estimated, given.to(estimated.dtype))
 
     def _needed(self, feature: Tensor | None, name: str) -> Tensor:
         if feature is None:
             raise ValueError(f"known part {self.rung!r} needs each token's {name}: pass it")
         return feature.to(self.weight.dtype)
-
-    def _estimate(self, hat_BK: Tensor, window: Tensor | None) -> Tensor:
-        """The noise [B, p] by the linear map from windows."""
-        window = self._needed(window, "window")
-        return _by_bin(hat_BK, torch.cat([window, torch.ones_like(window[:, :1])], 1), self.estimator)
 
     def _hat(self, low_B: Tensor, mix_B: Tensor) -> Tensor:
         hat_BK = mix_B.new_zeros(len(low_B), self.num_bins)
@@ -152,48 +137,44 @@ class KnownStatistics(nn.Module):
     def __init__(self, known: KnownPart) -> None:
         super().__init__()
         bins, places, d = known.intercept.shape
+        d_feature, d_estimated = known.weight.shape[1], known.estimator.shape[2]
         self.known = [known]  # not a submodule: its buffers are not statistics
-        self.targets = BinnedRegression(bins, places, known.d_read, d)
-        _, d_from, d_estimate = known.estimator.shape
-        self.noise = BinnedRegression(bins, 1, d_from - 1, d_estimate) if known.estimated else None
+        self.targets = BinnedRegression(bins, places, d_feature, d)
+        self.features = BinnedRegression(bins, 1, d_feature, d_estimated) if known.is_estimated else None
 
     def update(self, batch: TokenBatch) -> None:
         """Add a batch of the site's tokens; what is learned along trajectories takes no others."""
         known = self.known[0]
         if known.feature == "trajectory_noise":
-            if batch.trajectory_noise is None:
+            if batch.context.trajectory_noise is None:
                 return
-            batch = batch.select(~batch.trajectory_noise.isinf().any(1))
-        places = self.targets.n.shape[1]
-        place = flat_place(batch.position, known.grid) if places > 1 else torch.zeros_like(batch.sample)
-        read = batch.tensors().get(known.feature) if known.feature else batch.x[:, :0]
-        if read is None:
+            batch = batch.select(~batch.context.trajectory_noise.isinf().any(1))
+        one_place = torch.zeros_like(batch.sample)
+        place = one_place if self.targets.n.shape[1] == 1 else flat_place(batch.position, known.grid)
+        feature = getattr(batch.context, known.feature) if known.feature else batch.x[:, :0]
+        if feature is None:
             raise UserError(
                 f"known_part {known.rung!r} needs each token's {known.feature}, which this source does not have"
             )
-        self.targets.update(batch.t, place, read, batch.x)
-        noise = batch.tensors().get(known.estimated) if known.estimated else None
-        if self.noise is not None and noise is not None:
-            assert batch.window is not None
-            self.noise.update(batch.t, torch.zeros_like(batch.sample), batch.window, noise)
+        self.targets.update(batch.t, place, feature, batch.x)
+        if self.features is not None:
+            assert batch.context.input is not None
+            self.features.update(batch.t, one_place, batch.context.input, feature)
 
     def fit(self) -> Tensor:
         """Solve on all ranks' tokens and write the result into the part; the residual's variance by bin."""
         known = self.known[0]
         self.targets.all_reduce()
-        projection = None
-        if self.noise is not None:
-            self.noise.all_reduce()
-            if not self.noise.n.any():
-                raise UserError(_NOWHERE[known.rung])
-            estimate = self.noise.solve()
+        if self.features is not None:
+            self.features.all_reduce()
+            if not self.features.n.any():
+                raise UserError(
+                    f"known_part {known.rung!r} is learned along trajectories: use data.source denoise or both"
+                )
+            estimate = self.features.solve()
             known.estimator.copy_(torch.cat([estimate.weight, estimate.intercept], 1))
-            projection = estimate.weight if known.feature == "window" else None
-        fit = self.targets.solve(projection)
-        intercept = fit.intercept
-        if projection is not None:  # the estimator's own intercept is part of the feature
-            intercept = intercept - estimate.intercept @ fit.weight
-        known.intercept.copy_(intercept)
+        fit = self.targets.solve()
+        known.intercept.copy_(fit.intercept)
         known.weight.copy_(fit.weight)
         variance = fit.residual_variance
         if len(known.scale) == 1:

@@ -33,7 +33,7 @@ class PerBinSAE(TideSAE):
     def __init__(self, shape: SiteShape, num_saes: int = 10, **tide: Any) -> None:
         super().__init__(shape, **tide)
         self.num_saes = num_saes
-        if num_saes < 1 or self.d_sae // num_saes < max(self.k, self.k_noisy or 0):
+        if num_saes < 1 or self.d_sae // num_saes < self.k:
             raise UserError(
                 f"num_saes = {num_saes}: {self.d_sae} latents must give each of them at least k = {self.k}; "
                 "choose fewer or a larger expansion_factor"
@@ -49,8 +49,8 @@ class PerBinSAE(TideSAE):
         """Whether codes depend on the timestep."""
         return True
 
-    def _rule(self, timestep: Tensor | None, threshold: SharedThreshold | None) -> Rule:
-        assert timestep is not None
-        bin_B = (timestep * self.num_saes).long().clamp(0, self.num_saes - 1)
+    def _rule(self, t: Tensor | None, threshold: SharedThreshold | None) -> Rule:
+        assert t is not None
+        bin_B = (t * self.num_saes).long().clamp(0, self.num_saes - 1)
         edges = torch.arange(self.num_saes + 1, device=bin_B.device) * self.d_sae // self.num_saes
-        return Within(super()._rule(timestep, threshold), edges[bin_B], edges[bin_B + 1])
+        return Within(super()._rule(t, threshold), edges[bin_B], edges[bin_B + 1])

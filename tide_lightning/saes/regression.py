@@ -84,11 +84,10 @@ class BinnedRegression(nn.Module):
         for buffer in self.buffers():
             all_reduce_sum(buffer)
 
-    def solve(self, projection: Tensor | None = None, ridge: float = 1e-4, shrinkage: float = 2.0) -> Fit:
+    def solve(self, ridge: float = 1e-4, shrinkage: float = 2.0) -> Fit:
         """Means and maps that minimise the squared error.
 
         Args:
-            projection: replaces the features f by f @ projection[bin] [bins, f, g] (no second pass needed).
             ridge: added to the diagonal, relative to the features' mean variance.
             shrinkage: how many tokens' worth of the bin's own mean is mixed into each place's mean.
         """
@@ -102,10 +101,6 @@ class BinnedRegression(nn.Module):
         ff = self.sum_ff - _outer(mean_f, self.sum_f) - _outer(self.sum_f, mean_f) + _outer(n_BP1 * mean_f, mean_f)
         fy = self.sum_fy - _outer(mean_f, self.sum_y) - _outer(self.sum_f, mean_y) + _outer(n_BP1 * mean_f, mean_y)
         yy = self.sum_yy + ((n_BP1 * mean_y - 2 * self.sum_y) * mean_y).sum((1, 2))
-        if projection is not None:
-            mean_f = mean_f @ projection
-            ff = projection.mT @ ff @ projection
-            fy = projection.mT @ fy
         eye = torch.eye(ff.shape[-1], dtype=ff.dtype, device=ff.device)
         level = ff.diagonal(dim1=1, dim2=2).mean(1, keepdim=True).nan_to_num().clamp(min=1e-12).unsqueeze(-1)
         weight = torch.linalg.solve(ff + ridge * level * eye, fy) if ff.shape[-1] else fy

@@ -41,9 +41,7 @@ class ReLUSAE(PenalisedSAE):
         """The constructor's arguments besides `shape`, as plain values."""
         return super().config | {"unit_norm": self.unit_norm}
 
-    def _encode_normalised(
-        self, u: Tensor, frame: Frame, timestep: Tensor | None, dead: Tensor | None = None, k_aux: int = 0
-    ) -> Encoded:
+    def _encode_normalised(self, u: Tensor, frame: Frame, dead: Tensor | None = None, k_aux: int = 0) -> Encoded:
         read, rule = frame.modulated(u), Threshold(0.0)
         return encode(read, self.W_enc, self.b_enc, rule, backend=self.decode_backend, offset_D=self.b_dec)
 

@@ -35,7 +35,7 @@ from tide_lightning.saes.metric import FidelityMetric
 from tide_lightning.saes.modulation import TemporalModulation
 from tide_lightning.saes.pretrained import Pretrained
 from tide_lightning.sharding import local_rows, norm_over_ranks
-from tide_lightning.tokens import Sensitivity, SiteShape, TokenBatch
+from tide_lightning.tokens import Sensitivity, SiteShape, TokenBatch, TokenContext
 
 Modulation = Literal["none", "zero", "adaln"]
 """No modulation; one that starts at zero; one that starts at the denoiser's own adaLN where it fits."""
@@ -73,8 +73,8 @@ class SAE(Pretrained):
         expansion_factor: latents per channel, d_sae / d_in.
         k: active latents a token: a number, or below 1 a fraction of d_sae.
         encoder_norm: of the encoder's rows at the start, whose directions are the decoder's.
-        known_part: what is subtracted before encoding: mean, mean_t, mean_t_position, noise_estimate, input_token,
-            input_window; previous_step, for trajectories; or noise_token, for reading features only.
+        known_part: what is subtracted before encoding: mean, mean_t, mean_t_position, input_token; previous_step, for
+            trajectories; or noise_token, for reading features only.
         num_bins: bins of t in which the known part is estimated.
         scale_by_timestep: whether what is left is scaled by one number, or by one for each bin of t.
         modulation: none, zero (starts as none) or adaln (starts at the denoiser's own, where it has one).
@@ -88,8 +88,6 @@ class SAE(Pretrained):
     b_dec: nn.Parameter
     unit_norm = True
     """Whether the decoder's rows are kept at unit norm."""
-    k_noisy: int | None = None
-    """The k at pure noise, where k depends on t."""
     refinements = 0
     """How often a code is corrected by what it left over."""
     pursuits = 0
@@ -164,11 +162,11 @@ class SAE(Pretrained):
                 explain the error alone.
             k_aux: how many of them try to explain a token's error; half of d_in unless given.
         """
-        frame = self.frame(batch.context())
+        frame = self.frame(batch.context)
         u = self._normalise(batch.x, frame)
-        encoded = self._encode_normalised(u, frame, batch.t, dead, k_aux or max(1, self.d_in // 2))
+        encoded = self._encode_normalised(u, frame, dead, k_aux or max(1, self.d_in // 2))
         first = self._code(encoded)
-        code, pursued = self._pursue(first, u, frame, batch.t)
+        code, pursued = self._pursue(first, u, frame)
         u_hat, aux_hat = self._decode_normalised(code, frame, encoded.aux)
         penalties = {}
         if self.training:
@@ -177,81 +175,61 @@ class SAE(Pretrained):
         x_hat = self._denormalise(u_hat, frame)
         return SAEOutput(x_hat, frame.known, u, u_hat, code, penalties, [first, *pursued], aux_hat)
 
-    def encode(
-        self,
-        x: Tensor,
-        timestep: Tensor | None = None,
-        *,
-        position: Tensor | None = None,
-        input: Tensor | None = None,
-        window: Tensor | None = None,
-        noise: Tensor | None = None,
-        trajectory_noise: Tensor | None = None,
-    ) -> SparseCode:
-        """The active latents of activations x [B, D] at normalised times `timestep` [B].
+    def encode(self, x: Tensor, context: TokenContext | Tensor | None = None) -> SparseCode:
+        """The active latents of activations x [B, D].
 
-        A conditioned SAE cannot encode without the timestep: that is an error, never a silent default.
+        Args:
+            x: the activations.
+            context: what else is known of their tokens (`TokenBatch.context`), or their times t [B] alone, 1 being pure
+                noise. A conditioned SAE cannot encode without: that is an error, never a silent default.
         """
-        frame = self.frame(_context(timestep, position, input, window, noise, trajectory_noise))
+        frame = self.frame(context)
         u = self._normalise(x, frame)
-        return self._pursue(self._code(self._encode_normalised(u, frame, timestep)), u, frame, timestep)[0]
+        return self._pursue(self._code(self._encode_normalised(u, frame)), u, frame)[0]
 
-    def decode(
-        self,
-        code: SparseCode,
-        timestep: Tensor | None = None,
-        *,
-        position: Tensor | None = None,
-        input: Tensor | None = None,
-        window: Tensor | None = None,
-        noise: Tensor | None = None,
-        trajectory_noise: Tensor | None = None,
-    ) -> Tensor:
-        """The activations [B, D] that a code stands for, in the activation's own units."""
-        frame = self.frame(_context(timestep, position, input, window, noise, trajectory_noise))
+    def decode(self, code: SparseCode, context: TokenContext | Tensor | None = None) -> Tensor:
+        """The activations [B, D] that a code stands for, in the activation's own units; `context` as for `encode`."""
+        frame = self.frame(context)
         return self._denormalise(self._decode_normalised(code, frame)[0], frame)
 
-    def added(self, code: SparseCode, **context: Tensor | None) -> Tensor:
+    def added(self, code: SparseCode, context: TokenContext | Tensor | None = None) -> Tensor:
         """What a code adds to an activation [B, D], whatever else is in it: decoding is affine."""
         silent = code.with_values(torch.zeros_like(code.values))
-        return self.decode(code, **context) - self.decode(silent, **context)
+        return self.decode(code, context) - self.decode(silent, context)
 
-    def unit_at(self, timestep: Tensor) -> Tensor:
+    def unit_at(self, t: Tensor) -> Tensor:
         """The value by which a latent moves an activation as far as one of 1 does on average [B, 1].
 
         What is left is scaled by s, perhaps another one at each t; the same value then moves an activation by s as far.
         """
-        unit = self.known.scale.square().mean().sqrt() / self.known.scale_at(timestep)
-        return unit.expand(len(timestep), 1)
+        unit = self.known.scale.square().mean().sqrt() / self.known.scale_at(t)
+        return unit.expand(len(t), 1)
 
-    def amounts(self, code: SparseCode, timestep: Tensor) -> Tensor:
+    def amounts(self, code: SparseCode, t: Tensor) -> Tensor:
         """The values of a code's entries [Z] in the unit that moves activations as far at every t."""
-        return code.values.flatten().float() / self.unit_at(timestep)[code.tokens(), 0]
+        return code.values.flatten().float() / self.unit_at(t)[code.tokens(), 0]
 
-    def frame(self, context: dict[str, Tensor | None]) -> Frame:
-        """How tokens of a context (`TokenBatch.context`) are seen: without what is known, scaled, modulated."""
-        timestep = context["timestep"]
-        if timestep is None and self.is_conditioned:
-            raise ValueError("this SAE depends on the timestep: pass `timestep`, normalised so that 1 is pure noise")
+    def frame(self, context: TokenContext | Tensor | None) -> Frame:
+        """How tokens of a context are seen: without what is known, scaled, modulated."""
+        context = TokenContext.of(context)
+        if context is None and self.is_conditioned:
+            raise ValueError("this SAE depends on the time: pass a context, or times t [B] where 1 is pure noise")
+        t = None if context is None else context.t
         with torch.autocast(self.W_dec.device.type, enabled=False):
-            known, s = self.known(**context), self.known.scale_at(timestep)
-        if self.modulation is None or timestep is None:
-            return Frame(known, s, None, None)
-        return Frame(known, s, *self.modulation(timestep))
+            known, s = self.known(context), self.known.scale_at(t)
+        if self.modulation is None or t is None:
+            return Frame(t, known, s)
+        return Frame(t, known, s, *self.modulation(t))
 
     @abstractmethod
-    def _encode_normalised(
-        self, u: Tensor, frame: Frame, timestep: Tensor | None, dead: Tensor | None = None, k_aux: int = 0
-    ) -> Encoded:
+    def _encode_normalised(self, u: Tensor, frame: Frame, dead: Tensor | None = None, k_aux: int = 0) -> Encoded:
         """What the encoder says of normalised tokens, and of the dead latents alone where AuxK is part of the loss."""
 
     def _code(self, encoded: Encoded) -> SparseCode:
         """The encoder's code."""
         return SparseCode(encoded.values.to(self.W_dec.dtype), encoded.indices, self.d_sae, encoded.row_pointer)
 
-    def _pursue(
-        self, code: SparseCode, u: Tensor, frame: Frame, timestep: Tensor | None
-    ) -> tuple[SparseCode, list[SparseCode]]:
+    def _pursue(self, code: SparseCode, u: Tensor, frame: Frame) -> tuple[SparseCode, list[SparseCode]]:
         """The code that is decoded, and those that were selected on the way from the encoder's."""
         return code, []
 
@@ -304,7 +282,7 @@ class SAE(Pretrained):
     def fit_sensitivity(self, sensitivity: Sensitivity, batch: TokenBatch) -> None:
         """Learn what errors do to the denoiser's loss; belongs after the known part was fitted."""
         if self.metric is not None:
-            frame = self.frame(batch.context())
+            frame = self.frame(batch.context)
             self.metric.fit(sensitivity.matrix, frame.normalised(batch.x.to(self.W_dec.dtype)))
 
     @torch.no_grad()
@@ -325,21 +303,3 @@ class SAE(Pretrained):
         gradient = local_rows(self.W_dec.grad)
         left = project_off_rows(gradient, local_rows(self.W_dec)) if self.unit_norm else gradient.norm()
         return norm_over_ranks(left, self.W_dec)
-
-
-def _context(
-    timestep: Tensor | None,
-    position: Tensor | None,
-    input: Tensor | None,
-    window: Tensor | None,
-    noise: Tensor | None,
-    trajectory_noise: Tensor | None,
-) -> dict[str, Tensor | None]:
-    return {
-        "timestep": timestep,
-        "position": position,
-        "input": input,
-        "window": window,
-        "noise": noise,
-        "trajectory_noise": trajectory_noise,
-    }

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tide_lightning.errors import UserError
 from tide_lightning.kernels import BatchTopK, Encoded, Rule, Selected, TopK, encode
-from tide_lightning.saes.budget import Budget, BudgetOverTime, SharedThreshold, number_of_latents
+from tide_lightning.saes.budget import Budget, BudgetOverTime, SharedThreshold
 from tide_lightning.saes.code import SparseCode
 from tide_lightning.saes.frame import Frame
 from tide_lightning.saes.pursuit import Pursuit
@@ -34,7 +34,6 @@ class TideSAE(SAE):
         shape: the site's sizes (filled in by the datamodule).
         expansion_factor: latents per channel, d_sae / d_in.
         k: active latents a token: a number, or below 1 a fraction of d_sae (the paper's 0.05).
-        k_noisy: active latents at pure noise (t = 1) where they shall differ from those at t = 0; linear between.
         budget: each token has k (token), or k is the mean and a batch's tokens get what they need (batch); after
             training a threshold takes the batch's place.
         refinements: how often a code is corrected by what it left over, z <- TopK(ReLU(z + W_enc (u_mod - u_mod_hat))),
@@ -50,7 +49,6 @@ class TideSAE(SAE):
         shape: SiteShape,
         expansion_factor: float = 16,
         k: int | float = 16,
-        k_noisy: int | float | None = None,
         budget: Budget = "token",
         refinements: int = 0,
         pursuits: int = 0,
@@ -60,15 +58,12 @@ class TideSAE(SAE):
         super().__init__(shape, expansion_factor, k, **common)
         if budget not in get_args(Budget):
             raise UserError(f"budget: there is no {budget!r}; choose one of {', '.join(get_args(Budget))}")
-        if budget == "batch" and k_noisy is not None:
-            raise UserError("k_noisy needs budget: token; with budget: batch the data decide how k depends on t")
         if refinements < 0 or pursuits < 0:
             raise UserError(f"refinements = {refinements}, pursuits = {pursuits}: they must be at least 0")
         if not 0 <= budget_over_time <= 1 or (budget_over_time and budget != "batch"):
             raise UserError(
                 f"budget_over_time = {budget_over_time}: give a number from 0 to 1; with budget: token only 0"
             )
-        self.k_noisy = None if k_noisy is None else number_of_latents(k_noisy, self.d_sae, "k_noisy")
         self.budget: Budget = budget
         self.refinements, self.pursuits = refinements, pursuits
         self.pursuit = Pursuit(pursuits, budget == "batch") if pursuits else None
@@ -78,15 +73,14 @@ class TideSAE(SAE):
     @property
     def config(self) -> dict[str, object]:
         """The constructor's arguments besides `shape`, as plain values."""
-        own: dict[str, object] = {"k_noisy": self.k_noisy, "budget": self.budget}
-        own |= {"refinements": self.refinements, "pursuits": self.pursuits}
+        own: dict[str, object] = {"budget": self.budget, "refinements": self.refinements, "pursuits": self.pursuits}
         own["budget_over_time"] = 0.0 if self.budget_over_time is None else self.budget_over_time.share
         return super().config | own
 
     @property
     def is_conditioned(self) -> bool:
         """Whether codes depend on the timestep."""
-        return super().is_conditioned or self.k_noisy is not None or self.budget_over_time is not None
+        return super().is_conditioned or self.budget_over_time is not None
 
     @property
     def asks_sensitivity(self) -> bool:
@@ -100,14 +94,12 @@ class TideSAE(SAE):
         if self.budget_over_time is not None:
             self.budget_over_time.fit(sensitivity.by_time, self.known.scale)
 
-    def _encode_normalised(
-        self, u: Tensor, frame: Frame, timestep: Tensor | None, dead: Tensor | None = None, k_aux: int = 0
-    ) -> Encoded:
-        rule, backend = self._rule(timestep, self.threshold), self.decode_backend
+    def _encode_normalised(self, u: Tensor, frame: Frame, dead: Tensor | None = None, k_aux: int = 0) -> Encoded:
+        rule, backend = self._rule(frame.t, self.threshold), self.decode_backend
         read = frame.modulated(u)
         if not self.refinements:
             return encode(read, self.W_enc, self.b_enc, rule, dead, k_aux, backend, offset_D=self.b_dec)
-        first = TopK(max(self.k, self.k_noisy or 0))
+        first = TopK(self.k)
         code = encode(read, self.W_enc, self.b_enc, first, backend=backend, offset_D=self.b_dec)
         for left in range(self.refinements, 0, -1):
             error = frame.scaled(u - self._decode_normalised(self._code(code), frame)[0])
@@ -118,14 +110,12 @@ class TideSAE(SAE):
                 code = encode(error, self.W_enc, None, rule, dead, k_aux, backend, start)
         return code
 
-    def _pursue(
-        self, code: SparseCode, u: Tensor, frame: Frame, timestep: Tensor | None
-    ) -> tuple[SparseCode, list[SparseCode]]:
+    def _pursue(self, code: SparseCode, u: Tensor, frame: Frame) -> tuple[SparseCode, list[SparseCode]]:
         if self.pursuit is None:
             return code, []
         written = (frame.modulated(u) if self.unmodulate else u) - self.b_dec
         written = written if u.requires_grad else written.detach()  # as for the decoder, without the values' gradient
-        rule = partial(self._rule, timestep)
+        rule = partial(self._rule, frame.t)
         found: tuple[SparseCode, list[SparseCode]] = self.pursuit(code, written, self.W_dec, rule, self.decode_backend)
         return found
 
@@ -135,17 +125,13 @@ class TideSAE(SAE):
         u_hat = self._decode_normalised(self._code(encoded), frame)[0]
         return {"encoder": (u - u_hat).square().mean()}
 
-    def _rule(self, timestep: Tensor | None, threshold: SharedThreshold | None) -> Rule:
+    def _rule(self, t: Tensor | None, threshold: SharedThreshold | None) -> Rule:
         if threshold is not None:
-            weight_B = None if self.budget_over_time is None else self.budget_over_time(timestep)
+            weight_B = None if self.budget_over_time is None else self.budget_over_time(t)
             if self.training or not threshold.is_known():
                 return BatchTopK(self.k, weight_N=weight_B)
             return threshold.rule(weight_B)
-        if self.k_noisy is None:
-            return TopK(self.k)
-        assert timestep is not None
-        k_B = torch.lerp(torch.full_like(timestep, self.k), torch.full_like(timestep, self.k_noisy), timestep)
-        return TopK(max(self.k, self.k_noisy), k_B.round().long())
+        return TopK(self.k)
 
     @torch.no_grad()
     def follow(self, batch: TokenBatch, output: SAEOutput) -> None:

@@ -233,7 +233,7 @@ class TideModule(LightningModule):
     def predict_step(self, batch: HeldOut, batch_idx: int) -> dict[str, SparseCode]:
         """Every site's codes."""
         parts = self.for_each_sae(batch.tokens)
-        return {site: self.sae(site).encode(tokens.x, **tokens.context()) for site, tokens in parts.items()}
+        return {site: self.sae(site).encode(tokens.x, tokens.context) for site, tokens in parts.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember which denoiser the SAEs belong to: by its fingerprint, none of its weights."""

@@ -24,11 +24,11 @@ def test_a_pipelines_own_call_is_steered_as_our_trajectories(name: str, tmp_path
         warnings.simplefilter("ignore")  # diffusers' schedulers under numpy 2
         denoiser = load_denoiser(str(family.save(tmp_path)), latent_size=family.latent_size)
         sites = denoiser.resolve_sites(list(family.sites)[:2])
-        shapes = denoiser.site_shapes(sites, window_radius=1)
+        shapes = denoiser.site_shapes(sites)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             saes = {
-                site: TideSAE(shape, 2, 4, known_part="previous_step" if shape.d_window else "input_token")
+                site: TideSAE(shape, 2, 4, known_part="input_token" if site.endswith(":text") else "previous_step")
                 for site, shape in shapes.items()
             }
             for sae in saes.values():

@@ -129,7 +129,7 @@ def _add(
     for key, sae in saes.items():
         for look in group.looks:
             tokens = look.tokens[unlabelled(key)]
-            code = sae.encode(tokens.x.float(), **tokens.context())
+            code = sae.encode(tokens.x.float(), tokens.context)
             statistics[key].add(code, look.t)
             firing[key].add(code)
         statistics[key].end_group(first, len(group.captions))

@@ -89,7 +89,7 @@ def _is_walked(run: Run) -> bool:
 @torch.no_grad()
 def _read_noised(run: Run, sites: list[str], numbers: list[int], num_bins: int, seed: int) -> Group:
     data, denoiser = run.data, run.denoiser
-    harvester = Harvester(denoiser, denoiser.resolve_sites(sites), data.window_radius, data.forward_batch_size)
+    harvester = Harvester(denoiser, denoiser.resolve_sites(sites), data.forward_batch_size)
     x0, captions = data.latents("heldout").fetch(numbers)
     noise = normals(seed, "atlas", numbers=numbers, shape=denoiser.latent_shape)
     looks = []

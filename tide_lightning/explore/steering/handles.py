@@ -126,7 +126,7 @@ def _see(
         def predict(tokens: TokenBatch) -> Tensor:
             if len(moments) <= steps:
                 some = tokens.select(tokens.half == int(Half.CONDITIONAL))
-                dense = sae.encode(some.x, **some.context()).to_dense().float() / steps
+                dense = sae.encode(some.x, some.context).to_dense().float() / steps
                 activity[site] = activity.get(site, 0) + dense.reshape(len(prompts), -1, sae.d_sae)
             return tokens.x
 
@@ -195,5 +195,5 @@ def _along_latents(sae: SAE, gradient: Tensor, tokens: TokenBatch) -> Tensor:
         amounts = torch.zeros(len(tokens), sae.d_sae, device=gradient.device, requires_grad=True)
         latents = torch.arange(sae.d_sae, device=gradient.device).repeat(len(tokens), 1)
         code = SparseCode(amounts * sae.unit_at(tokens.t), latents, sae.d_sae)
-        (along,) = torch.autograd.grad((sae.decode(code, **tokens.context()) * gradient).sum(), amounts)
+        (along,) = torch.autograd.grad((sae.decode(code, tokens.context) * gradient).sum(), amounts)
     return along
