@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import sae_lens
 import torch
 from sparsify import SparseCoder
 
-from tests.saes.synthetic import SHAPE, at_all_times, tokens
+from tests.saes.synthetic import SHAPE, at_all_times, knowing, tokens
 from tide_lightning.errors import UserError
 from tide_lightning.saes import SAE, GatedSAE, JumpReLUSAE, KnownStatistics, MatryoshkaSAE, ReLUSAE, TideSAE
 from tide_lightning.saes.exchange.writing import exportable, folded, write_as
@@ -45,8 +44,8 @@ def trained(cls: type[SAE], **arguments: Any) -> SAE:
 
 @torch.no_grad()
 def compare(theirs: Any, sae: SAE, batch: TokenBatch) -> None:
-    code = sae.encode(batch.x, **batch.context())
-    expected = sae.decode(code, **batch.context())
+    code = sae.encode(batch.x, batch.context)
+    expected = sae.decode(code, batch.context)
     found = theirs.encode(batch.x)
     torch.testing.assert_close(found, code.to_dense(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(theirs.decode(found), expected, rtol=1e-5, atol=1e-5)
@@ -96,7 +95,7 @@ def test_sae_lens_at_one_time(name: str, tmp_path: Path) -> None:
         folded(sae)
     write_as("saelens", tmp_path, folded(sae, T), {})
     theirs = sae_lens.SAE.load_from_disk(tmp_path)
-    then = replace(BATCH, t=torch.full_like(BATCH.t, T))
+    then = knowing(BATCH, t=torch.full_like(BATCH.t, T))
     compare(theirs, sae, then)
 
 
@@ -106,12 +105,12 @@ def test_sae_lens_of_what_is_left(tmp_path: Path) -> None:
     assert exportable(sae).of_rest
     write_as("saelens", tmp_path, folded(sae), {})
     theirs = sae_lens.SAE.load_from_disk(tmp_path)
-    known = sae.known(**BATCH.context())
+    known = sae.known(BATCH.context)
     with torch.no_grad():
         codes = theirs.encode(BATCH.x - known)
-        code = sae.encode(BATCH.x, **BATCH.context())
+        code = sae.encode(BATCH.x, BATCH.context)
         torch.testing.assert_close(codes, code.to_dense(), rtol=1e-5, atol=1e-5)
-        expected = sae.decode(code, **BATCH.context())
+        expected = sae.decode(code, BATCH.context)
         torch.testing.assert_close(known + theirs.decode(codes), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -124,9 +123,9 @@ def test_sparsify(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         found = theirs.encode(BATCH.x)
         codes = torch.zeros(len(BATCH), sae.d_sae).scatter(1, found.top_indices, found.top_acts)
-        code = sae.encode(BATCH.x, **BATCH.context())
+        code = sae.encode(BATCH.x, BATCH.context)
         torch.testing.assert_close(codes, code.to_dense(), rtol=1e-5, atol=1e-5)
-        expected = sae.decode(code, **BATCH.context())
+        expected = sae.decode(code, BATCH.context)
         torch.testing.assert_close(theirs.decode(found.top_acts, found.top_indices), expected, rtol=1e-5, atol=1e-5)
 
 

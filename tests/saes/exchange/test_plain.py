@@ -46,8 +46,8 @@ def test_what_is_written_is_read_as_the_same(name: str, tmp_path: Path) -> None:
     cls, arguments, formats = CASES[name]
     sae = trained(cls, **arguments)
     with torch.no_grad():
-        code = sae.encode(BATCH.x, **BATCH.context())
-        expected = sae.decode(code, **BATCH.context())
+        code = sae.encode(BATCH.x, BATCH.context)
+        expected = sae.decode(code, BATCH.context)
         for format in formats:
             again = SAE.from_pretrained(write_as(format, tmp_path / format, folded(sae), {}))
             read = again.encode(BATCH.x)

@@ -145,7 +145,7 @@ def test_diffract(named: str, tmp_path: Path) -> None:
     scale, shift = (hidden @ own["mod_linear.weight"].T + own["mod_linear.bias"]).chunk(2, dim=1)
     z = ((X * (1 + scale) + shift) @ own["encoder.weight"].T + own["encoder.bias"]).relu()
     compare(sae, z, z @ own["decoder.weight"].T + own["decoder.bias"], t)
-    with pytest.raises(ValueError, match="depends on the timestep"):
+    with pytest.raises(ValueError, match="depends on the time"):
         sae.encode(X)
 
 

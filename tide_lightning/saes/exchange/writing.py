@@ -22,6 +22,7 @@ from tide_lightning.saes.relu import ReLUSAE
 from tide_lightning.saes.sae import SAE
 from tide_lightning.saes.tide import TideSAE
 from tide_lightning.sharding import class_of
+from tide_lightning.tokens import TokenContext
 
 Format = Literal["saelens", "sparsify", "plain"]
 """SAELens 6, EleutherAI's sparsify, or matrices by themselves."""
@@ -111,7 +112,7 @@ def _around(sae: SAE, time: Tensor | None, of_rest: bool) -> Around:
         gain, shift = (part[0].double() for part in sae.modulation(time))
     mean = torch.zeros(sae.d_in, dtype=torch.float64)
     if not of_rest:
-        mean = sae.known(timestep=time)[0].double()
+        mean = sae.known(TokenContext.of(time))[0].double()
     into = back = None
     if sae.metric is not None:
         into, back = sae.metric.forward_map.double(), sae.metric.backward_map.double()
