@@ -1,0 +1,136 @@
+"""Sites: where a denoiser's tokens are read and replaced."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from tide_lightning.diffusion import grid, hooks
+from tide_lightning.diffusion.conditioning import Conditioning
+from tide_lightning.diffusion.denoiser.calling import CallsModule
+from tide_lightning.diffusion.denoiser.prompts import EncodesPrompts
+from tide_lightning.diffusion.layouts import Found, Layout, find_sites
+from tide_lightning.diffusion.sites import Site, resolve_sites
+from tide_lightning.errors import UserError
+from tide_lightning.tokens import SiteShape
+
+
+class HasSites(CallsModule, EncodesPrompts):
+    """A denoiser's sites, found by one forward of a blank sample."""
+
+    streams: tuple[str, ...] = ("image",)
+    """The token streams that its blocks carry."""
+
+    blocks: str = "transformer_blocks"
+    """The list of its blocks, or the last of several."""
+
+    text_first: bool = True
+    """The order of streams that stand one after another in one tensor."""
+
+    _found: dict[Site, Found]
+
+    def resolve_sites(self, patterns: Sequence[str]) -> list[Site]:
+        """The sites that the patterns name."""
+        return resolve_sites(self.module, patterns, self.streams)
+
+    def layout(self, site: Site) -> Layout:
+        """Where a site's tokens lie."""
+        return self._find([site])[site].layout
+
+    def site_widths(self, sites: Sequence[Site]) -> dict[str, int]:
+        """The width d of each site, found by one forward; where it does not carry its stream's tokens, an error."""
+        return {str(site): found.width for site, found in self._find(sites).items()}
+
+    def site_shapes(self, sites: Sequence[Site]) -> dict[str, SiteShape]:
+        """Each site's sizes."""
+        shapes = {}
+        for site, (_, layout, width) in self._find(sites).items():
+            is_text = layout.stream == "text"
+            d_input = self.prompt_shape[1] if is_text else math.prod(self.latent_shape) // layout.num_tokens
+            shapes[str(site)] = SiteShape(width, layout.grid, d_input)
+        return shapes
+
+    def inputs(self, layout: Layout, x_t: Tensor, conditioning: Conditioning) -> Tensor:
+        """What the denoiser is given at each place [N, T, p]: latent patches, or embeddings of the prompt."""
+        if layout.stream == "text":
+            return conditioning.tokens.float()
+        return grid.patches(x_t, layout.grid)
+
+    def record(
+        self,
+        sites: Sequence[Site],
+        *,
+        stop_early: bool = False,
+        select: Callable[[Site, Tensor], Tensor] | None = None,
+    ) -> AbstractContextManager[dict[str, Tensor]]:
+        """Fill a dictionary {site: [N, T, d]} during the prediction made inside; see `hooks.record`."""
+        holdings = {site: found.holding for site, found in self._find(sites).items()}
+        return hooks.record(self.module, sites, stop_early=stop_early, select=select, holdings=holdings)
+
+    def splice(self, replacements: Mapping[Site, Callable[[Tensor], Tensor]]) -> AbstractContextManager[None]:
+        """Replace each site's tokens [N, T, d] by `fn(tokens)` in the predictions made inside."""
+        holdings = {site: found.holding for site, found in self._find(list(replacements)).items()}
+        return hooks.splice(self.module, replacements, holdings)
+
+    def entry_modulation(self, block: int | None, raw_t: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Shift and scale [G, d] that a block applies to its tokens' LayerNorm at timesteps [G]; None where unknown.
+
+        Args:
+            block: number of the block; None for the output layer.
+            raw_t: timesteps as the transformer is given them.
+        """
+        return None
+
+    @torch.no_grad()
+    def adaln(self, site: Site | str, num_times: int = 64) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What the denoiser's own adaptive norm applies where the tokens of `site` are read next.
+
+        Returns:
+            Times t [G], scale [G, d] and shift [G, d], acting as LayerNorm(x) * (1 + scale) + shift; None where it does
+            not fit the site.
+        """
+        site = Site.parse(site) if isinstance(site, str) else site
+        block = re.fullmatch(rf"{self.blocks}\.(\d+)", site.path)
+        if site.part != "output" or site.stream != "image" or not (block or site.path == "pos_embed"):
+            return None
+        following = int(block[1]) + 1 if block else 0
+        is_block = following < len(list(self.module.get_submodule(self.blocks).children()))
+        t = torch.linspace(0, 1, num_times, device=self.device)
+        applied = self.entry_modulation(following if is_block else None, self.schedule.raw_t(t))
+        if applied is None:
+            return None
+        shift, scale = applied
+        return t.cpu(), scale.float().cpu(), shift.float().cpu()
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Conditioning of the prompts, one row each, on the denoiser's device; "" is the unconditional one."""
+        conditioning = super().encode_prompts(prompts)
+        length = conditioning.tokens.shape[1]
+        for site, (_, layout, _) in self._found.items():
+            if layout.stream == "text" and layout.grid != (length,):
+                raise UserError(
+                    f"site {site} is to have {layout.grid[0]} text tokens, but this pipeline's prompts have {length}:"
+                    " is a text encoder missing?"
+                )
+        return conditioning
+
+    def _find(self, sites: Sequence[Site]) -> dict[Site, Found]:
+        """Where each site's tokens are; those asked for first are looked for in one forward of a blank sample."""
+        new = [site for site in sites if site not in self._found]
+        if new:
+            self._found |= find_sites(
+                self.module, new, self.grid, self.prompt_shape[0], self.text_first, self._run_blank
+            )
+        return {site: self._found[site] for site in sites}
+
+    @torch.no_grad()
+    def _run_blank(self, num_text: int) -> None:
+        """One forward of a sample without meaning, whose prompt has so many tokens."""
+        tokens = self.zeros(1, num_text, self.prompt_shape[1])
+        raw_t = torch.zeros(1, device=self.device)
+        self.forward(self.zeros(1, *self.latent_shape), raw_t, self.blank_conditioning(tokens))
