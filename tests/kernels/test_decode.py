@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tide_lightning.errors import UserError
-from tide_lightning.kernels import DecodeBackend, decode
+from tide_lightning.kernels import DecodeBackend, csr, decode
 from tide_lightning.kernels.backends import gathering
 from tide_lightning.kernels.backends import torch_sparse as torch_sparse_backend
 from tide_lightning.kernels.choice import _log_choice, fastest_backend
@@ -147,6 +147,15 @@ def test_transposing_is_stable_whichever_way_columns_are_sorted(num_entries: int
     assert torch.equal(transposed.values, columns.argsort(stable=True))
     assert torch.equal(transposed.row_pointer.diff(), columns.bincount(minlength=300))
     assert torch.equal(transposed.columns, (transposed.values >= num_entries // 3).long())
+
+
+@pytest.mark.parametrize("num_columns", [32_767, 32_768])
+def test_short_keys_sort_as_long_ones_do(num_columns: int) -> None:
+    columns = torch.tensor([num_columns - 1, 0, 7, 7, num_columns - 1, 0])
+    for sort in (csr._sort_on_cpu, csr._sort_on_gpu):
+        in_order, places = sort(columns, num_columns)
+        assert (in_order.dtype, in_order.tolist()) == (torch.int32, columns.sort().values.tolist())
+        assert places.tolist() == [1, 5, 2, 3, 0, 4]
 
 
 def test_threads_do_not_change_the_result() -> None:

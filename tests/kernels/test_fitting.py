@@ -113,3 +113,59 @@ def test_a_value_held_at_zero_has_no_gradient() -> None:
     torch.testing.assert_close(got.detach(), torch.tensor([[2.0, 0.0, 0.5]], dtype=torch.float64))
     [gradient] = torch.autograd.grad(got.sum(), goal)
     torch.testing.assert_close(gradient, torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("channels", "steps"), [(70, 3), (33, 0), (128, 1)])
+def test_a_gpus_kernels_fit_as_a_cpu_does(dtype: torch.dtype, channels: int, steps: int) -> None:
+    """Through Triton's interpreter: tokens of no latents, of every size of program, and of more than the largest."""
+    pytest.importorskip("triton")
+    draw = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([0, 1, 16, 17, 60, 64, 65, 128, 129, 200, 3])
+    indices = torch.cat([torch.randperm(300, generator=draw)[:length] for length in lengths])
+    row_pointer = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    values, weight = torch.rand(len(indices), generator=draw), decoder(300, channels).to(dtype)
+    target = torch.randn(len(lengths), channels, generator=draw)
+    values = values.to(dtype)
+    operands = target.double(), values.double(), indices, weight.double(), row_pointer
+    got = fit_values(target, values, indices, weight, row_pointer, steps, "triton")
+    assert got.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 2**-8  # bf16 values are rounded once
+    torch.testing.assert_close(got.double(), fit_values(*operands, steps), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("k", [1, 5, 129])
+def test_a_gpus_kernels_fit_codes_of_one_length(k: int) -> None:
+    pytest.importorskip("triton")
+    draw = torch.Generator().manual_seed(0)
+    indices = torch.rand(3, 200, generator=draw).argsort(1)[:, :k]
+    values, weight = torch.rand(3, k, generator=draw), decoder(200, 24)
+    goal = torch.randn(3, 24, generator=draw).requires_grad_()
+    exact = goal.detach().double().requires_grad_()
+    got = fit_values(goal, values, indices, weight.float(), backend="triton")
+    expected = fit_values(exact, values.double(), indices, weight)
+    torch.testing.assert_close(got.double(), expected, atol=1e-5, rtol=1e-5)
+    if k == 5:
+        grads = torch.autograd.grad(got.sum(), goal)[0].double(), torch.autograd.grad(expected.sum(), exact)[0]
+        torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-5)
+
+
+def test_a_gpus_kernels_read_rows_in_autocasts_type() -> None:
+    pytest.importorskip("triton")
+    values, indices, row_pointer = code(12, 40, "uneven")
+    weight = decoder(40, 24)
+    target = torch.randn(12, 24, generator=torch.Generator().manual_seed(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        got = fit_values(target, values.float(), indices, weight.float(), row_pointer, 5, "triton")
+    assert got.dtype == torch.float32
+    expected = best_values(target.double(), indices, weight.bfloat16().double(), row_pointer).clamp(min=0)
+    torch.testing.assert_close(got.double(), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["embedding_bag", "triton"])
+def test_no_tokens_are_fitted(backend: DecodeBackend) -> None:
+    if backend == "triton":
+        pytest.importorskip("triton")
+    values, indices, _ = code(0, 40, "even")
+    fitted = fit_values(torch.zeros(0, 24), values.float(), indices, decoder(40, 24).float(), backend=backend)
+    assert fitted.shape == (0, 5)

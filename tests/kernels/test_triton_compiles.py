@@ -14,10 +14,11 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from tide_lightning.kernels.triton_kernels import batch, codes, products, threshold, topk
+from tide_lightning.kernels.triton_kernels import batch, codes, fitting, products, rows, threshold, topk
 
 ARGUMENTS = {
-    "i32": "stride num_columns num_channels num_copies k first_token first_latent",
+    "i32": "stride grad_stride weight_stride num_columns num_channels num_entries num_copies k steps low first_token "
+    "first_latent",
     "*i64": "rows columns row_pointer equal_taken above equal wanted wanted_pointer",
     "*i32": "keys places count counts bins floor bound",
     "*fp32": "weights threshold",
@@ -25,8 +26,9 @@ ARGUMENTS = {
 TYPES = {name: type for type, names in ARGUMENTS.items() for name in names.split()}
 
 
-def compile_for_hopper(kernel, dtype, num_warps=4, **constants):
-    signature = {name: TYPES.get(name, f"*{dtype}") for name in kernel.arg_names}
+def compile_for_hopper(kernel, dtype, num_warps=4, float32="", **constants):
+    types = TYPES | dict.fromkeys(float32.split(), "*fp32")
+    signature = {name: types.get(name, f"*{dtype}") for name in kernel.arg_names}
     signature |= dict.fromkeys(constants, "constexpr")
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": num_warps})
@@ -37,7 +39,9 @@ def compile_for_hopper(kernel, dtype, num_warps=4, **constants):
 
 def of_products(dtype):
     compile_for_hopper(products._weighted_rows, dtype, BLOCK=1024, SUM=tl.float32)
-    compile_for_hopper(products._dot, dtype, BLOCK=1024, SUM=tl.float32)
+    compile_for_hopper(products._dot, dtype, ENTRIES=16, BLOCK=64, SUM=tl.float32)
+    compile_for_hopper(rows._project, dtype, float32="norm", CHANNELS=1024)
+    compile_for_hopper(rows._normalise, dtype, CHANNELS=1024)
     compile_for_hopper(codes._add, dtype, num_warps=1, ENTRIES=64)
     compile_for_hopper(codes._look_up, dtype, ENTRIES=64)
 
@@ -59,12 +63,20 @@ def of_selection(dtype):
             compile_for_hopper(threshold._write, dtype, **sizes)
 
 
+def of_fitting(dtype):
+    narrow, float32 = dtype != "fp32", "target values fitted"
+    for size in fitting.SIZES:
+        sizes = {"SIZE": size, "CHANNELS": 64 if narrow else 32, "IS_NARROW": narrow}
+        compile_for_hopper(fitting._fit_by_gram, dtype, num_warps=8 if size == 128 else 4, float32=float32, **sizes)
+    compile_for_hopper(fitting._fit_by_rows, dtype, num_warps=16, float32=float32, ENTRIES=8, CHANNELS=2048)
+
+
 globals()[sys.argv[1]](sys.argv[2])
 """
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("kernels", ["of_products", "of_selection"])
+@pytest.mark.parametrize("kernels", ["of_products", "of_selection", "of_fitting"])
 def test_kernels_compile_for_hopper(kernels: str, dtype: str) -> None:
     pytest.importorskip("triton")
     environment = {"TRITON_INTERPRET": "0", "TRITON_DEFAULT_FP_FUSION": "1"}

@@ -20,7 +20,8 @@ class Csr:
     """
 
     def __init__(self, values: Tensor, columns: Tensor, row_pointer: Tensor, num_columns: int) -> None:
-        self.values, self.columns, self.row_pointer = values, columns, row_pointer
+        self.values, self.columns = values.contiguous(), columns.contiguous()  # kernels count on it
+        self.row_pointer = row_pointer
         self.num_rows, self.num_columns = row_pointer.numel() - 1, num_columns
         self._transposed: Csr | None = None
         self._written_out: Tensor | None = None
@@ -55,12 +56,22 @@ class Csr:
 
 
 def _sort(columns_Z: Tensor, num_columns: int) -> tuple[Tensor, Tensor]:
-    """Columns in order and where they were: a stable sort of int32, half of int64's digits."""
+    """Columns in order, int32, and where they were: a stable sort, digit by digit, of keys as short as can be."""
+    return (_sort_on_cpu if columns_Z.device.type == "cpu" else _sort_on_gpu)(columns_Z, num_columns)
+
+
+def _sort_on_cpu(columns_Z: Tensor, num_columns: int) -> tuple[Tensor, Tensor]:
     num_entries, keys = columns_Z.numel(), columns_Z.int()
-    if keys.device.type == "cpu" and 4096 < num_entries < _RADIX_SORT_FROM:
+    if 4096 < num_entries < _RADIX_SORT_FROM:
         keys = torch.nn.functional.pad(keys, (0, _RADIX_SORT_FROM - num_entries), value=num_columns)  # these go last
     sorted_Z, order_Z = keys.sort(stable=True)
     return sorted_Z[:num_entries], order_Z[:num_entries]
+
+
+def _sort_on_gpu(columns_Z: Tensor, num_columns: int) -> tuple[Tensor, Tensor]:
+    keys = columns_Z.to(torch.int16 if num_columns <= torch.iinfo(torch.int16).max else torch.int32)
+    sorted_Z, order_Z = keys.sort(stable=True)
+    return sorted_Z.int(), order_Z
 
 
 def expand_row_pointer(row_pointer: Tensor, num_entries: int) -> Tensor:

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tide_lightning.kernels import triton_kernels
 from tide_lightning.kernels.backends import BACKENDS, Backend
-from tide_lightning.kernels.choice import DecodeBackend, choose_backend
+from tide_lightning.kernels.choice import DecodeBackend, choose_backend, product_dtype
 from tide_lightning.kernels.csr import Csr, accumulation_dtype, even_row_pointer
+
+_MOST_CHANNELS = 8192  # that a program for a token keeps at hand
 
 
 def fit_values(
@@ -25,8 +28,9 @@ def fit_values(
 ) -> Tensor:
     """Values with which the same latents decode to the target more closely; whatever would be negative is 0.
 
-    Conjugate gradients on |target - code W|^2, all tokens at once: a step costs two sparse products, whatever the
-    size of the dictionary. It works in float32 at least. A code of an exact fit stays as it is.
+    Conjugate gradients on |target - code W|^2, in float32 at least: on a CPU all tokens at once, where a step costs two
+    sparse products, whatever the size of the dictionary; on a GPU a program a token, which reads its rows once, in
+    autocast's type, as they are decoded. A code of an exact fit stays as it is.
 
     The target gets the solution's gradient, by as many steps. Nothing else does: the solution does not depend on where
     it began, and how it depends on the weight is left out.
@@ -40,16 +44,18 @@ def fit_values(
         steps: of conjugate gradients.
         backend: of the sparse products.
     """
-    pointer = even_row_pointer(indices) if row_pointer is None else row_pointer
+    in_triton = weight_MD.shape[1] <= _MOST_CHANNELS and triton_kernels.chosen_for(weight_MD, backend)
     dtype = accumulation_dtype(weight_MD.dtype)
     fitted_Z: Tensor = _Fit.apply(  # type: ignore[no-untyped-call]
         target_ND.to(dtype),
         values.detach().to(dtype).flatten(),
         indices.flatten(),
-        weight_MD.detach().to(dtype),
-        pointer,
+        weight_MD.detach().to(product_dtype(values, weight_MD) if in_triton else dtype),
+        even_row_pointer(indices) if row_pointer is None else row_pointer,
+        indices.shape[1] if row_pointer is None else None,
         steps,
         backend,
+        in_triton,
     )
     return fitted_Z.view_as(values).to(values.dtype)
 
@@ -65,12 +71,20 @@ class _Fit(torch.autograd.Function):
         indices_Z: Tensor,
         weight_MD: Tensor,
         row_pointer: Tensor,
+        longest: int | None,
         steps: int,
         wanted: DecodeBackend,
+        in_triton: bool,
     ) -> Tensor:
+        code = Csr(values_Z, indices_Z, row_pointer, len(weight_MD))
         with torch.autocast(weight_MD.device.type, enabled=False):
-            rows = _Rows(Csr(values_Z, indices_Z, row_pointer, len(weight_MD)), weight_MD, wanted)
-            fitted_Z = rows.fit(target_ND, values_Z, steps).clamp(min=0)
+            if in_triton:
+                from tide_lightning.kernels.triton_kernels import fitting
+
+                fitted_Z = fitting.fit(target_ND, code, weight_MD, steps, longest)
+            else:
+                fitted_Z = _Rows(code, weight_MD, wanted).fit(target_ND, values_Z, steps)
+            fitted_Z = fitted_Z.clamp(min=0)
         ctx.save_for_backward(fitted_Z, indices_Z, weight_MD, row_pointer)
         ctx.steps, ctx.wanted = steps, wanted
         return fitted_Z
@@ -80,9 +94,10 @@ class _Fit(torch.autograd.Function):
     def backward(ctx: Any, grad_Z: Tensor) -> tuple[Tensor | None, ...]:
         fitted_Z, indices_Z, weight_MD, row_pointer = ctx.saved_tensors
         with torch.autocast(weight_MD.device.type, enabled=False):
-            rows = _Rows(Csr(fitted_Z, indices_Z, row_pointer, len(weight_MD)), weight_MD, ctx.wanted)
+            code = Csr(fitted_Z, indices_Z, row_pointer, len(weight_MD))
+            rows = _Rows(code, weight_MD.to(fitted_Z.dtype), ctx.wanted)
             solved_Z = rows.solve(grad_Z, fitted_Z > 0, ctx.steps)
-            return rows.decoded(solved_Z), None, None, None, None, None, None
+            return rows.decoded(solved_Z), None, None, None, None, None, None, None, None
 
 
 class _Rows:

@@ -1,12 +1,15 @@
 """The decoder's rows on the unit sphere: what is done to all of them at each step, in as few passes as can be.
 
-Work goes block by block: what a block's first operation has read is still in the cache for the next ones.
+On a GPU a kernel does all of a row; on a CPU work goes block by block, and what a block's first operation has read is
+still in the cache for the next ones.
 """
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+
+from tide_lightning.kernels import triton_kernels
 
 _BLOCK_BYTES = 4 * 2**20
 
@@ -17,6 +20,30 @@ def project_off_rows(grad_MD: Tensor, weight_MD: Tensor) -> Tensor:
     Returns:
         The norm of what is left, which clipping asks for.
     """
+    if _in_triton(grad_MD, weight_MD):
+        from tide_lightning.kernels.triton_kernels import rows
+
+        norm: Tensor = rows.project(grad_MD, weight_MD)
+        return norm
+    return _project_in_blocks(grad_MD, weight_MD)
+
+
+def normalise_rows(weight_MD: Tensor) -> None:
+    """Give each row unit norm, in place; a row of zeros stays one."""
+    if _in_triton(weight_MD):
+        from tide_lightning.kernels.triton_kernels import rows
+
+        rows.normalise(weight_MD)
+    else:
+        _normalise_in_blocks(weight_MD)
+
+
+def _in_triton(*matrices: Tensor) -> bool:
+    """Kernels read rows whose numbers lie side by side."""
+    return all(triton_kernels.chosen_for(matrix) and matrix.stride(1) == 1 for matrix in matrices)
+
+
+def _project_in_blocks(grad_MD: Tensor, weight_MD: Tensor) -> Tensor:
     norms = []
     for rows in _blocks(weight_MD):
         grad, weight = grad_MD[rows], weight_MD[rows]
@@ -26,8 +53,7 @@ def project_off_rows(grad_MD: Tensor, weight_MD: Tensor) -> Tensor:
     return total
 
 
-def normalise_rows(weight_MD: Tensor) -> None:
-    """Give each row unit norm, in place; a row of zeros stays one."""
+def _normalise_in_blocks(weight_MD: Tensor) -> None:
     for rows in _blocks(weight_MD):
         weight = weight_MD[rows]
         weight.div_(torch.linalg.vector_norm(weight, dim=1, keepdim=True).clamp_(min=1e-12))

@@ -21,8 +21,8 @@ def work_on(device: torch.device) -> bool:
     return device.type == "cuda" and not torch.compiler.is_compiling() and _run_on_gpu(device)
 
 
-def chosen_for(operand: Tensor, backend: str) -> bool:
-    """Whether what no `DecodeBackend` tells is done by Triton: on a GPU, and wherever the products are."""
+def chosen_for(operand: Tensor, backend: str = "auto") -> bool:
+    """Whether what is no sparse product is done by Triton, too: on a GPU, and wherever the products are."""
     if backend == "triton":
         check(operand.device)
     return operand.dtype in TYPES and (backend == "triton" or work_on(operand.device))

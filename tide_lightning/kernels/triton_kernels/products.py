@@ -12,6 +12,7 @@ from torch import Tensor
 from tide_lightning.kernels.csr import Csr
 
 _MOST_CHANNELS_A_PROGRAM = 1024
+_ENTRIES_A_PROGRAM = 16
 
 
 def matmul(matrix: Csr, dense: Tensor) -> Tensor:
@@ -28,14 +29,14 @@ def matmul(matrix: Csr, dense: Tensor) -> Tensor:
 
 
 def dot_products(code: Csr, left_ND: Tensor, right_MD: Tensor) -> Tensor:
-    """left[n] . right[m] for every entry (n, m) of the code, [Z]: a program an entry."""
+    """left[n] . right[m] for every entry (n, m) of the code, [Z]: a program for some entries in a row."""
     left_ND, right_MD = left_ND.contiguous(), right_MD.contiguous()
-    num_channels = left_ND.shape[1]
     products_Z = left_ND.new_empty(code.columns.numel())
-    block = min(_MOST_CHANNELS_A_PROGRAM, triton.next_power_of_2(max(1, num_channels)))
     if products_Z.numel():
-        operands = code.rows(), code.columns, left_ND, right_MD
-        _dot[(len(products_Z),)](*operands, products_Z, num_channels, BLOCK=block, SUM=_sum_dtype(left_ND))
+        operands = code.rows(), code.columns, left_ND, right_MD, products_Z
+        sizes = len(products_Z), left_ND.shape[1]
+        blocks = {"ENTRIES": _ENTRIES_A_PROGRAM, "BLOCK": 128 // left_ND.element_size()}
+        _dot[(triton.cdiv(len(products_Z), _ENTRIES_A_PROGRAM),)](*operands, *sizes, **blocks, SUM=_sum_dtype(left_ND))
     return products_Z
 
 
@@ -59,14 +60,26 @@ def _weighted_rows(values, columns, row_pointer, dense, product, num_columns, BL
 
 
 @triton.jit
-def _dot(rows, columns, left, right, products, num_channels, BLOCK: tl.constexpr, SUM: tl.constexpr):
-    entry = tl.program_id(0).to(tl.int64)
-    left_row = left + tl.load(rows + entry) * num_channels
-    right_row = right + tl.load(columns + entry) * num_channels
-    total = tl.zeros([BLOCK], dtype=SUM)
-    for start in range(0, num_channels, BLOCK):
-        offsets = start + tl.arange(0, BLOCK)
-        inside = offsets < num_channels
-        left_part = tl.load(left_row + offsets, mask=inside, other=0.0).to(SUM)
-        total += left_part * tl.load(right_row + offsets, mask=inside, other=0.0).to(SUM)
-    tl.store(products + entry, tl.sum(total, axis=0).to(products.dtype.element_ty))
+def _dot(
+    rows,
+    columns,
+    left,
+    right,
+    products,
+    num_entries,
+    num_channels,
+    ENTRIES: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SUM: tl.constexpr,
+):
+    entry = tl.program_id(0) * ENTRIES + tl.arange(0, ENTRIES)
+    inside = entry < num_entries
+    left_rows = left + tl.load(rows + entry, mask=inside, other=0)[:, None] * num_channels
+    right_rows = right + tl.load(columns + entry, mask=inside, other=0)[:, None] * num_channels
+    total = tl.zeros([ENTRIES, BLOCK], dtype=SUM)
+    for first in range(0, num_channels, BLOCK):
+        channel = first + tl.arange(0, BLOCK)[None, :]
+        mask = inside[:, None] & (channel < num_channels)
+        left_part = tl.load(left_rows + channel, mask=mask, other=0.0).to(SUM)
+        total += left_part * tl.load(right_rows + channel, mask=mask, other=0.0).to(SUM)
+    tl.store(products + entry, tl.sum(total, axis=1).to(products.dtype.element_ty), mask=inside)
