@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks.keeping import SITE, measure
 from benchmarks.meaning import understand
-from benchmarks.tables import markdown, spread, write
+from benchmarks.tables import averaged, markdown, write
 from benchmarks.variants import COMMON, DEFAULT, NO_SAMPLING, TABLES, VARIANTS
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
 from tide_lightning.datamodules import ActivationDataModule
@@ -157,7 +157,7 @@ def table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
         seeds = [found[name] for found in rows.values() if name in found]
         if not seeds:
             continue
-        cells = [spread([row[key] for row in seeds if key in row], form) for key, (_, form) in columns.items()]
+        cells = [averaged([row[key] for row in seeds if key in row], form) for key, (_, form) in columns.items()]
         lines.append([name, *cells])
     return markdown(["variant", *(head for head, _ in columns.values())], lines)
 

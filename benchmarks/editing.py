@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.tables import markdown, spread, write
+from benchmarks.tables import averaged, markdown, write
 from tide_lightning.benchmark.prompts import steering_prompts
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import normal, stream
@@ -137,7 +137,7 @@ def style_table(seeds: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
             method,
-            *(spread([seed["style"][method][name] for seed in seeds], "%") for name in ("success", *others)),
+            *(averaged([seed["style"][method][name] for seed in seeds], "%") for name in ("success", *others)),
         ]
         for method in METHODS
     ]
@@ -151,8 +151,8 @@ def erasure_table(seeds: Sequence[Mapping[str, Any]]) -> str:
     for concept in CONCEPTS:
         for factor in ("1", *(f"{one:g}" for one in FACTORS_TRIED)):
             some = [seed["erasure"][concept][factor] for seed in seeds]
-            cells = [spread([one[name] for one in some], "%") for name in ("shown", "shown_elsewhere", "changed")]
-            rows.append([concept, factor, *cells, spread([one["stability"]["mean"] for one in some], "%")])
+            cells = [averaged([one[name] for one in some], "%") for name in ("shown", "shown_elsewhere", "changed")]
+            rows.append([concept, factor, *cells, averaged([one["stability"]["mean"] for one in some], "%")])
     head = ["concept", "factor", "still seen", "seen in others", "others' pixels moved", "others' factors as before"]
     return markdown(head, rows)
 

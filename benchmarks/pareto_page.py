@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import markdown, spread
+from benchmarks.tables import averaged, markdown
 
 Pieces = dict[str, dict[str, dict[str, dict[str, Any]]]]
 """Rows by piece (size and k), seed and variant."""
@@ -46,7 +46,7 @@ def table(pieces: Pieces, names: list[str]) -> str:
         for name in names:
             seeds = len(values(piece, name, "l0"))
             if seeds:
-                cells = (spread(values(piece, name, key), form) for key, (_, form) in columns.items())
+                cells = (averaged(values(piece, name, key), form) for key, (_, form) in columns.items())
                 lines.append([name, str(seeds), *cells])
         head = ["SAE", "seeds", *(title for title, _ in columns.values())]
         parts.append(f"### {title}\n\n" + markdown(head, lines))

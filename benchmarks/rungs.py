@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.seeds import Metrics, read_metrics
-from benchmarks.tables import markdown, spread, write
+from benchmarks.tables import averaged, markdown, write
 
 COLUMNS: dict[str, tuple[Callable[[Metrics, str], float], str]] = {
     "known alone": (lambda m, s: m["floors"][s]["known"]["explained_variance"], ".4f"),
@@ -41,10 +41,13 @@ def main() -> None:
     options = parser.parse_args()
     runs = [read_metrics(run) for run in options.runs]
     rows = [
-        [site.split("@")[1], *(spread([read(run, site) for run in runs], form) for read, form in COLUMNS.values())]
+        [
+            site.split("@")[1],
+            *(averaged([read(run, site) for run in runs], form) for read, form in COLUMNS.values()),
+        ]
         for site in runs[0]["sites"]
     ]
-    unrelated = spread([_images(run)["unrelated"]["mse"] for run in runs], ".2f")
+    unrelated = averaged([_images(run)["unrelated"]["mse"] for run in runs], ".2f")
     images = _images(runs[0])["images"]
     text = markdown(["known part", *COLUMNS], rows)
     text += f"\n\nFinal latents of {images} images a seed; unrelated images are {unrelated} apart."

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import markdown, spread, write
+from benchmarks.tables import averaged, markdown, write
 
 Metrics = dict[str, Any]
 Read = Callable[[Metrics, str], float]
@@ -71,10 +71,10 @@ STEERING = {
 def figures(runs: Sequence[Metrics]) -> str:
     """Reconstruction, floors and fidelity by site."""
     rows = [
-        [site, *(spread([read(run, site) for run in runs], form) for read, form in FIGURES.values())]
+        [site, *(averaged([read(run, site) for run in runs], form) for read, form in FIGURES.values())]
         for site in runs[0]["sites"]
     ]
-    every = spread([run["fidelity"]["all"]["loss_increase"] for run in runs], "%")
+    every = averaged([run["fidelity"]["all"]["loss_increase"] for run in runs], "%")
     return markdown(["site", *FIGURES], rows) + f"\n\nAll {len(rows)} sites spliced at once: loss increase {every}."
 
 
@@ -87,7 +87,7 @@ def toybox(runs: Sequence[Metrics]) -> str:
             [
                 site,
                 *(
-                    spread([box["meaning"][site]["mean"][measure][key] for box in boxes], form)
+                    averaged([box["meaning"][site]["mean"][measure][key] for box in boxes], form)
                     for key in PROBES.values()
                 ),
             ]
@@ -96,13 +96,19 @@ def toybox(runs: Sequence[Metrics]) -> str:
         parts.append(f"{measure.upper()}, mean over factors:\n\n" + markdown(["site", *PROBES], rows))
     for measure, name in (("depth_r2_beyond_position", "Depth, R² beyond position"), ("mask_iou", "Mask, IoU")):
         rows = [
-            [site, *(spread([box["readout"][site][measure][key] for box in boxes], ".3f") for key in READOUTS.values())]
+            [
+                site,
+                *(averaged([box["readout"][site][measure][key] for box in boxes], ".3f") for key in READOUTS.values()),
+            ]
             for site in boxes[0]["readout"]
         ]
         parts.append(f"{name}:\n\n" + markdown(["site", *READOUTS], rows))
     columns = {"success": "success", "confirmed by both oracles": "confirmed", "other factors stable": "stability_mean"}
     rows = [
-        [name, *(spread([box["steering"]["mean"][key][column] for box in boxes], "%") for column in columns.values())]
+        [
+            name,
+            *(averaged([box["steering"]["mean"][key][column] for box in boxes], "%") for column in columns.values()),
+        ]
         for name, key in STEERING.items()
     ]
     images = boxes[0]["steering"]["mean"]["latent"]["images"]

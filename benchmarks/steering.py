@@ -23,7 +23,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from benchmarks.tables import markdown, spread, write
+from benchmarks.tables import averaged, markdown, write
 from tide_lightning.benchmark.prompts import SteeringPrompts, steering_prompts
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import stream
@@ -325,15 +325,15 @@ def tables(figures: Mapping[str, Any]) -> str:
             means = [seed[factor]["mean"] for seed in seeds if factor in seed]
             if not means:
                 continue
-            cells = [spread([mean[method]["success"] for mean in means], "%") for method in METHODS]
-            share = spread([mean["latent"]["success"] / mean["prompt"]["success"] for mean in means], ".2f")
-            confirmed = spread([mean["latent"]["confirmed"] for mean in means], "%")
+            cells = [averaged([mean[method]["success"] for mean in means], "%") for method in METHODS]
+            share = averaged([mean["latent"]["success"] / mean["prompt"]["success"] for mean in means], ".2f")
+            confirmed = averaged([mean["latent"]["confirmed"] for mean in means], "%")
             rows.append([factor, *cells, share, f"{goal:g}", confirmed])
             for method in ("latent", "prompt"):
                 kept = [mean[method]["stability"] for mean in means]
                 stable.append(
                     [factor, method]
-                    + [spread([one[name] for one in kept], "%") if name != factor else "" for name in FACTORS]
+                    + [averaged([one[name] for one in kept], "%") if name != factor else "" for name in FACTORS]
                 )
         head = ["factor", *METHODS, "latent / prompt", "goal", "latent, both oracles"]
         parts.append(f"{_PROMPTS_THAT[about]}; success:\n\n" + markdown(head, rows))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def spread(values: Sequence[float], form: str) -> str:
+def averaged(values: Sequence[float], form: str) -> str:
     """Mean and, behind ±, half the range, where there are several; `%` is `.1%`."""
     if not values:
         return "-"

@@ -20,7 +20,7 @@ from torch import Tensor
 from tide_lightning.datamodules.harvest import Call, Harvester, Places
 from tide_lightning.diffusion import Layout
 from tide_lightning.diffusion.counters import normal, stream
-from tide_lightning.diffusion.trajectories import Trajectories
+from tide_lightning.diffusion.trajectories import StaggeredTrajectories
 from tide_lightning.errors import UserError
 from tide_lightning.tokens import TokenBatch
 
@@ -218,7 +218,7 @@ class DenoiseStream:
         self._guidance_scale = walk.guidance_scale
         self._both_halves = both_halves
         self._deck = Deck(len(prompts), draw.seed, draw.purpose)
-        self.trajectories = Trajectories(
+        self.trajectories = StaggeredTrajectories(
             harvester.denoiser,
             self._start,
             slots=draw.slots(),

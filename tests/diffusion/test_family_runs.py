@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.diffusion.pipelines import Family
 from tests.diffusion.small_runs import fit_and_test
 from tide_lightning.datamodules.harvest import Call, Harvester
-from tide_lightning.diffusion import Denoiser, Site, Trajectories, load_denoiser, sample
+from tide_lightning.diffusion import Denoiser, Site, StaggeredTrajectories, load_denoiser, sample
 from tide_lightning.diffusion.counters import normal, stream
 
 pytestmark = [
@@ -47,7 +47,7 @@ def test_every_timestep_gets_its_share(family: Family, denoiser: Denoiser, steps
         return family.prompts[0], normal(stream(0, slot, trajectory), denoiser.latent_shape)
 
     slots = list(range(steps))
-    walked = Trajectories(
+    walked = StaggeredTrajectories(
         denoiser, start, slots=slots, num_slots=steps, num_inference_steps=steps, guidance_scale=1.0, stagger=False
     )
     total: Counter[float] = Counter()
@@ -70,7 +70,7 @@ def test_staggered_harvests_hold_what_a_plain_hook_sees(family: Family, denoiser
     steps = 4
     sites = [site for site in denoiser.resolve_sites(some_sites(family)) if site.part != "update"]
     noises = [normal(stream(0, slot), denoiser.latent_shape) for slot in range(2)]
-    walked = Trajectories(
+    walked = StaggeredTrajectories(
         denoiser,
         lambda slot, _: (family.prompts[slot], noises[slot]),
         slots=[0, 1],

@@ -13,7 +13,7 @@ def test_auto_takes_what_the_device_is_good_at(pretrained: Path) -> None:
     data.setup()
     expected = native_dtype(torch.device("cpu"))
     assert data.denoiser.dtype == getattr(torch, expected)
-    has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # private, so the library reads the capability instead
     assert expected == ("bfloat16" if has_bfloat16 else "float32")
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.diffusion.miniature import save_miniature
-from tide_lightning.diffusion import Denoiser, Trajectories, guided_prediction, load_denoiser, sample
+from tide_lightning.diffusion import Denoiser, StaggeredTrajectories, guided_prediction, load_denoiser, sample
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.errors import UserError
 
@@ -24,8 +24,8 @@ def start(slot: int, trajectory: int) -> tuple[str, Tensor]:
     return PROMPTS[(slot + trajectory) % 3], normal(stream(0, slot, trajectory), (4, 8, 8))
 
 
-def trajectories(denoiser: Denoiser, slots: list[int], num_slots: int, steps: int) -> Trajectories:
-    return Trajectories(
+def trajectories(denoiser: Denoiser, slots: list[int], num_slots: int, steps: int) -> StaggeredTrajectories:
+    return StaggeredTrajectories(
         denoiser,
         start,
         slots=slots,
@@ -35,7 +35,7 @@ def trajectories(denoiser: Denoiser, slots: list[int], num_slots: int, steps: in
     )
 
 
-def walk(walked: Trajectories, denoiser: Denoiser, times: int) -> list[Tensor]:
+def walk(walked: StaggeredTrajectories, denoiser: Denoiser, times: int) -> list[Tensor]:
     seen = []
     for _ in range(times):
         step = walked.current()

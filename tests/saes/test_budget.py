@@ -11,7 +11,7 @@ from tests.saes.synthetic import tokens
 from tests.saes.test_tide import calibrated, small_sae
 from tide_lightning.errors import UserError
 from tide_lightning.saes import TideSAE
-from tide_lightning.saes.budget import BudgetOverTime
+from tide_lightning.saes.latent_budget import BudgetOverTime
 from tide_lightning.tokens import Sensitivity
 
 

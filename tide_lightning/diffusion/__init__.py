@@ -12,7 +12,7 @@ from tide_lightning.diffusion.own import OwnDenoiser
 from tide_lightning.diffusion.schedule import Schedule
 from tide_lightning.diffusion.sensitivity import sensitivity
 from tide_lightning.diffusion.sites import Site, folder_name, resolve_sites, unlabelled
-from tide_lightning.diffusion.trajectories import Trajectories, guided_prediction, sample
+from tide_lightning.diffusion.trajectories import StaggeredTrajectories, guided_prediction, sample
 from tide_lightning.diffusion.trajectory_noise import TrajectoryNoise
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "OwnDenoiser",
     "Schedule",
     "Site",
-    "Trajectories",
+    "StaggeredTrajectories",
     "TrajectoryNoise",
     "around_calls",
     "denoiser_of",

@@ -121,10 +121,11 @@ def package_path(address: str) -> Path:
 
 def dtype_argument() -> str:
     """What diffusers and transformers call the precision that they load."""
-    # Newer diffusers warn about the old name, older ones do not know the new.
-    from diffusers.utils import deprecation_utils
+    # diffusers 0.40 warns about the old name, before it the new one is not known.
+    import diffusers
 
-    return "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"
+    major, minor = map(int, diffusers.__version__.split(".")[:2])
+    return "dtype" if (major, minor) >= (0, 40) else "torch_dtype"
 
 
 @contextmanager

@@ -96,15 +96,15 @@ class VariancePreserving(Schedule):
 
     @property
     def num_timesteps(self) -> int:
-        """T."""
+        """How many timesteps the denoiser was trained on, T."""
         return self._table.shape[0]
 
     def t(self, raw_t: Tensor) -> Tensor:
-        """raw_t / (T - 1)."""
+        """Normalised time of a raw timestep: raw_t / (T - 1)."""
         return raw_t.float() / (self.num_timesteps - 1)
 
     def raw_t(self, t: Tensor) -> Tensor:
-        """Equal shares of [0, 1] for each of the T timesteps."""
+        """The raw timestep whose T-th part of [0, 1] t lies in."""
         return (t * self.num_timesteps).floor().clamp(0, self.num_timesteps - 1).float()
 
     def alpha_sigma(self, raw_t: Tensor) -> tuple[Tensor, Tensor]:

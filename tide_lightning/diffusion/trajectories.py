@@ -1,7 +1,7 @@
 """Real reverse trajectories with the pipeline's own scheduler and guidance.
 
-`sample` runs one batch from noise to latents as the pipeline's own call does. `Trajectories` keeps many samples on
-their way at once, each group at its own step, so that every forward covers the whole range of timesteps.
+`sample` runs one batch from noise to latents as the pipeline's own call does. `StaggeredTrajectories` keeps many samples
+on their way at once, each group at its own step, so that every forward covers the whole range of timesteps.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class _Group:
         return timestep
 
 
-class Trajectories:
+class StaggeredTrajectories:
     """Samples on their way from noise to image in slots, staggered along the schedule, forever.
 
     Slot s of S starts floor(s * L / S) steps ahead on a schedule of L steps, so that together they cover it evenly. A

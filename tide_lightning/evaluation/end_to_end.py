@@ -57,7 +57,7 @@ class RealImages:
     """
 
     def __init__(self, images: Images, count: int) -> None:
-        self._images, self._places = images, spread(len(images), count)
+        self._images, self._places = images, evenly_chosen(len(images), count)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -66,7 +66,7 @@ class RealImages:
         return torch.stack([item["image"] for item in self._images.items(self._places[numbers])])
 
 
-def spread(total: int, count: int) -> list[int]:
+def evenly_chosen(total: int, count: int) -> list[int]:
     """So many places, or all, spread evenly over those there are."""
     count = min(count, total)
     return [number * total // count for number in range(count)]

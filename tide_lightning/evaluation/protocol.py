@@ -16,7 +16,7 @@ from tide_lightning.datamodules import ActivationDataModule, HeldOutBatch
 from tide_lightning.diffusion import unlabelled
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation.budget import FIDELITY_SHARE, Budget, is_late
-from tide_lightning.evaluation.end_to_end import NUM_SHOWN, EndToEnd, RealImages, Trajectories, spread
+from tide_lightning.evaluation.end_to_end import NUM_SHOWN, EndToEnd, RealImages, Trajectories, evenly_chosen
 from tide_lightning.evaluation.fidelity import Fidelity
 from tide_lightning.evaluation.figures import measured
 from tide_lightning.evaluation.files import write_bytes, write_json
@@ -252,7 +252,7 @@ class EvaluateProtocol(Callback):
         if self._trajectories is None:
             return None
         heldout, images = data.corpus.prompts("heldout"), data.corpus.images("heldout")
-        prompts = [heldout[place] for place in spread(len(heldout), self.num_images)]
+        prompts = [heldout[place] for place in evenly_chosen(len(heldout), self.num_images)]
         cases = ", ".join(self._trajectories.cases)
         _say(trainer, f"evaluate  sampling {len(prompts)} images each: {cases}")
         begun = time.monotonic()

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from tide_lightning.errors import UserError
 from tide_lightning.kernels import Encoded
-from tide_lightning.saes.budget import Budget
 from tide_lightning.saes.code import SparseCode
 from tide_lightning.saes.frame import Frame
+from tide_lightning.saes.latent_budget import BudgetScope
 from tide_lightning.saes.tide import TideSAE
 from tide_lightning.tokens import SiteShape
 
@@ -37,7 +37,7 @@ class MatryoshkaSAE(TideSAE):
         self,
         shape: SiteShape,
         prefixes: Sequence[float] = (1 / 32, 3 / 32, 7 / 32, 15 / 32),
-        budget: Budget = "batch",
+        budget: BudgetScope = "batch",
         **tide: Any,
     ) -> None:
         super().__init__(shape, budget=budget, **tide)

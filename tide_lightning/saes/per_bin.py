@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tide_lightning.errors import UserError
 from tide_lightning.kernels import Rule, Within
-from tide_lightning.saes.budget import SharedThreshold
+from tide_lightning.saes.latent_budget import SharedThreshold
 from tide_lightning.saes.tide import TideSAE
 from tide_lightning.tokens import SiteShape
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from tide_lightning.kernels import DecodeBackend, Rule, Selected, decode, encode, fit_values
-from tide_lightning.saes.budget import SharedThreshold
 from tide_lightning.saes.code import SparseCode
+from tide_lightning.saes.latent_budget import SharedThreshold
 
 _STEPS = 3  # of conjugate gradients, after which the values hardly move
 PRODUCTS_A_FIT = 1 + 2 * _STEPS

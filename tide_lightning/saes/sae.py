@@ -27,11 +27,11 @@ from tide_lightning.kernels import (
     normalise_rows,
     project_off_rows,
 )
-from tide_lightning.saes.budget import number_of_latents
 from tide_lightning.saes.code import SparseCode
+from tide_lightning.saes.fidelity_metric import FidelityMetric
 from tide_lightning.saes.frame import Frame
 from tide_lightning.saes.known import KnownPart, Rung
-from tide_lightning.saes.metric import FidelityMetric
+from tide_lightning.saes.latent_budget import number_of_latents
 from tide_lightning.saes.modulation import TemporalModulation
 from tide_lightning.saes.pretrained import Pretrained
 from tide_lightning.sharding import local_rows, norm_over_ranks

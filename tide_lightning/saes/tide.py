@@ -19,9 +19,9 @@ from torch import Tensor
 
 from tide_lightning.errors import UserError
 from tide_lightning.kernels import BatchTopK, Encoded, Rule, Selected, TopK, encode
-from tide_lightning.saes.budget import Budget, BudgetOverTime, SharedThreshold
 from tide_lightning.saes.code import SparseCode
 from tide_lightning.saes.frame import Frame
+from tide_lightning.saes.latent_budget import BudgetOverTime, BudgetScope, SharedThreshold
 from tide_lightning.saes.pursuit import Pursuit
 from tide_lightning.saes.sae import SAE, SAEOutput
 from tide_lightning.tokens import Sensitivity, SiteShape, TokenBatch
@@ -49,22 +49,22 @@ class TideSAE(SAE):
         shape: SiteShape,
         expansion_factor: float = 16,
         k: int | float = 16,
-        budget: Budget = "token",
+        budget: BudgetScope = "token",
         refinements: int = 0,
         pursuits: int = 0,
         budget_over_time: float = 0.0,
         **common: Any,
     ) -> None:
         super().__init__(shape, expansion_factor, k, **common)
-        if budget not in get_args(Budget):
-            raise UserError(f"budget: there is no {budget!r}; choose one of {', '.join(get_args(Budget))}")
+        if budget not in get_args(BudgetScope):
+            raise UserError(f"budget: there is no {budget!r}; choose one of {', '.join(get_args(BudgetScope))}")
         if refinements < 0 or pursuits < 0:
             raise UserError(f"refinements = {refinements}, pursuits = {pursuits}: they must be at least 0")
         if not 0 <= budget_over_time <= 1 or (budget_over_time and budget != "batch"):
             raise UserError(
                 f"budget_over_time = {budget_over_time}: give a number from 0 to 1; with budget: token only 0"
             )
-        self.budget: Budget = budget
+        self.budget: BudgetScope = budget
         self.refinements, self.pursuits = refinements, pursuits
         self.pursuit = Pursuit(pursuits, budget == "batch") if pursuits else None
         self.threshold = SharedThreshold() if budget == "batch" else None

@@ -59,7 +59,7 @@ def parse_window(text: str) -> tuple[float, float]:
 
 
 def step_times(denoiser: Denoiser, num_inference_steps: int) -> Tensor:
-    """T of each step of a schedule [S], falling from noise."""
+    """The normalised time of each step of a schedule [S], falling from noise."""
     timesteps = denoiser.new_scheduler(num_inference_steps).timesteps.cpu()
     return denoiser.schedule.t(denoiser.raw_t(timesteps))
 

@@ -12,7 +12,7 @@ from tide_lightning.kernels import Threshold
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes.bins import at_time, centres
 
-Budget = Literal["token", "batch"]
+BudgetScope = Literal["token", "batch"]
 """Whether each token has k active latents, or a batch's tokens share k times their number."""
 
 _SLOWEST = 0.01  # the weight of a new batch never falls below: the threshold follows the last hundred

@@ -29,11 +29,11 @@ class FidelityMetric(nn.Module):
         self.register_buffer("backward_map", torch.eye(d_in))
 
     def into(self, u: Tensor) -> Tensor:
-        """U P."""
+        """A residual in the metric: u P."""
         return u @ self.forward_map
 
     def back(self, u: Tensor) -> Tensor:
-        """U P^-1."""
+        """The residual of one in the metric: u P^-1."""
         return u @ self.backward_map
 
     @torch.no_grad()
