@@ -1,7 +1,7 @@
 """Real reverse trajectories with the pipeline's own scheduler and guidance.
 
-`sample` runs one batch from noise to latents as the pipeline's own call does. `StaggeredTrajectories` keeps many samples
-on their way at once, each group at its own step, so that every forward covers the whole range of timesteps.
+`sample` runs one batch from noise to latents as the pipeline's own call does. `StaggeredTrajectories` keeps many
+samples on their way at once, each group at its own step, so that every forward covers the whole range of timesteps.
 """
 
 from __future__ import annotations
