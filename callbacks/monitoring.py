@@ -48,8 +48,9 @@ class MonitorFeatures(Callback):
 
     Of held-out tokens, the same each time: a histogram of the latents' firing rates, when each latent fires (a heat
     map of latents, sorted by their mean t, over the timestep) and explained variance over the timestep. Of held-out
-    forwards: the increase of the denoising loss when a site's activations are replaced by the SAE's. And images from
-    the same noise, with the original and with each site's spliced activations (of four sites where there are more).
+    forwards, where these are of noised samples: the increase of the denoising loss when a site's activations are
+    replaced by the SAE's. And images from the same noise, with the original and with each site's spliced activations
+    (of four sites where there are more).
 
     Args:
         every_n_steps: optimiser steps between two looks.
@@ -148,6 +149,9 @@ class MonitorFeatures(Callback):
         self._tokens = {site: TokenBatch.concatenate(part).select(slice(share)) for site, part in parts.items()}
         share = -(-self.num_samples // trainer.world_size)
         for heldout in datamodule.test_dataloader() if share else ():
+            if heldout.call.x0 is None:  # of trajectories, with no clean image there is no loss
+                _log.warning("MonitorFeatures measures no loss increase: data.test_source is denoise, not noise")
+                break
             self._calls.append(heldout.call.select(slice(share)).to("cpu"))
             share -= len(self._calls[-1])
             if share <= 0:
