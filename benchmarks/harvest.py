@@ -32,7 +32,7 @@ from tide_lightning.diffusion import Conditioning, Denoiser, Site
 from tide_lightning.grounds.toybox import Scenes
 from tide_lightning.saes import TideSAE, training_loss
 from tide_lightning.tokens import SiteShape, TokenBatch
-from tide_lightning.training.optimisation import fused_adam
+from tide_lightning.training.optimisation import IndependentAdam
 
 WARM_UP = 3
 """Rounds that do not count: latents and prompts are encoded in them."""
@@ -150,7 +150,7 @@ def make_data(source: Any, num_sites: int, args: argparse.Namespace) -> Activati
 def training_step(data: ActivationDataModule, device: str) -> Callable[[dict[str, TokenBatch]], None]:
     """One optimiser step of an SAE a site."""
     saes = {site: TideSAE(SiteShape.of(shape), k=16).to(device) for site, shape in data.site_shapes.items()}
-    optimizer = fused_adam([weight for sae in saes.values() for weight in sae.parameters()], 1e-3, (0.9, 0.999))
+    optimizer = IndependentAdam((sae.parameters() for sae in saes.values()), 1e-3, (0.9, 0.999))
 
     def step(batch: dict[str, TokenBatch]) -> None:
         optimizer.zero_grad()

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 
 from tide_lightning.saes import TideSAE, training_loss
 from tide_lightning.tokens import SiteShape, TokenBatch, TokenContext
-from tide_lightning.training.optimisation import clip_in_step, fused_adam
+from tide_lightning.training.optimisation import IndependentAdam
 
 ALPHA = 1 / 32
 MAX_NORM = 1.0
@@ -37,7 +37,7 @@ class Implementation(ABC):
 
     def __init__(self, module: nn.Module, tensors: dict[str, tuple[Tensor, bool]]) -> None:
         self.module, self.tensors = module, tensors
-        self.optimiser = fused_adam(module.parameters(), 1e-4, (0.9, 0.999))
+        self.optimiser = IndependentAdam([module.parameters()], 1e-4, (0.9, 0.999))
 
     @abstractmethod
     def loss(self, x: Tensor, dead: Tensor | None) -> Tensor:
@@ -111,7 +111,7 @@ class Ours(Implementation):
             tensor.grad for name, (tensor, _) in self.tensors.items() if name != "W_dec" and tensor.grad is not None
         ]
         norms = torch.stack([self.decoder_norm, nn.utils.get_total_norm([grad for grad in others if grad is not None])])
-        clip_in_step(self.optimiser, torch.linalg.vector_norm(norms), MAX_NORM)
+        self.optimiser.clip_next_step(torch.linalg.vector_norm(norms).unsqueeze(0), MAX_NORM)
 
     def normalise(self) -> None:
         """In place."""

@@ -22,7 +22,7 @@ from benchmarks.timing import timed
 from tide_lightning.kernels import BatchTopK, DecodeBackend, TopK, encode, normalise_rows, project_off_rows, topk
 from tide_lightning.kernels.backends import BACKENDS
 from tide_lightning.kernels.csr import Csr, even_row_pointer
-from tide_lightning.training.optimisation import fused_adam
+from tide_lightning.training.optimisation import IndependentAdam
 
 Row = dict[str, Any]
 
@@ -165,7 +165,7 @@ def works_of(shape: Shape, dtype: torch.dtype, backends: list[DecodeBackend], de
             works[f"{name}: {part}"] = Work(run, read + codes + written, operations[part])
     parameter = nn.Parameter(weight.clone())
     parameter.grad = torch.randn_like(parameter)
-    adam = fused_adam([parameter], 1e-4, (0.9, 0.999))
+    adam = IndependentAdam([[parameter]], 1e-4, (0.9, 0.999))
     gradient, full = parameter.grad, 4.0 * m * d
     works["projection and norm"] = Work(lambda: project_off_rows(gradient, weight), 3 * full, 0)
     works["Adam"] = Work(adam.step, 7 * full, 0)

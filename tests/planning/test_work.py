@@ -11,7 +11,7 @@ from tests.training.fitting import SITES, make_data, make_module
 from tide_lightning.datamodules import Shard
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.planning import denoiser_work, plan_run, sae_work
-from tide_lightning.training.optimisation import fused_adam
+from tide_lightning.training.optimisation import IndependentAdam
 
 
 def counted(denoiser: Denoiser, num_samples: int = 3) -> int:
@@ -71,7 +71,7 @@ def test_memory_is_what_training_holds(pretrained: Path) -> None:
     assert plan.sae_dtype == "bfloat16"
     parts = plan.memory()
     parameters = list(module.saes.parameters())
-    optimizer = fused_adam(parameters, 1e-3, (0.9, 0.999))
+    optimizer = IndependentAdam([parameters], 1e-3, (0.9, 0.999))
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

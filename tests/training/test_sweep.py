@@ -3,48 +3,80 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
 from tests.training.fitting import SITES, make_data, make_trainer
+from tide_lightning.callbacks import ResampleDeadLatents
 from tide_lightning.cli import main
 from tide_lightning.diffusion import Site
 from tide_lightning.errors import UserError
-from tide_lightning.saes import TideSAE
+from tide_lightning.saes import SAE, TideSAE
 from tide_lightning.tokens import SiteShape
 from tide_lightning.training import TideModule
 
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
 
 
-def build(k: int, fidelity_weight: float = 0.0):  # type: ignore[no-untyped-def]
-    """The same first weights for every k."""
-
+def build(k: int, **settings: Any) -> Callable[[SiteShape], TideSAE]:
     def builder(shape: SiteShape) -> TideSAE:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return TideSAE(shape, expansion_factor=4, k=k, fidelity_weight=fidelity_weight)
+        return TideSAE(shape, expansion_factor=4, k=k, **settings)
 
     return builder
 
 
-def test_each_is_trained_as_it_would_be_alone(pretrained: Path, tmp_path: Path) -> None:
-    data = make_data(pretrained)
-    sweep = TideModule(data.site_shapes, saes={"k4": build(4), "k8": build(8, 0.5)}, warmup_steps=4)
-    assert sweep.sites == [f"{site}@{name}" for site in SITES for name in ("k4", "k8")]
-    make_trainer(tmp_path / "sweep", 5).fit(sweep, datamodule=data)
-    for name, builder in (("k4", build(4)), ("k8", build(8, 0.5))):
-        alone = TideModule(data.site_shapes, builder, warmup_steps=4)
-        make_trainer(tmp_path / name, 5).fit(alone, datamodule=make_data(pretrained))
-        assert alone.tokens_seen == sweep.tokens_seen
-        for site in SITES:
-            expected, found = alone.sae(site).state_dict(), sweep.sae(f"{site}@{name}").state_dict()
-            assert expected.keys() == found.keys()
-            for key, tensor in expected.items():
-                torch.testing.assert_close(found[key], tensor, rtol=1e-5, atol=1e-6)
+BUILDERS: dict[str, Callable[[SiteShape], SAE]] = {
+    "k4": build(4),
+    "k8": build(8, fidelity_weight=0.5, budget="batch", refinements=1),
+}
+
+
+def fit(pretrained: Path, folder: Path, sites: list[str], names: list[str], drawn: int = 0) -> TideModule:
+    """Clipped hard, with dead latents that AuxK helps and that are resampled."""
+    data = make_data(pretrained, sites=sites)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.randn(drawn)
+        saes = {name: BUILDERS[name] for name in names}
+        module = TideModule(data.site_shapes, saes=saes, warmup_steps=4, dead_after_tokens=128)
+    resample = ResampleDeadLatents(every_n_steps=6, until_fraction=1, num_candidates=8)
+    trainer = make_trainer(folder, 20, [resample], gradient_clip_val=0.02)
+    trainer.fit(module, datamodule=data)
+    return module
+
+
+def test_each_ends_with_the_same_bits_alone_and_in_company(pretrained: Path, tmp_path: Path) -> None:
+    company = fit(pretrained, tmp_path / "company", SITES, ["k4", "k8"])
+    assert company.sites == [f"{site}@{name}" for site in SITES for name in ("k4", "k8")]
+    reordered = fit(pretrained, tmp_path / "reordered", SITES[::-1], ["k8", "k4"], drawn=7)
+    alone = fit(pretrained, tmp_path / "alone", SITES[1:], ["k8"])
+    assert company.clock(f"{SITES[1]}@k8").dead().any()
+    for key in company.sites:
+        expected = company.sae(key).state_dict()
+        for other in (reordered, alone):
+            found = other.sae(key).state_dict() if key in other.sites else expected
+            assert found.keys() == expected.keys()
+            for name, tensor in expected.items():
+                assert torch.equal(found[name], tensor), (key, name)
+
+
+def test_first_weights_are_named_by_seed_and_key(pretrained: Path) -> None:
+    shapes = make_data(pretrained).site_shapes
+    drawn = []
+    for seed in (0, 0, 1):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = TideModule(shapes, saes={"a": build(4), "b": build(4)})
+        drawn.append({key: module.sae(key).W_dec for key in module.sites})
+    assert all(torch.equal(drawn[0][key], drawn[1][key]) for key in drawn[0])
+    different = [*drawn[0].values(), *drawn[2].values()]
+    assert not any(torch.equal(a, b) for a, b in combinations(different, 2))
 
 
 def test_a_label_says_nothing_about_the_place() -> None:

@@ -1,4 +1,9 @@
-"""The LightningModule: an SAE or several a site, trained together on the batches of one harvest."""
+"""The LightningModule: an SAE or several a site, trained together on the batches of one harvest.
+
+Such SAEs are independent: an SAE ends with the same bits whoever is trained beside it. Each starts from a random stream
+of its own, and each is clipped by the norm of its own gradient. (`further_loss` may tie them: training through the
+denoiser with all of them spliced does.)
+"""
 
 from __future__ import annotations
 
@@ -14,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from tide_lightning.diffusion import Denoiser, unlabelled
+from tide_lightning.diffusion.counters import stream
 from tide_lightning.errors import UserError
 from tide_lightning.saes import SAE, SAEOutput, SparseCode, TideSAE, training_loss
 from tide_lightning.sharding import is_sharded, local_rows, norm_over_ranks, shard_rows
@@ -22,7 +28,7 @@ from tide_lightning.training.calibration import ActivationSource, calibrate
 from tide_lightning.training.health import FiringClock
 from tide_lightning.training.interval import Interval
 from tide_lightning.training.metrics import ReconstructionMetric
-from tide_lightning.training.optimisation import clip_in_step, fused_adam, warmup_then_decay
+from tide_lightning.training.optimisation import IndependentAdam, warmup_then_decay
 
 Batch = dict[str, TokenBatch]
 
@@ -74,7 +80,7 @@ class TideModule(LightningModule):
         self.alpha, self.k_aux = alpha, k_aux
         builders = {"": sae} if saes is None else {f"@{name}": build for name, build in _checked(saes).items()}
         built = {
-            f"{site}{label}": build(SiteShape.of(shape))
+            f"{site}{label}": _build(build, SiteShape.of(shape), f"{site}{label}")
             for site, shape in sites.items()
             for label, build in builders.items()
         }
@@ -170,16 +176,15 @@ class TideModule(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm inside the optimiser's own pass; other ways are Lightning's."""
+        """Clip each SAE by its own gradient's norm, inside the optimiser's pass; other ways are Lightning's."""
         has_scaler = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if not gradient_clip_val or gradient_clip_algorithm == "value" or has_scaler:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        decoders = {self.sae(site).W_dec for site in self.sites}
-        others = [p.grad for p in self.saes.parameters() if p.grad is not None and p not in decoders]
-        rest = norm_over_ranks(get_total_norm([local_rows(grad) for grad in others]), others[0])
-        norms = torch.stack([*self._decoder_norms, rest])
-        clip_in_step(optimizer, torch.linalg.vector_norm(norms), gradient_clip_val)
+        rest = torch.stack([_norm_without_decoder(self.sae(site)) for site in self.sites])
+        rest = norm_over_ranks(rest, self.sae(self.sites[0]).W_dec)
+        assert isinstance(optimizer, IndependentAdam)
+        optimizer.clip_next_step(torch.hypot(torch.stack(self._decoder_norms), rest), gradient_clip_val)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then give the decoder's rows unit norm: here, so that no callback list can leave it out."""
@@ -268,7 +273,7 @@ class TideModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Fused Adam; the rate rises, stays, and falls to zero at the end of the run."""
-        optimizer = fused_adam(self.saes.parameters(), self.lr, self.betas)
+        optimizer = IndependentAdam((self.sae(site).parameters() for site in self.sites), self.lr, self.betas)
         num_steps = int(self.trainer.estimated_stepping_batches)
         factor = warmup_then_decay(num_steps, self.warmup_steps, self.decay_fraction)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -280,6 +285,20 @@ _LOGGED = ("mse", "explained_variance", "explained_variance_beyond_known", "cosi
 
 def _logged(figures: dict[str, float]) -> dict[str, float]:
     return {name: figures[name] for name in _LOGGED}
+
+
+def _build(build: Callable[[SiteShape], SAE], shape: SiteShape, key: str) -> SAE:
+    """An SAE whose first weights are named by the seed and its key: they do not depend on what was drawn before."""
+    seed = torch.initial_seed()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(stream(seed, "sae", key).integers(2**63)))
+        return build(shape)
+
+
+def _norm_without_decoder(sae: SAE) -> Tensor:
+    """Of the gradients of all weights that live here but the decoder's."""
+    grads = [local_rows(p.grad) for p in sae.parameters() if p.grad is not None and p is not sae.W_dec]
+    return get_total_norm(grads)
 
 
 def _checked(saes: dict[str, Callable[[SiteShape], SAE]]) -> dict[str, Callable[[SiteShape], SAE]]:
