@@ -1,37 +1,23 @@
 """What each part of the method is worth: variants trained side by side on one harvest, at equal tokens.
 
-    python -m benchmarks.ablation --json docs/ablation.json --table docs/ablation.md
-    python -m benchmarks.ablation --of one_scale --json docs/ablation_one_scale.json
-    python -m benchmarks.ablation --of parts --json docs/ablation_parts.json
-    python -m benchmarks.ablation --of without_pursuit --json docs/ablation_without_pursuit.json
+    python -m benchmarks.ablation --page docs/ablation.md
+    python -m benchmarks.ablation --of one_scale --page docs/ablation.md
+    python -m benchmarks.ablation --of parts --page docs/ablation.md
+    python -m benchmarks.ablation --of without_pursuit --page docs/ablation.md
 
-One middle block of the toybox; every variant of a seed sees the same tokens in the same order, apart from the one
-without token sampling, which takes all 64 tokens of half of the images. Resumable: rows that the JSON file
-holds already are not measured again. `--table docs/ablation.md` writes the table into the page.
+One middle block of the toybox. Resumable: what docs/ablation.json holds already is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning import Callback, LightningDataModule, Trainer, seed_everything
-from torch import Tensor
 
-from benchmarks.keeping import SITE, measure
-from benchmarks.meaning import understand
-from benchmarks.tables import averaged, markdown, write
-from benchmarks.variants import COMMON, DEFAULT, NO_SAMPLING, TABLES, VARIANTS
-from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
-from tide_lightning.datamodules import ActivationDataModule
-from tide_lightning.grounds.toybox import Scenes
-from tide_lightning.saes import SAE, TideSAE
-from tide_lightning.tokens import Sensitivity, SiteShape, TokenBatch
-from tide_lightning.training import TideModule
+from benchmarks.pages import over_seeds, write
+from benchmarks.side_by_side import Rows, Way, add_options, builder, measured, read, sae_of, save
 
 COLUMNS = {
     "explained_variance": ("explained variance", ".4f"),
@@ -41,165 +27,157 @@ COLUMNS = {
     "l0": ("L0", ".1f"),
     "f1": ("factor F1", ".3f"),
 }
-"""Of a table, those that it has."""
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "no refinement": {"refinements": 0},
+    "no pursuit": {"pursuits": 0},
+    "three rounds of pursuit": {"pursuits": 3},
+    "neither pursuit nor refinement": {"refinements": 0, "pursuits": 0},
+    "16 latents for every token": {"budget": "token", "budget_over_time": 0.0},
+    "a budget blind to time": {"budget_over_time": 0.0},
+    "a quarter of the budget by time": {"budget_over_time": 0.25},
+    "half of the budget by time": {"budget_over_time": 0.5},
+    "all of the budget by time": {"budget_over_time": 1.0},
+    "one scale for all times": {"scale_by_timestep": False},
+    "one scale for all times, a tenth of the budget by time": {"scale_by_timestep": False, "budget_over_time": 0.1},
+    "all times weighted alike": {"scale_by_timestep": True},
+    "encoder rows of norm 1 at the start": {"encoder_norm": 1.0},
+    "nine tenths of the error by sensitivity": {"fidelity_weight": 0.9},
+    "half of the error by sensitivity": {"fidelity_weight": 0.5},
+    "plain squared error": {"fidelity_weight": 0.0},
+    "modulation from zero": {"modulation": "zero"},
+    "no modulation": {"modulation": "none"},
+    "un-modulated decoding": {"unmodulate": True},
+    "no timestep at all": {"modulation": "none", "num_bins": 1},
+    "TopK, mean and scale per timestep": {
+        "modulation": "none",
+        "known_part": "mean_t",
+        "scale_by_timestep": True,
+        "fidelity_weight": 0.0,
+        "refinements": 0,
+        "pursuits": 0,
+        "budget": "token",
+        "budget_over_time": 0.0,
+        "encoder_norm": 1.0,
+        "expansion_factor": 16.5,  # as many parameters as with the modulation's MLP
+    },
+    "known: mean": {"known_part": "mean"},
+    "known: mean_t": {"known_part": "mean_t"},
+    "known: mean_t_position": {"known_part": "mean_t_position"},
+    "known: noise_token (leaks)": {"known_part": "noise_token"},
+    "no token sampling": {},
+    "no AuxK, no resampling": {},
+    "no pursuit, no AuxK": {"pursuits": 0},
+    "no pursuit, no resampling": {"pursuits": 0},
+    "no pursuit, no AuxK, no resampling": {"pursuits": 0},
+}
+"""Where a variant differs from its table's SAE; what its name says of training is in `way`."""
 
 
-class OneHarvest(LightningDataModule):
-    """Gives the tokens of one site to several SAEs, each under its variant's name."""
+class Table(NamedTuple):
+    """What the SAEs of a table have in common, and how they vary.
 
-    def __init__(self, data: ActivationDataModule, variants: list[str]) -> None:
-        super().__init__()
-        self.data, self.variants = data, variants
+    Fields:
+        unvaried: what the SAE is called that does not vary.
+        arguments: where it differs from the quickstart's.
+        variants: the other rows.
+    """
 
-    @property
-    def denoiser(self) -> OneHarvest:
-        """What is asked for its adaLN."""
-        return self
-
-    def adaln(self, variant: str) -> tuple[Tensor, Tensor, Tensor] | None:
-        """The site's, whatever the variant."""
-        return self.data.denoiser.adaln(SITE)
-
-    def sensitivity(self, variants: list[str]) -> dict[str, Sensitivity]:
-        """The site's, whatever the variant."""
-        return dict.fromkeys(variants, self.data.sensitivity([SITE])[SITE])
-
-    def fan_out(self, batch: dict[str, TokenBatch]) -> dict[str, TokenBatch]:
-        """The same tokens for every variant."""
-        return dict.fromkeys(self.variants, batch[SITE])
-
-    def calibration_batches(self) -> Iterator[dict[str, TokenBatch]]:
-        """The harvest's, fanned out."""
-        return map(self.fan_out, self.data.calibration_batches())
-
-    def train_dataloader(self) -> Iterator[dict[str, TokenBatch]]:
-        """The harvest's, fanned out."""
-        return map(self.fan_out, self.data.train_dataloader())
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Nothing to move: tokens are made where they are used."""
-        return batch
+    unvaried: str
+    arguments: dict[str, Any]
+    variants: list[str]
 
 
-def harvest(seed: int, whole_images: bool, options: argparse.Namespace) -> ActivationDataModule:
-    """The data of a seed: 512 tokens a batch."""
-    return ActivationDataModule(
-        "package:tide_lightning.grounds.toybox/pipeline",
-        [SITE],
-        images=Scenes(split="train", num_scenes=options.scenes),
-        heldout_images=Scenes(split="test", num_scenes=options.scenes // 4),
-        samples_per_batch=8 if whole_images else 16,
-        tokens_per_sample=64 if whole_images else 32,
-        batches_per_epoch=options.steps,
-        num_test_samples=options.test_samples,
-        dtype="auto",
-        seed=seed,
-    )
+_PARTS = [
+    "no refinement",
+    "16 latents for every token",
+    "encoder rows of norm 1 at the start",
+    "plain squared error",
+    "no modulation",
+    "known: mean",
+]
 
-
-class Way(NamedTuple):
-    """How SAEs are trained side by side: on whole images, with AuxK, with resampling."""
-
-    whole_images: bool
-    auxk: bool
-    resampling: bool
+TABLES = {
+    "default": Table(
+        "TideSAE (the default)",
+        {},
+        [
+            "no refinement",
+            "half of the budget by time",
+            "all of the budget by time",
+            "one scale for all times",
+            "one scale for all times, a tenth of the budget by time",
+            "half of the error by sensitivity",
+        ],
+    ),
+    "one_scale": Table(
+        "TideSAE, one scale for all times",
+        {"scale_by_timestep": False, "budget_over_time": 0.1},
+        ["a budget blind to time", "a quarter of the budget by time", "nine tenths of the error by sensitivity"],
+    ),
+    "parts": Table(
+        "TideSAE, nine tenths by sensitivity, blind to time",
+        {"fidelity_weight": 0.9, "budget_over_time": 0.0, "scale_by_timestep": False},
+        [
+            "no pursuit",
+            "three rounds of pursuit",
+            "neither pursuit nor refinement",
+            *_PARTS,
+            "half of the error by sensitivity",
+            "all times weighted alike",
+            *(name for name in VARIANTS if name.startswith(("no AuxK", "no pursuit, no"))),
+        ],
+    ),
+    "without_pursuit": Table(
+        "encoder-only",
+        {"pursuits": 0, "fidelity_weight": 0.5, "budget_over_time": 0.0, "scale_by_timestep": False},
+        [
+            *_PARTS,
+            "modulation from zero",
+            "un-modulated decoding",
+            "no timestep at all",
+            "TopK, mean and scale per timestep",
+            *(name for name in VARIANTS if name.startswith("known: mean_t") or "leaks" in name),
+            "no token sampling",
+        ],
+    ),
+}
 
 
 def way(variant: str) -> Way:
-    """That of a variant, by its name."""
-    return Way(variant == NO_SAMPLING, "no AuxK" not in variant, "no resampling" not in variant)
-
-
-def build(shape: SiteShape, variant: str, common: dict[str, Any]) -> TideSAE:
-    """The variant's SAE; without parts that it does without."""
-    arguments = common | VARIANTS[variant]
-    if arguments["budget"] == "token":
-        arguments["budget_over_time"] = 0.0
-    return TideSAE(shape, **arguments)
-
-
-def train(
-    data: ActivationDataModule, variants: list[str], common: dict[str, Any], seed: int, steps: int
-) -> dict[str, SAE]:
-    """The variants' SAEs after `steps` batches; all of them are trained one way."""
-    seed_everything(seed, verbose=False)
-    arguments = iter(variants)
-    module = TideModule(
-        dict.fromkeys(variants, data.site_shapes[SITE]),
-        sae=lambda shape: build(shape, next(arguments), common),
-        lr=1.5e-3,
-        warmup_steps=200,
-        dead_after_tokens=30_000,
-        alpha=1 / 32 if way(variants[0]).auxk else 0.0,
-    )
-    callbacks: list[Callback] = [ShowProgress()]
-    if way(variants[0]).resampling:
-        callbacks.append(ResampleDeadLatents(every_n_steps=100))
-    trainer = Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        callbacks=callbacks,
-    )
-    trainer.fit(module, datamodule=OneHarvest(data, variants))
-    return {variant: module.sae(variant).eval() for variant in variants}
-
-
-def table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
-    """A line a variant, over the seeds that have it."""
-    there = {key for found in rows.values() for row in found.values() for key in row}
-    columns = {key: column for key, column in COLUMNS.items() if key in there}
-    lines = []
-    for name in VARIANTS:
-        seeds = [found[name] for found in rows.values() if name in found]
-        if not seeds:
-            continue
-        cells = [averaged([row[key] for row in seeds if key in row], form) for key, (_, form) in columns.items()]
-        lines.append([name, *cells])
-    return markdown(["variant", *(head for head, _ in columns.values())], lines)
+    """How a variant is trained, by its name."""
+    return Way("no token sampling" in variant, "no AuxK" not in variant, "no resampling" not in variant)
 
 
 def main() -> None:
     """Measure what is missing, then print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), help="those of the table unless given")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--of", choices=list(TABLES), default="default", help="the table")
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--scenes", type=int, default=2048)
-    parser.add_argument("--test_samples", type=int, default=2048)
-    parser.add_argument("--fidelity_samples", type=int, default=256)
-    parser.add_argument("--labelled_scenes", type=int, default=320)
-    parser.add_argument("--json", type=Path, default=Path("ablation.json"))
-    parser.add_argument("--table", type=Path, help="page whose table is replaced")
-    parser.add_argument("--only_table", action="store_true")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), help="those of the table unless given")
+    folders = {"json": Path("docs/ablation.json"), "folder": Path("runs/ablation")}
+    add_options(parser, steps=1000, test_samples=2048, **folders)
     options = parser.parse_args()
     torch.set_float32_matmul_precision("medium")
-    unvaried, own, variants = TABLES[options.of]
-    common, wanted = COMMON | own, options.variants or variants
-    rows: dict[str, dict[str, dict[str, float]]] = {}
-    if options.json.is_file():
-        rows = json.loads(options.json.read_text(encoding="utf-8"))
+    table, content = TABLES[options.of], read(options.json)
+    wanted = {name: VARIANTS[name] for name in options.variants or table.variants}
+    if not options.variants:
+        wanted = {table.unvaried: {}, **wanted}
+    seeds: dict[str, Rows] = content.setdefault(options.of, {})
     for seed in [] if options.only_table else options.seeds:
-        have = rows.setdefault(str(seed), {})
+        have = seeds.setdefault(str(seed), {})
         for how in dict.fromkeys(map(way, wanted)):
-            missing = [name for name in wanted if way(name) == how and name not in have]
+            missing = {name: changes for name, changes in wanted.items() if way(name) == how and name not in have}
             if not missing:
                 continue
             print(f"seed {seed}: {', '.join(missing)}", flush=True)
-            data = harvest(seed, how.whole_images, options)
-            saes = train(data, missing, common, seed, options.steps)
-            kept = measure(data, saes, options.fidelity_samples)
-            meant = understand(data, saes, options.labelled_scenes)
-            have |= {name: kept[name] | meant[name] for name in missing}
-            options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    text = table(rows).replace(DEFAULT, unvaried)
+            ours = sae_of("quickstart")
+            builders = {name: builder(ours, **(table.arguments | changes)) for name, changes in missing.items()}
+            have |= measured(builders, how, seed, options.folder / options.of / f"seed-{seed}", options)
+            save(options.json, content)
+    text = over_seeds(seeds, [table.unvaried, *table.variants], COLUMNS, "variant")
     print(text)
-    if options.table:
-        write(options.table, options.of, text)
+    if options.page:
+        write(options.page, options.of, text)
 
 
 if __name__ == "__main__":

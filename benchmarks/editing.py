@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.tables import averaged, markdown, write
+from benchmarks.pages import averaged, markdown, write
 from tide_lightning.benchmark.prompts import steering_prompts
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import normal, stream

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.tables import markdown, write
+from benchmarks.pages import markdown, write
 from tide_lightning.benchmark.prompts import SteeringPrompts, steering_prompts
 from tide_lightning.diffusion import sample
 from tide_lightning.explore import Found, Run, find_by_text, open_run

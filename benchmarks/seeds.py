@@ -9,6 +9,10 @@ for seed in 0 1 2; do
 done
 python -m benchmarks.seeds runs/quickstart-{0,1,2}/latest --mean runs/mean-{0,1,2}/latest \
   --figures README.md --toybox docs/toybox_benchmark.md
+
+With `--trajectories` the columns are those of SAEs read and spliced along whole trajectories:
+
+python -m benchmarks.seeds runs/rungs-{0,1,2}/latest --trajectories --figures docs/ablation.md --mark rungs
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import averaged, markdown, write
+from benchmarks.pages import averaged, markdown, write
 
 Metrics = dict[str, Any]
 Read = Callable[[Metrics, str], float]
@@ -33,7 +37,9 @@ def by_the_mean(losses: dict[str, float]) -> float:
     return losses["loss_ablated"] / losses["loss_original"] - 1
 
 
-FIGURES: dict[str, tuple[Read, str]] = {
+Columns = dict[str, tuple[Read, str]]
+
+FIGURES: Columns = {
     "explained variance": (lambda m, s: m["sites"][s]["explained_variance"], ".4f"),
     "beyond known": (lambda m, s: m["sites"][s]["explained_variance_beyond_known"], ".3f"),
     "known alone": (lambda m, s: m["floors"][s]["known"]["explained_variance"], ".4f"),
@@ -43,6 +49,14 @@ FIGURES: dict[str, tuple[Read, str]] = {
     "by the mean": (lambda m, s: by_the_mean(m["fidelity"]["sites"][s]), "%"),
     "alive": (lambda m, s: m["sites"][s]["alive_fraction"], ".3f"),
     "L0": (lambda m, s: m["sites"][s]["l0"], ".1f"),
+}
+
+TRAJECTORIES: Columns = {
+    name: FIGURES[name] for name in ("known alone", "explained variance", "beyond known", "alive", "L0")
+} | {
+    "final latent, MSE": (lambda m, s: m["fidelity"]["end_to_end"]["sites"][s]["mse"], ".3f"),
+    "centred cosine": (lambda m, s: m["fidelity"]["end_to_end"]["sites"][s]["cosine_centred"], ".3f"),
+    "Fréchet to original": (lambda m, s: m["fidelity"]["end_to_end"]["sites"][s]["frechet_to_original"], ".1f"),
 }
 
 PROBES = {
@@ -56,7 +70,7 @@ PROBES = {
     "position": "position",
 }
 
-READOUTS = {"codes": "codes", "random": "random", "dense": "dense", "known alone": "known", "position": "position"}
+READOUTS = {"codes": "codes", "random": "random", "dense": "dense", "known": "known alone", "position": "position"}
 
 STEERING = {
     "no steering": "none",
@@ -68,14 +82,20 @@ STEERING = {
 }
 
 
-def figures(runs: Sequence[Metrics]) -> str:
+def figures(runs: Sequence[Metrics], trajectories: bool = False) -> str:
     """Reconstruction, floors and fidelity by site."""
+    columns = TRAJECTORIES if trajectories else FIGURES
     rows = [
-        [site, *(averaged([read(run, site) for run in runs], form) for read, form in FIGURES.values())]
+        [site, *(averaged([read(run, site) for run in runs], form) for read, form in columns.values())]
         for site in runs[0]["sites"]
     ]
+    table = markdown(["site", *columns], rows)
+    if trajectories:
+        images = [run["fidelity"]["end_to_end"] for run in runs]
+        apart = averaged([found["unrelated"]["mse"] for found in images], ".2f")
+        return f"{table}\n\nFinal latents of {images[0]['images']} images a seed; unrelated images are {apart} apart."
     every = averaged([run["fidelity"]["all"]["loss_increase"] for run in runs], "%")
-    return markdown(["site", *FIGURES], rows) + f"\n\nAll {len(rows)} sites spliced at once: loss increase {every}."
+    return f"{table}\n\nAll {len(rows)} sites spliced at once: loss increase {every}."
 
 
 def toybox(runs: Sequence[Metrics]) -> str:
@@ -102,13 +122,10 @@ def toybox(runs: Sequence[Metrics]) -> str:
             ]
             for site in boxes[0]["readout"]
         ]
-        parts.append(f"{name}:\n\n" + markdown(["site", *READOUTS], rows))
+        parts.append(f"{name}:\n\n" + markdown(["site", *READOUTS.values()], rows))
     columns = {"success": "success", "confirmed by both oracles": "confirmed", "other factors stable": "stability_mean"}
     rows = [
-        [
-            name,
-            *(averaged([box["steering"]["mean"][key][column] for box in boxes], "%") for column in columns.values()),
-        ]
+        [name, *(averaged([box["steering"]["mean"][key][column] for box in boxes], "%") for column in columns.values())]
         for name, key in STEERING.items()
     ]
     images = boxes[0]["steering"]["mean"]["latent"]["images"]
@@ -127,16 +144,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--mean", type=Path, nargs="*", default=[], help="the same with known_part: mean, encoder-only")
-    parser.add_argument("--figures", type=Path, help="page whose `figures` section is replaced")
+    parser.add_argument("--trajectories", action="store_true", help="the columns of SAEs along trajectories")
+    parser.add_argument("--figures", type=Path, help="page whose table is replaced")
+    parser.add_argument("--mark", default="figures", help="what that table is called in the page")
     parser.add_argument("--toybox", type=Path, help="page whose `toybox` section is replaced")
     options = parser.parse_args()
     runs, plain = ([read_metrics(run) for run in paths] for paths in (options.runs, options.mean))
-    table = figures(runs)
+    table = figures(runs, options.trajectories)
     if plain:
         table += f"\n\n{_MEAN}:\n\n{figures(plain)}"
     print(table)
     if options.figures:
-        write(options.figures, "figures", table)
+        write(options.figures, options.mark, table)
     if options.toybox:
         write(options.toybox, "toybox", toybox(runs))
 

@@ -39,6 +39,8 @@ def test_a_ground_without_parts_maps_or_promptable_factors_is_measured(tmp_path:
         num_steer_train_prompts=1,
         strengths=(1.0,),
         num_inference_steps=2,
+        steer_sites=tuple(module.sites),
+        steer_each=True,
     )
     protocol = EvaluateProtocol(str(tmp_path), None, num_bins=2, fidelity_samples=0, num_images=0)
     logger = TensorBoardLogger(tmp_path, name="run", version="", default_hp_metric=False)
@@ -51,15 +53,18 @@ def test_a_ground_without_parts_maps_or_promptable_factors_is_measured(tmp_path:
         assert found["meaning"][site]["factors"]["hue"]["auroc"]["position"] == pytest.approx(0.5)
         assert set(found["readout"][site]) == {"by_timestep"}
     assert set(found["hierarchy"]["codes"]["concepts"]) <= {"hue", "brightness"}
-    steered = found["steering"]["targets"]
-    assert "prompt" in steered["hue"]["red"]["methods"]
-    assert "prompt" not in steered["brightness"]["dark"]["methods"]
-    assert found["steering"]["mean"]["prompt"]["images"] == 2
-    assert found["steering"]["mean"]["latent"]["images"] == 6
+    assert list(found["steering"]["sites"]) == module.sites
+    for site, steered in found["steering"]["sites"].items():
+        assert set(steered["targets"]["hue"]["red"]["site"].values()) == {site}
+        assert "prompt" in steered["targets"]["hue"]["red"]["methods"]
+        assert "prompt" not in steered["targets"]["brightness"]["dark"]["methods"]
+        assert steered["mean"]["prompt"]["images"] == 2
+        assert steered["mean"]["latent"]["images"] == 6
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert "Flat: what latents mean and cause" in page
     assert "hue, brightness from the whole image" in page
     assert "read-out" not in page
+    assert all(f"steering at {site}" in page for site in module.sites)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ class GroundBenchmark(Callback):
         steer: targets as "factor:value", or "factor" for all of its values; an empty list steers nothing.
         steer_sites: where latents are raised; the middle one of the run's unless given. Of several the best is chosen
             on training prompts, for each factor.
+        steer_each: raise latents at each of these sites by itself, whether it is the best or not.
         steer_prompts: prompts do not mention the steered factor (silent) or mention another value (contrary).
         num_steer_train_prompts: for each target and strength, to choose the strength on.
         num_steer_prompts: for each target and method, to measure on.
@@ -76,6 +77,7 @@ class GroundBenchmark(Callback):
         captions: bool = True,
         steer: tuple[str, ...] = (),
         steer_sites: tuple[str, ...] | None = None,
+        steer_each: bool = False,
         steer_prompts: About = "silent",
         num_steer_train_prompts: int = 2,
         num_steer_prompts: int = 8,
@@ -109,7 +111,7 @@ class GroundBenchmark(Callback):
         self.num_images: dict[Split, int] = {"train": num_train_images, "test": num_test_images}
         self.num_bins, self.captions = num_bins, captions
         self.targets = parse_targets(ground.factors, steer)
-        self.steer_sites = steer_sites
+        self.steer_sites, self.steer_each = steer_sites, steer_each
         self.steer_prompts: About = steer_prompts
         self.num_prompts = {"train": num_steer_train_prompts, "test": num_steer_prompts}
         self.strengths, self.window = sorted(strengths), window
@@ -246,8 +248,10 @@ class GroundBenchmark(Callback):
             budget.note(f"{self.ground.name}: {words}", getattr(fitted, name), getattr(plan, name))
         if not fitted.num_test_prompts:
             return {"absent": dict.fromkeys([*directions, *absent], "no time was left")}
-        step = self._progress("steering images", fitted.num_images(len(directions)))
-        found = Steering(self.ground, data.denoiser, list(directions.values()), fitted, step).run()
+        trials = [[one] for one in directions.values()] if self.steer_each else [list(directions.values())]
+        step = self._progress("steering images", sum(fitted.num_images(len(candidates)) for candidates in trials))
+        steered = [Steering(self.ground, data.denoiser, some, fitted, step).run() for some in trials]
+        found = {"sites": dict(zip(directions, steered, strict=True))} if self.steer_each else steered[0]
         prompts = {"train_prompts": fitted.num_train_prompts, "test_prompts": fitted.num_test_prompts}
         return {**found, **prompts, **missing}
 

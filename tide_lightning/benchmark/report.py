@@ -156,8 +156,11 @@ def _hierarchy(figures: Mapping[str, Any]) -> Table:
 
 def _steering(figures: Mapping[str, Any]) -> list[Table]:
     steering = figures.get("steering", {})
-    if "mean" not in steering:
-        return []
+    each = steering.get("sites", {"": steering} if "mean" in steering else {})
+    return [table for site, found in each.items() for table in _steered(site, found, figures["settings"])]
+
+
+def _steered(site: str, steering: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Table]:
     mean = steering["mean"]
     checks = [key for key in mean["latent"] if key not in ("images", *_STEERING_NAMES)]
     rows = [
@@ -168,11 +171,12 @@ def _steering(figures: Mapping[str, Any]) -> list[Table]:
         ]
         for name, found in mean.items()
     ]
-    head = ["steering", *_STEERING_NAMES.values(), *(name.replace("_", " ") for name in checks), "images"]
+    where = f"steering at {site}" if site else "steering"
+    head = [where, *_STEERING_NAMES.values(), *(name.replace("_", " ") for name in checks), "images"]
     note = (
-        f"Prompts are {figures['settings']['steer_prompts']} about the steered factor. Success: a judge reads the "
-        "target. Stable: another factor is read as without steering from the same noise. Random latents move tokens as "
-        "far as the target's latent does."
+        f"Prompts are {settings['steer_prompts']} about the steered factor. Success: a judge reads the target. Stable: "
+        "another factor is read as without steering from the same noise. Random latents move tokens as far as the "
+        "target's latent does."
     )
     targets = [
         [f"{factor}: {value}", found["site"]["latent"], str(found["latent"]), number(found["auroc_train"], ".3f")]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+Columns = Mapping[str, tuple[str, str]]
+"""What a column is called and how its numbers are written, by the figure's key."""
 
 
 def averaged(values: Sequence[float], form: str) -> str:
@@ -13,6 +16,27 @@ def averaged(values: Sequence[float], form: str) -> str:
     form = ".1%" if form == "%" else form
     mean, half = sum(values) / len(values), (max(values) - min(values)) / 2
     return f"{mean:{form}} ± {half:{form}}" if len(values) > 1 else f"{mean:{form}}"
+
+
+def over_seeds(
+    seeds: Mapping[str, Mapping[str, Mapping[str, float]]], names: Sequence[str], columns: Columns, called: str
+) -> str:
+    """A line for each of the names that some seed has, in columns that some of them have.
+
+    Args:
+        seeds: figures by seed and name.
+        names: in order.
+        columns: in order.
+        called: the head of the first column.
+    """
+
+    def values(name: str, key: str) -> list[float]:
+        return [rows[name][key] for rows in seeds.values() if key in rows.get(name, {})]
+
+    there = [name for name in names if any(name in rows for rows in seeds.values())]
+    kept = {key: column for key, column in columns.items() if any(values(name, key) for name in there)}
+    lines = [[name, *(averaged(values(name, key), form) for key, (_, form) in kept.items())] for name in there]
+    return markdown([called, *(head for head, _ in kept.values())], lines)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

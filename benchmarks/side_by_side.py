@@ -1,0 +1,202 @@
+"""SAEs of one block of the toybox, trained side by side on one harvest and tested as `tide test` tests.
+
+Every SAE of a seed sees the same tokens in the same order. What was measured is kept in a JSON file, a line an SAE, and
+is not measured again; trained SAEs and the harvest are kept in a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from lightning import Callback, Trainer, seed_everything
+
+from tide_lightning.benchmark import GroundBenchmark
+from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
+from tide_lightning.command_line import packaged_configs
+from tide_lightning.datamodules import ActivationDataModule, DiskCache
+from tide_lightning.evaluation import EvaluateProtocol
+from tide_lightning.evaluation.comparison.figures import value_at
+from tide_lightning.grounds.toybox import PIPELINE, Scenes, Toybox
+from tide_lightning.saes import SAE
+from tide_lightning.tokens import SiteShape
+from tide_lightning.training import TideModule
+
+SITE = "transformer_blocks.3"
+
+FIGURES = {
+    "l0": "sites/*/l0",
+    "explained_variance": "sites/*/explained_variance",
+    "loss_increase": "fidelity/sites/*/loss_increase",
+    "loss_increase_known": "fidelity/sites/*/loss_increase_known",
+    "alive_fraction": "sites/*/alive_fraction",
+    "f1": "toybox/meaning/*/mean/f1/best_latent",
+    "auroc": "toybox/meaning/*/mean/auroc/best_latent",
+    "steering_success": "toybox/steering/sites/*/mean/latent/success",
+    "steering_stability": "toybox/steering/sites/*/mean/latent/stability_mean",
+}
+"""What is kept of metrics.json, with `*` for the site."""
+
+Builder = Callable[[SiteShape], SAE]
+Rows = dict[str, dict[str, float]]
+"""Figures by SAE."""
+
+
+class Way(NamedTuple):
+    """How SAEs are trained side by side.
+
+    Fields:
+        whole_images: all tokens of half as many images, in place of half of their tokens.
+        auxk: whether dead latents try to explain errors.
+        resampling: whether dead latents are re-seeded.
+    """
+
+    whole_images: bool = False
+    auxk: bool = True
+    resampling: bool = True
+
+
+def sae_of(config: str) -> dict[str, Any]:
+    """The class and the arguments of a packaged config's SAE."""
+    sae: dict[str, Any] = yaml.safe_load(packaged_configs()[config].read_text(encoding="utf-8"))["model"]["sae"]
+    return sae
+
+
+def builder(sae: Mapping[str, Any], **changes: Any) -> Builder:
+    """Makes the SAE that a config describes, with some arguments changed."""
+    module, _, name = sae["class_path"].rpartition(".")
+    return partial(getattr(import_module(module), name), **(sae["init_args"] | changes))
+
+
+def add_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """What all tables are measured with."""
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, help="of 512 tokens")
+    parser.add_argument("--scenes", type=int, default=2048)
+    parser.add_argument("--test_samples", type=int)
+    parser.add_argument("--fidelity_samples", type=int, default=256)
+    parser.add_argument("--labelled_images", type=int, default=320)
+    parser.add_argument("--steer_prompts", type=int, default=0, help="for each target and method; 0 does not steer")
+    parser.add_argument("--json", type=Path, help="figures by SAE")
+    parser.add_argument("--folder", type=Path, help="of the harvests and the SAEs")
+    parser.add_argument("--page", type=Path, help="a Markdown file whose table to replace")
+    parser.add_argument("--only_table", action="store_true")
+    parser.set_defaults(**defaults)
+
+
+def measured(builders: Mapping[str, Builder], way: Way, seed: int, folder: Path, options: argparse.Namespace) -> Rows:
+    """The SAEs' figures; trained are those that the folder does not hold."""
+    data = harvest(seed, way, options)
+    named = {key_of(name): make for name, make in builders.items()}
+    missing = {key: make for key, make in named.items() if not (folder / key / "cfg.json").is_file()}
+    if missing:
+        module = train(data, missing, way, seed, options.steps)
+        for key in missing:
+            module.sae(f"{SITE}@{key}").save_pretrained(folder / key, site=SITE)
+    loaded: dict[str, Builder] = {key: partial(_load, folder / key) for key in named}
+    rows = test(data, TideModule(data.site_shapes, saes=loaded), folder, options)
+    return {name: rows[key_of(name)] for name in builders}
+
+
+def key_of(name: str) -> str:
+    """A row's name as a folder and as an SAE's label."""
+    return re.sub(r"\W+", "-", name).strip("-")
+
+
+def harvest(seed: int, way: Way, options: argparse.Namespace) -> ActivationDataModule:
+    """The data of a seed: 512 tokens a batch, kept on disk."""
+    kind = "whole" if way.whole_images else "harvest"
+    return ActivationDataModule(
+        PIPELINE,
+        [SITE],
+        images=Scenes(split="train", num_scenes=options.scenes),
+        heldout_images=Scenes(split="test", num_scenes=options.scenes // 4),
+        samples_per_batch=8 if way.whole_images else 16,
+        tokens_per_sample=64 if way.whole_images else 32,
+        batches_per_epoch=options.steps,
+        num_calibration_samples=1024,
+        num_test_samples=options.test_samples,
+        dtype="auto",
+        cache=DiskCache(options.folder / f"{kind}-{seed}"),
+        seed=seed,
+    )
+
+
+def train(data: ActivationDataModule, builders: Mapping[str, Builder], way: Way, seed: int, steps: int) -> TideModule:
+    """The SAEs after `steps` batches: the quickstart's training for all of them."""
+    seed_everything(seed, verbose=False)
+    alpha = 1 / 32 if way.auxk else 0.0
+    module = TideModule(
+        data.site_shapes, saes=dict(builders), lr=1.5e-3, warmup_steps=200, dead_after_tokens=30_000, alpha=alpha
+    )
+    callbacks: list[Callback] = [ShowProgress()]
+    if way.resampling:
+        callbacks.append(ResampleDeadLatents(every_n_steps=100))
+    _trainer(callbacks, max_steps=steps, gradient_clip_val=1.0).fit(module, datamodule=data)
+    return module.eval()
+
+
+def test(data: ActivationDataModule, module: TideModule, folder: Path, options: argparse.Namespace) -> Rows:
+    """What `tide test` says of each SAE."""
+    benchmark = GroundBenchmark(
+        Toybox(),
+        num_train_images=options.labelled_images,
+        num_test_images=options.labelled_images // 2,
+        steer=("colour", "wall") if options.steer_prompts else (),
+        steer_sites=tuple(module.sites),
+        steer_each=True,
+        num_steer_prompts=max(options.steer_prompts, 1),
+    )
+    protocol = EvaluateProtocol(str(folder), fidelity_samples=options.fidelity_samples, num_images=0)
+    _trainer([benchmark, protocol, ShowProgress()]).test(module, datamodule=data, verbose=False)
+    return {
+        site.removeprefix(f"{SITE}@"): {
+            name: float(f"{value:.6g}")
+            for name, path in FIGURES.items()
+            if (value := value_at(protocol.metrics, path, site)) is not None
+        }
+        for site in module.sites
+    }
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file's content; nothing where there is none."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file: a line for each SAE's figures."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_written(content) + "\n", encoding="utf-8")
+
+
+def _written(content: Any, indent: str = "") -> str:
+    if not isinstance(content, Mapping) or not any(isinstance(part, Mapping) for part in content.values()):
+        return json.dumps(content)
+    inner = indent + " "
+    parts = [f"{inner}{json.dumps(name)}: {_written(part, inner)}" for name, part in content.items()]
+    return "{\n" + ",\n".join(parts) + f"\n{indent}}}"
+
+
+def _load(folder: Path, shape: SiteShape) -> SAE:
+    return SAE.from_pretrained(folder)
+
+
+def _trainer(callbacks: list[Callback], **arguments: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=callbacks,
+        **arguments,
+    )
