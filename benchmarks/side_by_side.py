@@ -37,10 +37,10 @@ FIGURES = {
     "loss_increase": "fidelity/sites/*/loss_increase",
     "loss_increase_known": "fidelity/sites/*/loss_increase_known",
     "alive_fraction": "sites/*/alive_fraction",
-    "f1": "toybox/meaning/*/mean/f1/best_latent",
-    "auroc": "toybox/meaning/*/mean/auroc/best_latent",
-    "steering_success": "toybox/steering/sites/*/mean/latent/success",
-    "steering_stability": "toybox/steering/sites/*/mean/latent/stability_mean",
+    "f1": "GROUND/meaning/*/mean/f1/best_latent",
+    "auroc": "GROUND/meaning/*/mean/auroc/best_latent",
+    "steering_success": "GROUND/steering/sites/*/mean/latent/success",
+    "steering_stability": "GROUND/steering/sites/*/mean/latent/stability_mean",
 }
 """What is kept of metrics.json, with `*` for the site."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tide_lightning.benchmark.probes import L2, Probe, fit_logistic, fit_ridge
-from tide_lightning.benchmark.scores import auroc_paired
+from tide_lightning.evaluation.scores import auroc_paired
 
 
 def drawn(*size: int, seed: int = 0) -> torch.Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from tests.evaluation.constructed import make_sae
 from tide_lightning.cli import main
 from tide_lightning.evaluation.assignment import assign
+from tide_lightning.evaluation.comparison.figures import value_at
 from tide_lightning.evaluation.comparison.reproducibility import match
 from tide_lightning.evaluation.matching import random_like
 from tide_lightning.evaluation.settings import flat_settings
@@ -168,3 +169,11 @@ def test_reproducibility_of_dictionaries_that_share_half() -> None:
     assert found["max_cosine"] == pytest.approx(expected, abs=0.02)
     assert match(a, a[:50])["matched_share"] == 0.25  # of the larger dictionary
     assert (assign(a @ a.mT) == torch.arange(200)).all()
+
+
+def test_figures_of_meaning_are_found_whatever_the_ground_is_called() -> None:
+    meaning = {"block": {"mean": {"f1": {"best_latent": 0.75}}}}
+    path = "GROUND/meaning/*/mean/f1/best_latent"
+    for ground in ("toybox", "photos"):
+        assert value_at({"sites": {"block": {}}, ground: {"meaning": meaning}}, path, "block") == 0.75
+    assert value_at({"sites": {"block": {}}}, path, "block") is None

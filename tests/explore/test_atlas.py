@@ -15,7 +15,7 @@ from tests.explore.synthetic import write_atlas
 from tide_lightning.cli import main
 from tide_lightning.explore import open_run
 from tide_lightning.explore.atlas import build_atlas
-from tide_lightning.explore.atlas.meaning import auroc, gather_traits, measure_meaning
+from tide_lightning.explore.atlas.meaning import gather_traits, rank_traits
 from tide_lightning.explore.atlas.neighbours import FiringSample, by_direction, by_firing
 from tide_lightning.explore.atlas.sheets import heat_sheet
 from tide_lightning.explore.atlas.statistics import SiteStatistics
@@ -86,7 +86,7 @@ def test_a_word_is_told_by_the_latent_that_follows_it() -> None:
     follows, noise = has.float() + 0.1 * torch.rand(200, generator=generator), torch.rand(200, generator=generator)
     traits = gather_traits(captions, labels, CPU)
     assert {("", "a"), ("size", "small")} - set(traits.names) == {("", "a")}  # every caption says "a"
-    meaning = measure_meaning(torch.stack([follows, noise]), traits, 4)
+    meaning = rank_traits(torch.stack([follows, noise]), traits, 4)
     told = traits.names[int(meaning.traits[0, 0])]
     assert told in (("", "red"), ("", "cube"), ("", "red cube"), ("", "a red"), ("", "a red cube"))
     assert meaning.auroc[0, 0] == 1
@@ -95,14 +95,6 @@ def test_a_word_is_told_by_the_latent_that_follows_it() -> None:
     assert meaning.clarity[0] == 1
     assert meaning.traits[1].tolist() == [-1] * 4
     assert meaning.clarity[1] < 0.3
-
-
-def test_auroc_counts_ties_half() -> None:
-    peaks = torch.tensor([[0.0, 0.0, 1.0, 2.0]])
-    has = torch.tensor([[True], [False], [False], [True]])
-    pairs = [(0.0, 0.0), (0.0, 1.0), (2.0, 0.0), (2.0, 1.0)]
-    expected = sum(0.5 if a == b else float(a > b) for a, b in pairs) / 4
-    assert float(auroc(peaks, has)) == expected
 
 
 def test_neighbours_point_the_same_way_or_fire_together() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tide_lightning.benchmark.examples import Examples, groups, questions
 from tide_lightning.benchmark.meaning import Pooled
-from tide_lightning.benchmark.scores import auroc
+from tide_lightning.evaluation.scores import auroc
 from tide_lightning.intervene import Edit, Shift
 from tide_lightning.saes import SAE
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from tide_lightning.benchmark.examples import Examples, groups, questions
 from tide_lightning.benchmark.probes import fit_logistic
 from tide_lightning.benchmark.reading import SOURCES
-from tide_lightning.benchmark.scores import auroc, auroc_paired, best_threshold, f1
+from tide_lightning.evaluation.scores import auroc, auroc_paired, best_threshold, f1
 from tide_lightning.grounds import Factor
 
 PROBE_SIZES = (1, 5, 20)

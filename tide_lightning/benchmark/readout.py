@@ -11,7 +11,7 @@ from torch import Tensor
 from tide_lightning.benchmark.examples import Examples
 from tide_lightning.benchmark.probes import fit_ridge
 from tide_lightning.benchmark.reading import Reading
-from tide_lightning.benchmark.scores import best_threshold, iou_counts, square_sums
+from tide_lightning.evaluation.scores import best_threshold, iou_counts, square_sums
 from tide_lightning.saes import SparseCode
 
 READERS = ("codes", "random", "dense", "known", "position")

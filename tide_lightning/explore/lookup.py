@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tide_lightning.errors import UserError
-from tide_lightning.explore.atlas.meaning import auroc
+from tide_lightning.evaluation.scores import auroc
 from tide_lightning.explore.atlas.pages import read_thumbnails
 from tide_lightning.explore.atlas.tables import read_table
 from tide_lightning.explore.embedding import ImageText
@@ -105,7 +105,7 @@ def look_up(
     kept = asked | others
     found = []
     for site, latents, peaks in tables.peaks(sites):
-        scores = auroc(peaks[:, kept], asked[kept][:, None]).squeeze(1)
+        scores = auroc(peaks[:, kept].T, asked[kept][:, None]).squeeze(0)
         found += _best(site, latents, scores, top, counts)
     return sorted(found, key=lambda one: -one.score)[:top]
 

@@ -15,7 +15,7 @@ class Figure(NamedTuple):
 
     Fields:
         name: for people.
-        path: to it in metrics.json, * for the site.
+        path: to it in metrics.json, * for the site, GROUND for whichever ground was measured on.
         form: how it is written.
         better: 1 if more is better, -1 if less is, 0 if neither.
     """
@@ -36,11 +36,11 @@ OF_SITES = (
     Figure("L0", "sites/*/l0", ".1f", 0),
     Figure("centred cosine of final latents", "fidelity/end_to_end/sites/*/cosine_centred", ".3f", 1),
     Figure("mean lifetime of features", "time/lifetimes/*/lifetime", ".3f", 0),
-    Figure("best latent, AUROC", "toybox/meaning/*/mean/auroc/best_latent", ".3f", 1),
-    Figure("best latent, F1", "toybox/meaning/*/mean/f1/best_latent", ".3f", 1),
-    Figure("20 latents, AUROC", "toybox/meaning/*/mean/auroc/latents_20", ".3f", 1),
-    Figure("depth beyond position, R²", "toybox/readout/*/depth_r2_beyond_position/codes", ".3f", 1),
-    Figure("mask, IoU", "toybox/readout/*/mask_iou/codes", ".3f", 1),
+    Figure("best latent, AUROC", "GROUND/meaning/*/mean/auroc/best_latent", ".3f", 1),
+    Figure("best latent, F1", "GROUND/meaning/*/mean/f1/best_latent", ".3f", 1),
+    Figure("20 latents, AUROC", "GROUND/meaning/*/mean/auroc/latents_20", ".3f", 1),
+    Figure("depth beyond position, R²", "GROUND/readout/*/depth_r2_beyond_position/codes", ".3f", 1),
+    Figure("mask, IoU", "GROUND/readout/*/mask_iou/codes", ".3f", 1),
 )
 """Measured at each site."""
 
@@ -53,9 +53,9 @@ OF_RUNS = (
     Figure("Fréchet distance, all spliced", "fidelity/end_to_end/all/frechet", ".2f", -1),
     Figure("CLIP score, originals", "fidelity/end_to_end/original/clip_score", ".2f", 0),
     Figure("CLIP score, all spliced", "fidelity/end_to_end/all/clip_score", ".2f", 1),
-    Figure("steering: target reached", "toybox/steering/mean/latent/success", "%", 1),
-    Figure("steering: other factors stable", "toybox/steering/mean/latent/stability_mean", "%", 1),
-    Figure("steering: by chance", "toybox/steering/mean/none/success", "%", 0),
+    Figure("steering: target reached", "GROUND/steering/mean/latent/success", "%", 1),
+    Figure("steering: other factors stable", "GROUND/steering/mean/latent/stability_mean", "%", 1),
+    Figure("steering: by chance", "GROUND/steering/mean/none/success", "%", 0),
 )
 """Measured once a run."""
 
@@ -64,7 +64,7 @@ AMOUNTS = {
     "held-out tokens a site": "sites/*/tokens",
     "samples spliced for fidelity": "fidelity/samples",
     "images sampled": "fidelity/end_to_end/images",
-    "labelled images": "toybox/settings/test_images",
+    "labelled images": "GROUND/settings/test_images",
 }
 """What figures rest on."""
 
@@ -140,9 +140,11 @@ def spread(runs: Sequence[TestedRun], figure: Figure, site: str) -> Spread | Non
 
 def value_at(metrics: Mapping[str, Any], path: str, site: str) -> float | None:
     """What stands at a path, if it does."""
+    grounds = (name for name, part in metrics.items() if isinstance(part, Mapping) and "meaning" in part)
+    meant = {"*": site, "GROUND": next(grounds, "")}
     found: Any = metrics
     for key in path.split("/"):
-        found = found.get(site if key == "*" else key) if isinstance(found, Mapping) else None
+        found = found.get(meant.get(key, key)) if isinstance(found, Mapping) else None
     return float(found) if isinstance(found, int | float) else None
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tide_lightning.explore.atlas.meaning import Meaning, Traits, measure_meaning
+from tide_lightning.explore.atlas.meaning import Meaning, Traits, rank_traits
 from tide_lightning.explore.atlas.neighbours import FiringSample, Nearest, by_direction, by_firing
 from tide_lightning.explore.atlas.statistics import SiteStatistics
 from tide_lightning.saes.bins import centres
@@ -96,7 +96,7 @@ def draw_chart(
         top_peaks=statistics.top_peaks[live].cpu(),
         maps=statistics.maps[live].cpu(),
         map_shape=statistics.map_shape,
-        meaning=Meaning(*(part.cpu() for part in measure_meaning(peaks, traits, NUM_TRAITS))),
+        meaning=Meaning(*(part.cpu() for part in rank_traits(peaks, traits, NUM_TRAITS))),
         nearest=_on_cpu(by_direction(directions, live, NUM_NEAREST)),
         together={name: _on_cpu(by_firing(firing, live, other, NUM_NEAREST)) for name, other in others.items()},
     )

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tide_lightning.evaluation.scores import auroc
 from tide_lightning.explore.atlas.reading import Labels
 from tide_lightning.explore.phrases import Phrase, is_mark, ngrams, words
 
@@ -76,19 +77,10 @@ def gather_traits(captions: Sequence[str], labels: Sequence[Labels], device: tor
 
 
 @torch.no_grad()
-def measure_meaning(peaks_FS: Tensor, traits: Traits, num: int) -> Meaning:
+def rank_traits(peaks_FS: Tensor, traits: Traits, num: int) -> Meaning:
     """The `num` traits that tell most about each latent."""
     parts = [_measure(block, traits, num) for block in peaks_FS.split(_BLOCK)]
     return Meaning(*(torch.cat(part) for part in zip(*parts, strict=True)))
-
-
-def auroc(peaks_FS: Tensor, has_SV: Tensor) -> Tensor:
-    """The chance that a sample with a trait has a higher peak than one without, ties counting half [F, V]."""
-    has = has_SV.to(peaks_FS.dtype)
-    positives = has.sum(0)
-    negatives = len(has) - positives
-    rank_sums = _ranks(peaks_FS) @ has
-    return (rank_sums - positives * (positives + 1) / 2) / (positives * negatives)
 
 
 def _measure(peaks_FS: Tensor, traits: Traits, num: int) -> Meaning:
@@ -101,7 +93,7 @@ def _measure(peaks_FS: Tensor, traits: Traits, num: int) -> Meaning:
         return Meaning(none.long(), none, none, none.long(), images, none.new_zeros(num_latents))
     hits_FV = (has[order] & fires[:, :, None]).sum(1)
     lift_FV = (hits_FV / images.clamp(min=1)[:, None]) / has.float().mean(0)
-    auroc_FV = auroc(peaks_FS, has)
+    auroc_FV = auroc(peaks_FS.T, has).T.float()
     strength_FV = (auroc_FV - 0.5) / _deviation(has)
     traits_FV = _chosen(strength_FV.where(lift_FV > 1, -1), traits, num)
     place = traits_FV.clamp(min=0)
@@ -118,8 +110,9 @@ def _clarity(peaks_FS: Tensor, has_SV: Tensor) -> Tensor:
     if not len(usable):
         return peaks_FS.new_zeros(len(peaks_FS))
     chosen_on, measured_on = has_SV[even][:, usable], has_SV[odd][:, usable]
-    best = ((auroc(peaks_FS[:, even], chosen_on) - 0.5) / _deviation(chosen_on)).argmax(1, keepdim=True)
-    found = auroc(peaks_FS[:, odd], measured_on).gather(1, best).squeeze(1)
+    chosen = auroc(peaks_FS[:, even].T, chosen_on).T
+    best = ((chosen - 0.5) / _deviation(chosen_on)).argmax(1, keepdim=True)
+    found = auroc(peaks_FS[:, odd].T, measured_on).T.float().gather(1, best).squeeze(1)
     return (2 * found - 1).clamp(min=0)
 
 
@@ -156,11 +149,3 @@ def _overlap(traits: Traits, one: int, other: int) -> bool:
 def _phrases(caption: Phrase) -> set[Phrase]:
     found = (phrase for length in range(1, _MAX_WORDS + 1) for _, phrase in ngrams(caption, length))
     return {phrase for phrase in found if not any(map(is_mark, phrase)) and len(" ".join(phrase)) <= 60}
-
-
-def _ranks(peaks_FS: Tensor) -> Tensor:
-    """Ranks from 1 within each row, equal ones sharing their mean."""
-    ordered = peaks_FS.sort(dim=1).values
-    peaks = peaks_FS.contiguous()
-    below, up_to = torch.searchsorted(ordered, peaks), torch.searchsorted(ordered, peaks, right=True)
-    return (below + up_to + 1).to(peaks.dtype) / 2

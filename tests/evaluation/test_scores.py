@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tide_lightning.benchmark.meaning import best_latents
-from tide_lightning.benchmark.scores import (
+from tide_lightning.evaluation.scores import (
     auroc,
     auroc_paired,
     best_threshold,
