@@ -8,11 +8,10 @@ from pathlib import Path
 import yaml
 
 from tide_lightning.errors import UserError
-from tide_lightning.runs import last_checkpoint, newest_run, run_of_checkpoint
+from tide_lightning.runs import find_run, last_checkpoint, newest_run, run_of_checkpoint
 
 FOLLOWING = ("validate", "test", "predict")
 """Subcommands that look at a finished run."""
-
 
 FLAGS = ("--measure", "--here")
 """Options that need no value."""
@@ -37,7 +36,7 @@ def resolve_configs(args: list[str]) -> list[str]:
     """Replace `--config NAME` by the path of the packaged config, unless a file of that name is there."""
     resolved = list(args)
     for place, value in _values(args, "--config", "-c"):
-        path = _config_path(value)
+        path = config_path(value)
         if "=" in args[place]:
             resolved[place] = f"{args[place].split('=', 1)[0]}={path}"
         else:
@@ -58,9 +57,7 @@ def follow_run(args: list[str]) -> list[str]:
     run_given, checkpoint = _last(rest, "--run"), _last(rest, "--ckpt_path")
     run: Path | None
     if run_given:
-        run = Path(run_given)
-        if not (run / "config.yaml").is_file():
-            raise UserError(f"--run {run}: no run folder there (it would hold config.yaml)")
+        run = find_run(Path(run_given), root)
     elif checkpoint and checkpoint != "last":
         run = run_of_checkpoint(Path(checkpoint))
         if run is None:
@@ -74,13 +71,17 @@ def follow_run(args: list[str]) -> list[str]:
     follow = ["--config", str(run / "config.yaml")]
     if checkpoint is None or checkpoint == "last":
         found = last_checkpoint(run)
-        if found is None:
+        if found is not None:
+            rest = [*rest, "--ckpt_path", str(found)]
+        elif checkpoint is None and any((run / "saes").glob("*/cfg.json")):  # adopted, or published without
+            follow += ["--model.pretrained", str(run / "saes")]
+        else:
             raise UserError(f"{run / 'checkpoints'}: no checkpoint there; has the fit got that far?")
-        rest = [*rest, "--ckpt_path", str(found)]
-    return [subcommand, *follow, *rest, *([] if run_given else ["--run", str(run)])]
+    return [subcommand, *follow, *rest, "--run", str(run)]
 
 
-def _config_path(value: str) -> Path:
+def config_path(value: str) -> Path:
+    """The file that is meant by a path or the name of a packaged config."""
     path, known = Path(value), packaged_configs()
     if path.is_file():
         return path

@@ -47,6 +47,7 @@ LOOKS = {
 """What a config means: these train nothing and write nothing."""
 
 COMMANDS: dict[str, Command] = {
+    "adopt": Command("tide_lightning.sharing.adopting:adopt", "Make a run of other people's SAEs."),
     "atlas": Command("tide_lightning.explore.atlas.build:atlas", "Show every latent: images, times, words."),
     "compare": Command("tide_lightning.evaluation.comparison.command:compare", "Set tested runs beside each other."),
     "erase": Command("tide_lightning.explore.erasure_command:erase_concept", "Suppress a concept; see the cost."),

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import zipfile
 from datetime import datetime
 from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from tide_lightning.errors import UserError
 
@@ -46,13 +51,35 @@ def newest_run(root: Path, name: str | None = None) -> Path | None:
 
 
 def find_run(run: Path, root: Path) -> Path:
-    """The folder of a run that was named by its folder, a folder with `latest` in it, or a name below `root`."""
+    """The folder of a run: named by it, by a folder with `latest` in it, by a name below `root`, or by a hub id."""
     for folder in (run, run / "latest", root / run / "latest", root / run):
         if (folder / "config.yaml").is_file():
             return folder.resolve()
+    if (fetched := run_on_the_hub(str(run), root)) is not None:
+        return fetched
     newest = newest_run(root)
     hint = f"; the newest below {root} is {newest.parent.name}" if newest else "; make one with `tide fit --config …`"
     raise UserError(f"{run}: no run folder there (it would hold config.yaml){hint}")
+
+
+def run_on_the_hub(repository: str, root: Path) -> Path | None:
+    """A published run as a run folder below `root`, or None; what is made of it there stays out of the hub's cache."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        return None
+    try:
+        snapshot = Path(snapshot_download(repository, ignore_patterns=["checkpoints/*", "report/*"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
+        return None
+    if not (snapshot / "config.yaml").is_file():
+        raise UserError(f"{repository}: a repository of the hub, but no run: it has no config.yaml")
+    folder = root / repository.replace("/", "--") / snapshot.name[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in snapshot.iterdir():
+        if entry.is_file() and not (folder / entry.name).exists():
+            shutil.copyfile(entry, folder / entry.name)
+    if not (folder / "saes").exists():
+        (folder / "saes").symlink_to((snapshot / "saes").absolute())
+    return folder.resolve()
 
 
 def last_checkpoint(run: Path) -> Path | None:

@@ -17,7 +17,7 @@ from tide_lightning.diffusion.precision import native_dtype
 from tide_lightning.errors import UserError
 from tide_lightning.runs import find_run
 from tide_lightning.saes import SAE
-from tide_lightning.saes.storage import read_cfg, read_site
+from tide_lightning.saes.storage import read_cfg, saes_in
 
 _LOADING = ("family", "revision", "variant", "local_files_only", "latent_size", "prompt_cache")
 """What of a run's `data` says how its denoiser is loaded."""
@@ -45,7 +45,7 @@ class Run:
     @cached_property
     def saes(self) -> dict[str, SAE]:
         """The SAE of each site, in the order of the sites; keys may bear labels (`<site>@<name>`)."""
-        folders = {read_site(path.parent): path.parent for path in self.folder.glob("saes/*/cfg.json")}
+        folders = saes_in(self.folder / "saes")
         if not folders:
             raise UserError(f"{self.folder / 'saes'}: no SAE there; has the fit come to its end?")
         sites = [str(site) for site in self.denoiser.resolve_sites(list(dict.fromkeys(map(unlabelled, folders))))]
@@ -71,14 +71,7 @@ class Run:
     @cached_property
     def data(self) -> ActivationDataModule:
         """The run's datamodule around the same denoiser; its prompts and images must still be where they were."""
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(ActivationDataModule, "data")
-        try:
-            parsed = parser.parse_object({"data": self._data_config()})
-        except ArgumentError as error:
-            raise UserError(f"{self.folder / 'config.yaml'}: {' '.join(str(error).split())}") from error
-        instantiate = getattr(parser, "instantiate", parser.instantiate_classes)  # the latter before jsonargparse 4.49
-        data: ActivationDataModule = instantiate(parsed).data
+        data = build_data(self._data_config(), self.folder / "config.yaml")
         data.adopt(self.denoiser)
         return data
 
@@ -105,6 +98,19 @@ class Run:
         if not isinstance(data, dict) or "pretrained" not in data:
             raise UserError(f"{self.folder / 'config.yaml'} names no data.pretrained: not the config of a run")
         return data
+
+
+def build_data(config: dict[str, Any], where: Path | str) -> ActivationDataModule:
+    """The datamodule that a configuration's `data` describes; `where` it stands is for errors."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ActivationDataModule, "data")
+    try:
+        parsed = parser.parse_object({"data": config})
+    except ArgumentError as error:
+        raise UserError(f"{where}: {' '.join(str(error).split())}") from error
+    instantiate = getattr(parser, "instantiate", parser.instantiate_classes)  # the latter before jsonargparse 4.49
+    data: ActivationDataModule = instantiate(parsed).data
+    return data
 
 
 def open_run(run: str | Path, device: str = "auto", root: str | Path = "runs") -> Run:

@@ -43,6 +43,11 @@ def read_site(folder: Path) -> str:
     return site
 
 
+def saes_in(folder: Path) -> dict[str, Path]:
+    """The folders of a run's SAEs, which lie in its folder `saes`, by their sites."""
+    return {read_site(path.parent): path.parent for path in sorted(folder.glob(f"*/{CFG}"))}
+
+
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `write_folder` wrote."""
     cfg, path = read_cfg(folder), folder / WEIGHTS

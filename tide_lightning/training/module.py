@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +23,7 @@ from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.diffusion.counters import stream
 from tide_lightning.errors import UserError
 from tide_lightning.saes import SAE, SAEOutput, SparseCode, TideSAE, training_loss
+from tide_lightning.saes.storage import saes_in
 from tide_lightning.sharding import is_sharded, local_rows, norm_over_ranks, shard_rows
 from tide_lightning.tokens import SiteShape, TokenBatch
 from tide_lightning.training.calibration import ActivationSource, calibrate
@@ -48,6 +50,7 @@ class TideModule(LightningModule):
         sites: sizes by site, linked from the datamodule.
         sae: builds the SAE of a site.
         saes: builds several SAEs of a site by name, in place of `sae`; their keys are `<site>@<name>`.
+        pretrained: the folder `saes` of a run, whose SAEs are taken in place of new ones.
         lr: Adam's learning rate.
         warmup_steps: steps over which it rises linearly.
         decay_fraction: last part of the run over which it falls linearly to zero.
@@ -65,6 +68,7 @@ class TideModule(LightningModule):
         sites: dict[str, dict[str, int | list[int]]],
         sae: Callable[[SiteShape], SAE] = TideSAE,
         saes: dict[str, Callable[[SiteShape], SAE]] | None = None,
+        pretrained: str | None = None,
         lr: float = 1e-3,
         warmup_steps: int = 100,
         decay_fraction: float = 0.3,
@@ -79,11 +83,14 @@ class TideModule(LightningModule):
         self.lr, self.warmup_steps, self.decay_fraction, self.betas = lr, warmup_steps, decay_fraction, betas
         self.alpha, self.k_aux = alpha, k_aux
         builders = {"": sae} if saes is None else {f"@{name}": build for name, build in _checked(saes).items()}
-        built = {
-            f"{site}{label}": _build(build, SiteShape.of(shape), f"{site}{label}")
-            for site, shape in sites.items()
-            for label, build in builders.items()
-        }
+        if pretrained is not None:
+            built = load_saes(pretrained, list(sites))
+        else:
+            built = {
+                f"{site}{label}": _build(build, SiteShape.of(shape), f"{site}{label}")
+                for site, shape in sites.items()
+                for label, build in builders.items()
+            }
         self.sites = list(built)
         self.saes = nn.ModuleDict({_key(site): module for site, module in built.items()})
         self.clocks = nn.ModuleDict(
@@ -97,7 +104,7 @@ class TideModule(LightningModule):
             }
         )
         self.register_buffer("tokens_seen", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("is_calibrated", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("is_calibrated", torch.tensor(pretrained is not None))
         self.further_loss: Callable[[], Tensor | None] | None = None  # what a callback adds to a step's loss
         self._interval = Interval()
         self._decoder_norms: list[Tensor] = []  # of the gradients at this step
@@ -278,6 +285,15 @@ class TideModule(LightningModule):
         factor = warmup_then_decay(num_steps, self.warmup_steps, self.decay_fraction)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def load_saes(folder: str | Path, sites: list[str]) -> dict[str, SAE]:
+    """The SAEs of some sites that lie in a folder of a run, by their keys and in the order of the sites."""
+    found = saes_in(Path(folder))
+    keys = [key for site in sites for key in found if unlabelled(key) == site]
+    if missing := [site for site in sites if site not in map(unlabelled, keys)]:
+        raise UserError(f"{folder}: no SAE of {missing[0]} there, but of {', '.join(found) or 'no site'}")
+    return {key: SAE.from_pretrained(found[key]).train() for key in keys}
 
 
 _LOGGED = ("mse", "explained_variance", "explained_variance_beyond_known", "cosine", "l0")

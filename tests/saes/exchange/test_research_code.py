@@ -39,9 +39,14 @@ def compare(sae: SAE, z: Tensor, x_hat: Tensor, timestep: Tensor | None = None) 
         torch.testing.assert_close(sae.decode(code, timestep).double(), x_hat, rtol=1e-5, atol=1e-5)
 
 
-def write_saeuron(folder: Path, **options: Any) -> dict[str, Tensor]:
+def write_saeuron(folder: Path, d_in: int = D, **options: Any) -> dict[str, Tensor]:
     """Its `save_to_disk`: the configuration's fields and d_in."""
-    tensors = {"encoder.weight": drawn(F, D), "encoder.bias": drawn(F), "W_dec": drawn(F, D, seed=1), "b_dec": drawn(D)}
+    tensors = {
+        "encoder.weight": drawn(F, d_in),
+        "encoder.bias": drawn(F),
+        "W_dec": drawn(F, d_in, seed=1),
+        "b_dec": drawn(d_in),
+    }
     cfg = {
         "expansion_factor": 16,
         "normalize_decoder": True,
@@ -51,7 +56,7 @@ def write_saeuron(folder: Path, **options: Any) -> dict[str, Tensor]:
         "sample_topk": False,
         "input_unit_norm": False,
         "multi_topk": False,
-        "d_in": D,
+        "d_in": d_in,
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cfg.json").write_text(json.dumps(cfg | options))
