@@ -11,9 +11,10 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from tide_lightning.callbacks import figures
+from tide_lightning.callbacks import drawings
 from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.diffusion.trajectories import sample
+from tide_lightning.drawing import Curve, curve
 from tide_lightning.errors import UserError
 from tide_lightning.intervene.splicing import reconstruct_by, splice_denoiser, why_not
 from tide_lightning.reduction import all_reduce_sum
@@ -37,8 +38,8 @@ class _Seen(NamedTuple):
         tokens: in each bin [bins].
     """
 
-    curve: figures.Curve
-    known: figures.Curve
+    curve: Curve
+    known: Curve
     fired: Tensor
     tokens: Tensor
 
@@ -120,18 +121,18 @@ class MonitorFeatures(Callback):
             board.add_histogram(
                 f"firing_rate_log10/{site}", rate.clamp(min=0.5 / float(found.tokens.sum())).log10(), step
             )
-            profile = figures.draw_profiles(found.fired / found.tokens.clamp(min=1), site)
+            profile = drawings.draw_profiles(found.fired / found.tokens.clamp(min=1), site)
             board.add_image(f"feature_time/{site}", profile, step, dataformats="HWC")
         curves = {site: found.curve for site, found in seen.items()}
         floors = {site: found.known for site, found in seen.items()}
-        drawn = figures.draw_explained_variance(curves, floors)
+        drawn = drawings.draw_explained_variance(curves, floors)
         board.add_image("over_timestep/explained_variance", drawn, step, dataformats="HWC")
         if by_bin:
-            drawn = figures.draw_loss_increase(by_bin)
+            drawn = drawings.draw_loss_increase(by_bin)
             board.add_image("over_timestep/loss_increase", drawn, step, dataformats="HWC")
             logger.log_metrics({f"monitor/{site}/loss_increase": value for site, value in increase.items()}, step)
         if self.num_images:
-            drawn = figures.draw_images(self._sample(trainer, pl_module))
+            drawn = drawings.draw_images(self._sample(trainer, pl_module))
             board.add_image("samples/original_and_spliced", drawn, step, dataformats="HWC")
         board.flush()
         _log.info("MonitorFeatures took %.1f s at step %d", time.monotonic() - begin, trainer.global_step)
@@ -172,8 +173,7 @@ class MonitorFeatures(Callback):
             cell = output.code.indices.flatten() * self.num_bins + bin_B[output.code.tokens()]
             fired.view(-1).index_add_(0, cell, (output.code.values.flatten() > 0).to(fired.dtype))
         bins = metric.compute()["by_timestep"]
-        t = [(row["low"] + row["high"]) / 2 for row in bins]
-        curve = [row["explained_variance"] for row in bins]
+        t, explained = curve(bins, "explained_variance")
         # error / spread over error / known error
         known = [
             1 - (1 - row["explained_variance"]) / (1 - row["explained_variance_beyond_known"])
@@ -181,11 +181,9 @@ class MonitorFeatures(Callback):
             else float("nan")
             for row in bins
         ]
-        return _Seen((t, curve), (t, known), all_reduce_sum(fired), all_reduce_sum(count))
+        return _Seen((t, explained), (t, known), all_reduce_sum(fired), all_reduce_sum(count))
 
-    def _loss_increase(
-        self, trainer: Trainer, pl_module: TideModule
-    ) -> tuple[dict[str, float], dict[str, figures.Curve]]:
+    def _loss_increase(self, trainer: Trainer, pl_module: TideModule) -> tuple[dict[str, float], dict[str, Curve]]:
         """Of each site that may be spliced: in total and by bin of t."""
         denoiser = trainer.datamodule.denoiser  # type: ignore[attr-defined]
         saes = _spliceable(pl_module)
@@ -202,7 +200,7 @@ class MonitorFeatures(Callback):
         filled = (sums[0] > 0).nonzero().squeeze(1)
         t = ((filled + 0.5) / self.num_bins).tolist()
         increase: dict[str, float] = {}
-        by_bin: dict[str, figures.Curve] = {}
+        by_bin: dict[str, Curve] = {}
         if len(filled):
             for site, row in zip(saes, sums[1:], strict=True):
                 increase[site] = float(row.sum() / sums[0].sum() - 1)

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.training.fitting import SITES, make_data, make_module, make_trainer
 from tide_lightning.callbacks import MonitorFeatures
-from tide_lightning.callbacks.figures import draw_images, draw_profiles
+from tide_lightning.callbacks.drawings import draw_images, draw_profiles
 from tide_lightning.training import TideModule
 
 pytestmark = pytest.mark.filterwarnings(
@@ -138,7 +138,7 @@ def test_without_tensorboard_it_says_so(pretrained: Path, tmp_path: Path, caplog
 def test_profiles_put_noisy_latents_at_the_bottom() -> None:
     rate = torch.zeros(3, 10)
     rate[0, 9], rate[1, 0] = 0.5, 0.1  # the third never fires
-    rows = draw_profiles(rate, "site").astype(int).sum(2)[40:340, 30:520]
+    rows = draw_profiles(rate, "site").astype(int).sum(2)[30:360, 30:590]
     top, bottom = rows[:100], rows[-100:]
     assert top[:, :60].mean() > 2 * top[:, -60:].mean()
     assert bottom[:, -60:].mean() > 2 * bottom[:, :60].mean()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from tide_lightning.evaluation.sections import Plot, Section, Table
+from tide_lightning.evaluation.sections import Plot, Table
 
 _CSS = """
 :root { --ink: #1f2933; --soft: #616e7c; --line: #d9dee4; --paper: #ffffff; --back: #f3f5f7; --accent: #c2255c; }
@@ -80,34 +80,26 @@ def html_page(title: str, subtitle: str, blocks: Sequence[Block]) -> str:
 """
 
 
-def block_of(section: Section) -> Block:
-    """A section that something else measured."""
-    return Block(section.title, "".join(map(html_part, section.parts)))
-
-
 def html_part(part: Table | Plot) -> str:
-    """A table or a plot."""
-    return html_table(*part) if isinstance(part, Table) else html_plot(part.png, part.caption)
-
-
-def html_plot(png: bytes, caption: str) -> str:
-    """A plot over its caption, which scrolls where the window is narrow."""
-    caption = escape(caption)
-    image = f'<div class="wide"><img alt="{caption}" src="{data_uri(png)}"></div>'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-
-
-def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> str:
-    """A table of plain text, which scrolls where the window is narrow; nothing where it has no rows."""
-    if not rows:
+    """A table or a plot, which scrolls where the window is narrow; nothing of a table without rows."""
+    if isinstance(part, Plot):
+        caption = escape(part.caption)
+        image = f'<div class="wide"><img alt="{caption}" src="{data_uri(part.png)}"></div>'
+        return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+    if not part.rows:
         return ""
-    names = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    names = "".join(f"<th>{escape(cell)}</th>" for cell in part.head)
     lines = "".join(
         f"<tr><td>{breakable(row[0])}</td>" + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
-        for row in rows
+        for row in part.rows
     )
     table = f'<div class="wide"><table><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table></div>'
-    return table + (f'<p class="soft">{escape(note)}</p>' if note else "")
+    return table + (f'<p class="soft">{escape(part.note)}</p>' if part.note else "")
+
+
+def html_list(lines: Sequence[str]) -> str:
+    """Plain sentences below each other; nothing where there are none."""
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 
 def breakable(name: str) -> str:

@@ -1,56 +1,36 @@
-"""The report's plots, as PNG bytes. No figure is registered anywhere, so nothing needs closing."""
+"""The report's plots and images, as PNG bytes."""
 
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from einops import rearrange
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 from PIL import Image
 from torch import Tensor
 
+from tide_lightning.drawing import curve, panels, percent, shade, single
 from tide_lightning.evaluation.floors import FLOORS
-from tide_lightning.intervene.splicing import ALL
+from tide_lightning.evaluation.headlines import FLOOR_NAMES, fidelity_cases
 
 _COLOURS = ("#9aa5b1", "#7b8794", "#52606d", "#d9822b", "#8fb4e8", "#2f6fd0")
 _SAE = "#c2255c"
 _STYLE: dict[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1.6}
 
-FLOOR_NAMES = {
-    "mean": "mean",
-    "mean_t": "mean(t)",
-    "mean_t_position": "mean(t, position)",
-    "known": "known part alone",
-    "pca_k": "PCA, k",
-    "pca_2k": "PCA, 2k",
-}
-"""What the floors are called in plots and tables."""
-
 
 def draw_plots(metrics: Mapping[str, Any]) -> dict[str, bytes]:
     """Every plot that the metrics allow: PNG by name."""
-    sites = metrics.get("sites", {})
+    sites, floors, cases = metrics.get("sites", {}), metrics.get("floors", {}), fidelity_cases(metrics)
     plots: dict[str, bytes] = {}
     if sites:
-        floors = metrics.get("floors", {})
-
-        def explained(axes: Axes, site: str) -> None:
-            _explained(axes, sites[site], floors.get(site))
-
-        plots["explained_variance"] = _per_site(sites, explained)
-        plots["l0"] = _over_t(sites, "l0", "active latents a token")
-        plots["firing_frequency"] = _per_site(sites, lambda axes, site: _firing(axes, sites[site]))
-    fidelity = metrics.get("fidelity", {})
-    cases = {**fidelity.get("sites", {}), **({ALL: fidelity[ALL]} if ALL in fidelity else {})}
+        plots["explained_variance"] = panels(sites, lambda axes, site: _explained(axes, sites[site], floors.get(site)))
+        plots["l0"] = single(lambda axes: _l0(axes, sites))
+        plots["firing_frequency"] = panels(sites, lambda axes, site: _firing(axes, sites[site]), is_over_time=False)
     if cases:
-        named = {"all sites" if case == ALL else case: figures for case, figures in cases.items()}
-        plots["loss_increase"] = _per_site(named, lambda axes, case: _loss_increase(axes, named[case]))
+        plots["loss_increase"] = panels(cases, lambda axes, case: _loss_increase(axes, cases[case]))
     return plots
 
 
@@ -89,9 +69,9 @@ def save_image(image_CHW: Tensor) -> bytes:
 def _explained(axes: Axes, figures: Mapping[str, Any], floors: Mapping[str, Any] | None) -> None:
     for name, colour in zip(FLOORS, _COLOURS, strict=True):
         if floors and name in floors:
-            t, value = _curve(floors[name]["by_timestep"], "explained_variance")
-            axes.plot(t, value, color=colour, label=FLOOR_NAMES[name], **_STYLE)
-    t, value = _curve(figures["by_timestep"], "explained_variance")
+            line = curve(floors[name]["by_timestep"], "explained_variance")
+            axes.plot(*line, color=colour, label=FLOOR_NAMES[name], **_STYLE)
+    t, value = curve(figures["by_timestep"], "explained_variance")
     axes.plot(t, value, color=_SAE, label="SAE", **{**_STYLE, "linewidth": 2.4})
     axes.set_ylim(max(min(-0.1, *value), -1) - 0.02, 1.02)
     axes.set_ylabel("explained variance")
@@ -103,13 +83,11 @@ def _loss_increase(axes: Axes, figures: Mapping[str, Any]) -> None:
         ("loss_increase_known", "known part alone", _COLOURS[3]),
         ("loss_increase", "SAE", _SAE),
     ):
-        t, value = _curve(figures["by_timestep"], name)
+        t, value = curve(figures["by_timestep"], name)
         lowest, highest = min(lowest, *value), max(highest, *value)
         axes.plot(t, value, color=colour, label=label, **_STYLE)
-    axes.axhline(0, color="#52606d", linewidth=0.8)
-    axes.set_yscale("symlog", linthresh=0.1)
+    percent(axes)
     axes.set_ylim(1.2 * lowest - 0.02, 1.5 * highest)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.0%}"))
     axes.set_ylabel("loss increase")
 
 
@@ -120,72 +98,14 @@ def _firing(axes: Axes, figures: Mapping[str, Any]) -> None:
     axes.stairs(latents, edges, fill=True, color=_SAE, alpha=0.8)
     axes.axvline(-5, color="#52606d", linewidth=0.8, linestyle="--")
     never = figures["never_fired_fraction"]
-    axes.set_xlim(low, high)
-    axes.set_xlabel(f"log10 of the share of tokens ({never:.1%} never fired)")
-    axes.set_ylabel("latents")
+    axes.set(xlim=(low, high), xlabel=f"log10 of the share of tokens ({never:.1%} never fired)", ylabel="latents")
 
 
-def _over_t(sites: Mapping[str, Any], name: str, label: str) -> bytes:
-    figure = Figure(figsize=(6.5, 3.6), layout="constrained")
-    axes = figure.subplots()
+def _l0(axes: Axes, sites: Mapping[str, Any]) -> None:
     for number, (site, figures) in enumerate(sites.items()):
-        t, value = _curve(figures["by_timestep"], name)
-        axes.plot(t, value, label=_literal(site), color=_shade(number, len(sites)), **_STYLE)
-    _finish(axes)
-    axes.set_ylabel(label)
+        axes.plot(*curve(figures["by_timestep"], "l0"), label=site, color=shade(number, len(sites)), **_STYLE)
+    axes.set_ylabel("active latents a token")
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=7, ncols=max(1, len(sites) // 10))
-    return _save(figure)
-
-
-def _per_site(sites: Iterable[str], draw: Callable[[Axes, str], None]) -> bytes:
-    names = list(sites)
-    columns = min(3, len(names))
-    rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.4), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes, name in zip(grid.flat, names, strict=False):
-        _finish(axes)
-        draw(axes, name)
-        axes.set_title(_literal(name), fontsize=9)
-    for axes in list(grid.flat)[len(names) :]:
-        axes.set_visible(False)
-    handles, labels = grid.flat[0].get_legend_handles_labels()
-    if labels:
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    return _save(figure)
-
-
-def _curve(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
-    found = [((row["low"] + row["high"]) / 2, row[name]) for row in rows if name in row]
-    return [t for t, _ in found], [value for _, value in found]
-
-
-def _finish(axes: Axes) -> None:
-    axes.set_xlabel("t (1 is pure noise)")
-    axes.set_xlim(0, 1)
-    axes.grid(alpha=0.25, linewidth=0.6)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _shade(number: int, count: int) -> tuple[float, float, float]:
-    """From blue for early to red for late."""
-    mix = number / max(count - 1, 1)
-    early, late = (0.18, 0.44, 0.82), (0.76, 0.15, 0.36)
-    r, g, b = (a + mix * (z - a) for a, z in zip(early, late, strict=True))
-    return r, g, b
-
-
-def _literal(text: str) -> str:
-    """Text that is not read as a formula."""
-    return text.replace("$", r"\$")
-
-
-def _save(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
 
 
 def _encoded(picture: Image.Image) -> bytes:

@@ -24,7 +24,7 @@ class Table(NamedTuple):
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
-    note: str
+    note: str = ""
 
 
 class Plot(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from tide_lightning.drawing import panels
 from tide_lightning.evaluation.figures import number
 from tide_lightning.evaluation.lifetimes import lives_in
 from tide_lightning.evaluation.sections import Plot, Section, Table
@@ -133,12 +132,12 @@ def _maps(rates: Mapping[str, Tensor]) -> bytes:
         shown = fires[some] / fires[some].amax(1, keepdim=True)
         axes.imshow(shown.numpy(), aspect="auto", extent=(0, 1, 1, 0), cmap="magma", vmin=0, vmax=1)
         alive = lives_in(fires).double().mean(0).numpy()
-        axes.plot(centres(len(alive)).numpy(), 1 - alive, color="#5cc8ff", linewidth=1.5, label="share that lives")
+        label = "share that lives (bottom 0, top 1)"
+        axes.plot(centres(len(alive)).numpy(), 1 - alive, color="#5cc8ff", linewidth=1.5, label=label)
         axes.set_yticks([])
         axes.set_ylim(1, 0)
-        axes.set_xlabel("t (1 is pure noise)")
 
-    return _panels(list(rates), draw, "share that lives (bottom 0, top 1)")
+    return panels(rates, draw)
 
 
 def _stays(over_time: Mapping[str, Any]) -> bytes:
@@ -149,28 +148,9 @@ def _stays(over_time: Mapping[str, Any]) -> bytes:
         names = [f"{times[place]:.2f}" for place in shown]
         axes.set_xticks(list(shown), names)
         axes.set_yticks(list(shown), names)
-        axes.set_xlabel("fires at t as well")
-        axes.set_ylabel("of what fires at t")
+        axes.set(xlabel="fires at t as well", ylabel="of what fires at t")
 
-    return _panels(list(over_time), draw, None)
-
-
-def _panels(names: list[str], draw: Any, legend: str | None) -> bytes:
-    columns = min(3, max(1, len(names)))
-    rows = max(1, math.ceil(len(names) / columns))
-    figure = Figure(figsize=(4.0 * columns, 3.4 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes, name in zip(grid.flat, names, strict=False):
-        draw(axes, name)
-        axes.set_title(name.replace("$", r"\$"), fontsize=9)
-    for axes in list(grid.flat)[len(names) :]:
-        axes.set_visible(False)
-    handles, _ = grid.flat[0].get_legend_handles_labels()
-    if legend and handles:
-        figure.legend(handles[:1], [legend], loc="outside lower center", fontsize=8, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return panels(over_time, draw, is_over_time=False)
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -7,24 +7,24 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from tide_lightning.evaluation.assignment import assign
-from tide_lightning.evaluation.comparison.figures import Spread
+from tide_lightning.evaluation.comparison.compared import Repeated
 from tide_lightning.evaluation.comparison.runs import Group, TestedRun
 from tide_lightning.evaluation.matching import best_by_direction, directions, random_like
 from tide_lightning.evaluation.tracking import SAME
 from tide_lightning.saes import SAE
 from tide_lightning.saes.storage import read_cfg
 
-MEASURES = ("max_cosine", "max_cosine_chance", "matched_share", "matched_share_chance")
-"""Mean highest cosine, the share of pairs above 0.7 when each latent has one partner, and both against random rows."""
+MEASURES = {"max_cosine": ".3f", "max_cosine_chance": ".3f", "matched_share": "%", "matched_share_chance": "%"}
+"""How each measure is written: mean highest cosine, the share of pairs above 0.7 when each latent has one partner, and
+both against random rows."""
 
 
-def reproducibility(group: Group, progress: Callable[[str], None] | None = None) -> dict[str, dict[str, Spread]]:
+def reproducibility(group: Group, progress: Callable[[str], None] | None = None) -> dict[str, dict[str, Repeated]]:
     """For each site that runs of a group share, every measure over all pairs of them.
 
     Args:
@@ -41,7 +41,7 @@ def reproducibility(group: Group, progress: Callable[[str], None] | None = None)
             if a.shape[1] == b.shape[1] and len(a) and len(b):
                 for name, value in match(a, b).items():
                     found.setdefault(site, {}).setdefault(name, []).append(value)
-    return {site: {name: _spread(values) for name, values in by_name.items()} for site, by_name in found.items()}
+    return {site: {name: Repeated.of(values) for name, values in by_name.items()} for site, by_name in found.items()}
 
 
 def match(a_FD: Tensor, b_GD: Tensor) -> dict[str, float]:
@@ -76,7 +76,3 @@ def _folders(run: TestedRun) -> dict[str, Path]:
         (read_cfg(path.parent), path.parent) for path in sorted(run.folder.glob("saes/*/cfg.json"))
     ]
     return {str(cfg["site"]): folder for cfg, folder in configs if "site" in cfg}
-
-
-def _spread(values: list[float]) -> Spread:
-    return Spread(float(torch.tensor(values).mean()), (max(values) - min(values)) / 2, len(values))

@@ -1,4 +1,4 @@
-"""What of metrics.json is set beside each other, and the mean and spread of repetitions."""
+"""What of metrics.json is set beside each other, and the mean and range of repetitions."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ AMOUNTS = {
 """What figures rest on."""
 
 
-class Spread(NamedTuple):
+class Repeated(NamedTuple):
     """A figure of a group.
 
     Fields:
@@ -82,6 +82,17 @@ class Spread(NamedTuple):
     half_range: float
     number: int
 
+    @staticmethod
+    def of(values: Sequence[float]) -> Repeated:
+        """Of one value or more."""
+        return Repeated(sum(values) / len(values), (max(values) - min(values)) / 2, len(values))
+
+    def written(self, form: str) -> str:
+        """Mean and, behind ±, half the range where there are several."""
+        form = ".1%" if form == "%" else form
+        mean = format(self.mean, form)
+        return mean if self.number < 2 else f"{mean} ± {format(self.half_range, form)}"
+
 
 class Row(NamedTuple):
     """A line of the comparison.
@@ -89,53 +100,50 @@ class Row(NamedTuple):
     Fields:
         site: or all of them.
         figure: what is compared.
-        spreads: each group's; None where it was not measured.
+        values: each group's; None where it was not measured.
     """
 
     site: str
     figure: Figure
-    spreads: list[Spread | None]
+    values: list[Repeated | None]
 
-    def best(self) -> set[int]:
-        """The groups with the best mean, where some are better than others."""
-        means = [spread.mean * self.figure.better for spread in self.spreads if spread is not None]
-        if len(means) < 2 or len(set(means)) == 1:
-            return set()
-        return {
-            place
-            for place, spread in enumerate(self.spreads)
-            if spread is not None and spread.mean * self.figure.better == max(means)
-        }
+    def cells(self) -> list[str]:
+        """As text; the best means have a star, where some are better than others."""
+        scores = [value and value.mean * self.figure.better for value in self.values]
+        known = [score for score in scores if score is not None]
+        best = max(known) if len(set(known)) > 1 else None
+        return [
+            "-" if value is None else value.written(self.figure.form) + " ★" * (score == best)
+            for value, score in zip(self.values, scores, strict=True)
+        ]
 
 
 def compare_figures(groups: Sequence[Group]) -> list[Row]:
     """Every figure that at least one group has, by site and then of all sites together."""
     sites = list(dict.fromkeys(site for group in groups for run in group.runs for site in run.metrics["sites"]))
     places = [(site, figure) for site in sites for figure in OF_SITES] + [(ALL_SITES, figure) for figure in OF_RUNS]
-    rows = [Row(site, figure, [spread(group.runs, figure, site) for group in groups]) for site, figure in places]
-    return [row for row in rows if any(row.spreads)]
+    rows = [Row(site, figure, [over_runs(group.runs, figure, site) for group in groups]) for site, figure in places]
+    return [row for row in rows if any(row.values)]
 
 
 def mean_over_sites(rows: Sequence[Row]) -> list[Row]:
     """The same rows, with those of single sites replaced by their means over the sites that all groups share."""
     shared = {
-        figure: [row.spreads for row in rows if row.figure == figure and row.site != ALL_SITES and all(row.spreads)]
+        figure: [row.values for row in rows if row.figure == figure and row.site != ALL_SITES and all(row.values)]
         for figure in OF_SITES
     }
     means = [
-        Row(f"mean of {len(spreads)} sites", figure, [_joined(column) for column in zip(*spreads, strict=True)])
-        for figure, spreads in shared.items()
-        if spreads
+        Row(f"mean of {len(values)} sites", figure, [_over_sites(column) for column in zip(*values, strict=True)])
+        for figure, values in shared.items()
+        if values
     ]
     return means + [row for row in rows if row.site == ALL_SITES]
 
 
-def spread(runs: Sequence[TestedRun], figure: Figure, site: str) -> Spread | None:
+def over_runs(runs: Sequence[TestedRun], figure: Figure, site: str) -> Repeated | None:
     """A figure of several runs; None where none has it."""
     values = [value for run in runs if (value := value_at(run.metrics, figure.path, site)) is not None]
-    if not values:
-        return None
-    return Spread(sum(values) / len(values), (max(values) - min(values)) / 2, len(values))
+    return Repeated.of(values) if values else None
 
 
 def value_at(metrics: Mapping[str, Any], path: str, site: str) -> float | None:
@@ -146,15 +154,6 @@ def value_at(metrics: Mapping[str, Any], path: str, site: str) -> float | None:
     for key in path.split("/"):
         found = found.get(meant.get(key, key)) if isinstance(found, Mapping) else None
     return float(found) if isinstance(found, int | float) else None
-
-
-def written(spread: Spread | None, form: str) -> str:
-    """Mean and, behind ±, half the range where there are several runs."""
-    if spread is None:
-        return "-"
-    form = ".1%" if form == "%" else form
-    mean = format(spread.mean, form)
-    return mean if spread.number < 2 else f"{mean} ± {format(spread.half_range, form)}"
 
 
 def unequal_amounts(groups: Sequence[Group]) -> list[str]:
@@ -171,11 +170,7 @@ def unequal_amounts(groups: Sequence[Group]) -> list[str]:
     return lines
 
 
-def _joined(spreads: Sequence[Spread | None]) -> Spread | None:
-    known = [spread for spread in spreads if spread is not None]
-    number = len(known)
-    return Spread(
-        sum(spread.mean for spread in known) / number,
-        sum(spread.half_range for spread in known) / number,
-        min(spread.number for spread in known),
-    )
+def _over_sites(values: Sequence[Repeated | None]) -> Repeated | None:
+    known = [value for value in values if value is not None]
+    mean, half_range = (sum(part) / len(known) for part in ([v.mean for v in known], [v.half_range for v in known]))
+    return Repeated(mean, half_range, min(value.number for value in known))

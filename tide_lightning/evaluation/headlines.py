@@ -1,0 +1,159 @@
+"""What people are told of metrics.json, in the terminal and in the report: tables, and remarks in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tide_lightning.evaluation.budget import cut_lines
+from tide_lightning.evaluation.figures import number
+from tide_lightning.evaluation.floors import FLOORS
+from tide_lightning.evaluation.sections import Table
+from tide_lightning.intervene.splicing import ALL
+
+ALL_SITES = "all sites"
+
+FLOOR_NAMES = {
+    "mean": "mean",
+    "mean_t": "mean(t)",
+    "mean_t_position": "mean(t, position)",
+    "known": "known part alone",
+    "pca_k": "PCA, k",
+    "pca_2k": "PCA, 2k",
+}
+"""What the floors are called."""
+
+_SIMILARITY = {
+    "cosine_centred": ("centred cosine", ".4f"),
+    "mse": ("MSE", ".4f"),
+    "cosine": ("raw cosine", ".4f"),
+    "frechet": ("Fréchet distance to real images", ".1f"),
+    "frechet_to_original": ("Fréchet distance to originals", ".1f"),
+    "clip_score": ("CLIP score", ".2f"),
+}
+
+
+def fidelity_cases(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What was spliced, by name: each SAE alone, and all of them together."""
+    found = metrics.get("fidelity", {})
+    return {**found.get("sites", {}), **({ALL_SITES: found[ALL]} if ALL in found else {})}
+
+
+def overview(metrics: Mapping[str, Any]) -> Table:
+    """The figures to read first, of each site and of all together."""
+    cases, floors, sites = fidelity_cases(metrics), metrics.get("floors", {}), metrics.get("sites", {})
+    rows = []
+    for name in [*sites, *(case for case in cases if case not in sites)]:
+        site, loss, floor = sites.get(name, {}), cases.get(name, {}), floors.get(name, {})
+        absent = "" if name == ALL_SITES else "-"
+        cells = [
+            number(site.get("explained_variance")),
+            number(site.get("explained_variance_beyond_known")),
+            number(floor.get("known", {}).get("explained_variance")),
+            number(floor.get("pca_2k", {}).get("explained_variance")),
+            number(loss.get("loss_increase"), "+.1%"),
+            number(loss.get("loss_increase_known"), "+.1%"),
+            number(site.get("alive_fraction"), ".1%"),
+            number(site.get("l0"), ".1f"),
+        ]
+        rows.append([name, *(absent if cell == "-" else cell for cell in cells)])
+    head = [
+        "site",
+        "EV",
+        "beyond\nknown",
+        "EV of\nknown",
+        "EV of\nPCA 2k",
+        "loss\nincrease",
+        "known\nalone",
+        "alive",
+        "L0",
+    ]
+    note = "EV: explained variance. Loss increase: of the denoiser, with the activations replaced."
+    return Table(head, rows, note)
+
+
+def reconstruction(metrics: Mapping[str, Any]) -> Table:
+    """The other figures of each site's reconstruction."""
+    rows = [
+        [site, *(number(found.get(name)) for name in ("mse", "nmse", "cosine_centred", "cosine"))]
+        for site, found in metrics.get("sites", {}).items()
+    ]
+    head = ["site", "MSE (activation's units²)", "normalised MSE", "centred cosine", "raw cosine"]
+    return Table(head, rows, "Raw cosine is inflated by the activations' mean: read the centred one.")
+
+
+def floors(metrics: Mapping[str, Any]) -> Table:
+    """Explained variance of what is cheaper than an SAE."""
+    found = metrics.get("floors", {})
+    names = [name for name in FLOORS if any(name in of_site for of_site in found.values())]
+    rows = [
+        [
+            site,
+            *(number(of_site.get(name, {}).get("explained_variance")) for name in names),
+            number(metrics.get("sites", {}).get(site, {}).get("explained_variance")),
+        ]
+        for site, of_site in found.items()
+    ]
+    note = "Explained variance on the same held-out tokens, fitted on calibration tokens. k is the SAE's."
+    return Table(["site", *(FLOOR_NAMES[name] for name in names), "SAE"], rows, note)
+
+
+def fidelity(metrics: Mapping[str, Any]) -> Table:
+    """The denoiser's losses."""
+    losses = ("loss_original", "loss_spliced", "loss_known", "loss_ablated")
+    changes = ("loss_increase", "loss_increase_known", "loss_recovered")
+    rows = [
+        [name, *(number(found.get(key)) for key in losses), *(number(found.get(key), "+.1%") for key in changes)]
+        for name, found in fidelity_cases(metrics).items()
+    ]
+    head = ["site", "original", "spliced", "known alone", "mean", "increase", "increase, known alone", "recovered"]
+    note = "Mean squared error of the denoiser's prediction, with the same noise. Loss increase is the figure to read."
+    return Table(head, rows, note)
+
+
+def similarity(metrics: Mapping[str, Any]) -> Table:
+    """Whole images, with and without splicing."""
+    found = metrics.get("fidelity", {}).get("end_to_end")
+    if not found:
+        return Table(["spliced"], [], "")
+    named = {
+        "nothing": found.get("original"),
+        **found["sites"],
+        ALL_SITES: found.get(ALL),
+        "known part alone, all sites": found.get("known_alone"),
+        "unrelated images": found.get("unrelated"),
+    }
+    columns = {key: what for key, what in _SIMILARITY.items() if any(key in (case or {}) for case in named.values())}
+    rows = [
+        [name, *(number(case.get(key), style) for key, (_, style) in columns.items())]
+        for name, case in named.items()
+        if case
+    ]
+    note = (
+        f"Final latents of {found['images']} held-out prompts, {found['num_inference_steps']} steps, guidance "
+        f"{found['guidance_scale']:g}. Unrelated images, of other prompts, are the baseline."
+    )
+    if "frechet" in columns:
+        note += (
+            f" Fréchet distances of {found['images']} generated to {found['real_images']} real images, and to the "
+            "generated originals; with so few images read them beside each other only."
+        )
+    absent = [f" Not measured: {reason}." for reason in found.get("absent", {}).values()]
+    return Table(["spliced", *(name for name, _ in columns.values())], rows, note + "".join(absent))
+
+
+def faults(metrics: Mapping[str, Any]) -> list[str]:
+    """What cannot be, and has to be explained."""
+    return [f"{name}: {found['fault']}" for name, found in fidelity_cases(metrics).items() if "fault" in found]
+
+
+def cuts(metrics: Mapping[str, Any]) -> list[str]:
+    """What was measured less than wanted, to fit a budget."""
+    return cut_lines(metrics.get("budget", {}))
+
+
+def reservations(metrics: Mapping[str, Any]) -> list[str]:
+    """What is not spliced and why, and which figures are not firm yet."""
+    absent = metrics.get("fidelity", {}).get("absent", {})
+    few = {found.get("alive_fraction_note", "") for found in metrics.get("sites", {}).values()} - {""}
+    return [f"{site} is not spliced: {reason}" for site, reason in absent.items()] + [f"Alive {text}" for text in few]
