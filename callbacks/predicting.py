@@ -14,7 +14,7 @@ from tide_lightning.errors import UserError
 from tide_lightning.intervene.splicing import reconstruct_by, splice_cases, splice_denoiser, why_not
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.sharding import is_sharded
-from tide_lightning.training import TideModule
+from tide_lightning.training import TideModule, steps_of_fit
 
 _BASE_CALLS = 8  # forwards from which the denoiser's own loss is measured
 
@@ -59,7 +59,7 @@ class KeepPredictions(Callback):
             (name, splice_denoiser(denoiser, {site: reconstruct_by(saes[site]) for site in sites}, shapes))
             for name, sites in splice_cases(saes).items()
         ]
-        first = self.from_fraction * float(trainer.estimated_stepping_batches)
+        first = self.from_fraction * steps_of_fit(trainer)
 
         def change() -> Tensor | None:
             step = pl_module.global_step

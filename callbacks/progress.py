@@ -14,6 +14,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from tide_lightning.training import steps_of_fit
+
 _WINDOW_SECONDS = 30.0  # speed and time left are those of the last half minute
 
 
@@ -63,7 +65,7 @@ class ShowProgress(ProgressBar):
         self._tokens = 0
         self._seen.clear()
         self._seen.append((time.monotonic(), trainer.global_step, 0))
-        self._begin(trainer.estimated_stepping_batches, trainer.global_step)
+        self._begin(steps_of_fit(trainer), trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -16,7 +16,7 @@ from tide_lightning.reduction import broadcast, is_distributed
 from tide_lightning.saes import SAE, SAEOutput
 from tide_lightning.sharding import whole_weights
 from tide_lightning.tokens import TokenBatch
-from tide_lightning.training import TideModule, reset_rows
+from tide_lightning.training import TideModule, reset_rows, steps_of_fit
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class ResampleDeadLatents(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See how long the run is."""
-        self._last_step = float(trainer.estimated_stepping_batches) * self.until_fraction
+        self._last_step = steps_of_fit(trainer) * self.until_fraction
         self._looked_at = -1
         self._reseeded.clear()
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from tests.training.fitting import SITES, make_data, make_module, make_trainer
 from tide_lightning.callbacks import ResampleDeadLatents
+from tide_lightning.datamodules.loader import ActivationLoader
+from tide_lightning.errors import UserError
 from tide_lightning.training import TideModule
 
 pytestmark = pytest.mark.filterwarnings(
@@ -148,3 +150,59 @@ class Losses(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         self.seen.append(float(outputs["loss"]))
+
+
+class Samples(Callback):
+    """Which samples a fit has seen, batch by batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.seen.append(sorted(batch[SITES[0]].sample.unique().tolist()))
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "changes"),
+    [
+        (2, {}),
+        (5, {}),
+        (6, {}),
+        (3, {"accumulate_grad_batches": 2}),
+        (4, {"val_check_interval": 2, "limit_val_batches": 1}),
+        (4, {"limit_train_batches": 3}),
+    ],
+    ids=["first epoch", "mid-epoch", "at an epoch's end", "accumulating", "validating", "limited"],
+)
+def test_a_fit_by_epochs_resumes_behind_what_it_has_seen(
+    pretrained: Path, tmp_path: Path, stop_at: int, changes: dict[str, Any]
+) -> None:
+    """In the middle of an epoch and at its end: the same batches and the same bits as in one go."""
+
+    def fit(folder: Path, stop: bool = False, ckpt_path: Path | None = None) -> list[list[int]]:
+        data = make_data(pretrained, batches_per_epoch=4 if "accumulate_grad_batches" in changes else 3)
+        samples = Samples()
+        callbacks = [samples, *([StopAt(stop_at)] if stop else []), keep_last(folder)]
+        trainer = make_trainer(folder, -1, callbacks, max_epochs=3, enable_checkpointing=True, **changes)
+        trainer.fit(make_module(data), datamodule=data, ckpt_path=ckpt_path)
+        return samples.seen
+
+    whole = fit(tmp_path / "whole")
+    parts = fit(tmp_path / "part", stop=True) + fit(tmp_path / "part", ckpt_path=tmp_path / "part" / "last.ckpt")
+    assert parts == whole
+    ended, resumed = saved(tmp_path / "whole"), saved(tmp_path / "part")
+    assert ended["global_step"] == resumed["global_step"]
+    _assert_same(ended["state_dict"], resumed["state_dict"])
+    _assert_same(ended["lr_schedulers"][0], resumed["lr_schedulers"][0])
+
+
+def test_a_loader_before_its_checkpoints_place_is_refused(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_data(pretrained)
+    make_trainer(tmp_path, 2, [keep_last(tmp_path)], enable_checkpointing=True).fit(make_module(data), datamodule=data)
+    monkeypatch.setattr(ActivationLoader, "load_state_dict", lambda self, state: None)
+    again = make_data(pretrained)
+    trainer = make_trainer(tmp_path, 4, [keep_last(tmp_path)], enable_checkpointing=True)
+    with pytest.raises(UserError, match="trained on 2 batches, but the data would go on behind batch 0"):
+        trainer.fit(make_module(again), datamodule=again, ckpt_path=tmp_path / "last.ckpt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Protocol
 
 from tide_lightning.datamodules import ActivationDataModule
@@ -12,7 +13,7 @@ from tide_lightning.planning.plan import plan_run
 from tide_lightning.planning.printing import print_plan, print_sites
 from tide_lightning.planning.sites import measure_sites
 from tide_lightning.tokens import SiteShape
-from tide_lightning.training import TideModule
+from tide_lightning.training import TideModule, total_steps
 
 
 class TrainerSettings(Protocol):
@@ -24,6 +25,7 @@ class TrainerSettings(Protocol):
     strategy: object
     devices: int | str | list[int]
     num_nodes: int
+    accumulate_grad_batches: int
 
 
 def sites(data: ActivationDataModule, measure: bool = False) -> None:
@@ -62,11 +64,11 @@ def plan(
     if here:
         assert data.trainer is not None
         chosen.append(this_machine(data.trainer.strategy.root_device))
-    epochs = trainer.max_epochs or -1
+    steps = total_steps(data.batches_per_epoch, trainer.max_steps, trainer.max_epochs, trainer.accumulate_grad_batches)
     planned = plan_run(
         data,
         module,
-        steps=epochs * data.batches_per_epoch if trainer.max_steps < 0 < epochs else trainer.max_steps,
+        steps=-1 if steps == inf else int(steps),
         ranks=_num_devices(trainer.devices) * trainer.num_nodes if ranks is None else ranks,
         precision=str(trainer.precision or "32-true"),
         sharded="ModelParallelStrategy" in str(trainer.strategy),

@@ -31,6 +31,7 @@ from tide_lightning.training.health import FiringClock
 from tide_lightning.training.interval import Interval
 from tide_lightning.training.metrics import ReconstructionMetric
 from tide_lightning.training.optimisation import IndependentAdam, warmup_then_decay
+from tide_lightning.training.steps import check_place, steps_of_fit
 
 Batch = dict[str, TokenBatch]
 
@@ -143,6 +144,10 @@ class TideModule(LightningModule):
         if not bool(self.is_calibrated):
             self.calibrate(self.trainer.datamodule)  # type: ignore[attr-defined]
             self.is_calibrated.fill_(True)
+
+    def on_train_start(self) -> None:
+        """See that a resumed fit goes on behind the batches that it has seen."""
+        check_place(self.trainer)
 
     def calibrate(self, source: ActivationSource) -> None:
         """Fit every site's known part and scale on the source's first tokens; begin modulation at its adaLN."""
@@ -281,8 +286,7 @@ class TideModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Fused Adam; the rate rises, stays, and falls to zero at the end of the run."""
         optimizer = IndependentAdam((self.sae(site).parameters() for site in self.sites), self.lr, self.betas)
-        num_steps = int(self.trainer.estimated_stepping_batches)
-        factor = warmup_then_decay(num_steps, self.warmup_steps, self.decay_fraction)
+        factor = warmup_then_decay(steps_of_fit(self.trainer), self.warmup_steps, self.decay_fraction)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

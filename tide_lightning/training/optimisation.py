@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -53,13 +54,14 @@ class IndependentAdam(torch.optim.Adam):
         return loss
 
 
-def warmup_then_decay(num_steps: int, warmup_steps: int, decay_fraction: float) -> Callable[[int], float]:
-    """Factor of the learning rate: linear up, constant, linear to zero over the last part of the run."""
-    decay_steps = max(1, round(num_steps * decay_fraction))
+def warmup_then_decay(num_steps: float, warmup_steps: int, decay_fraction: float) -> Callable[[int], float]:
+    """Factor of the learning rate: linear up, constant, linear to zero over the last part of a run that has an end."""
+    has_end = decay_fraction > 0 and num_steps < math.inf
+    decay_steps = max(1, round(num_steps * decay_fraction)) if has_end else 1
 
     def factor(step: int) -> float:
         up = min(1.0, (step + 1) / max(1, warmup_steps))
-        down = min(1.0, max(0, num_steps - step) / decay_steps) if decay_fraction > 0 else 1.0
+        down = min(1.0, max(0, num_steps - step) / decay_steps) if has_end else 1.0
         return up * down
 
     return factor
