@@ -16,6 +16,7 @@ from diffusers.utils import logging as diffusers_logging
 from jsonargparse import auto_cli
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 
 from tide_lightning.grounds.toybox import pipeline_path
 from tide_lightning.grounds.toybox.captions import Mentions, parse, shows_held_out
@@ -24,7 +25,6 @@ from tide_lightning.grounds.toybox.oracle import ORACLES, Oracle, load_oracle
 from tide_lightning.grounds.toybox.prompts import held_out_prompts, prompts
 from tide_lightning.grounds.toybox.renderer import render
 from tide_lightning.grounds.toybox.world import draw_scenes
-from tools.toybox.grid import image_grid
 from tools.toybox.oracle_training import by_place
 
 Report = dict[str, Any]
@@ -136,6 +136,18 @@ def marginals(oracle: Oracle, image: Tensor) -> Report:
             for value, count in zip(values, counts, strict=True)
         }
     return report
+
+
+def image_grid(image_B3HW: Tensor, columns: int = 8, scale: int = 1) -> Tensor:
+    """Images in [-1, 1] as one uint8 picture [H, W, 3], each pixel repeated `scale` times."""
+    image = image_B3HW.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    image = image.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    rows = -(-len(image) // columns)
+    image = pad(image, (1, 1, 1, 1), value=255)
+    image = torch.cat([image, image.new_full((rows * columns - len(image), *image.shape[1:]), 255)])
+    grid = image.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2)
+    picture: Tensor = grid.flatten(0, 1).flatten(1, 2).cpu()
+    return picture
 
 
 def _timed(work: Callable[[], object]) -> Report:

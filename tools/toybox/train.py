@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from jsonargparse import auto_cli
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from transformers import T5EncoderModel
 
@@ -26,7 +25,6 @@ from tools.toybox.denoiser import DenoiserModule, build_transformer
 from tools.toybox.export import assemble, export
 from tools.toybox.fitting import ToyModule, fit, load_average, read_checkpoint
 from tools.toybox.oracle_training import OracleModule, roughen_by_autoencoder
-from tools.toybox.samples import LogSamples
 from tools.toybox.text import TextModule, TextReader, build_tokenizer
 
 
@@ -91,9 +89,8 @@ class Training:
             steps_an_epoch: Steps between two checkpoints.
         """
         torch.manual_seed(self.seed)
-        vae, text_encoder, tokenizer = self._load_vae(), self._load_text_encoder(), build_tokenizer()
-        latents = self._latents(vae)
-        captions = encode_captions(len(latents), text_encoder, tokenizer, seed=self.seed)
+        latents = self._latents(self._load_vae())
+        captions = encode_captions(len(latents), self._load_text_encoder(), build_tokenizer(), seed=self.seed)
         module = DenoiserModule(
             LatentCache(latents, *captions),
             float(1 / latents.float().std()),
@@ -103,8 +100,7 @@ class Training:
             compile_network=compile_network,
             seed=self.seed,
         )
-        log_samples = LogSamples(vae, text_encoder, tokenizer)
-        self._fit(module, "transformer", min(steps_an_epoch, num_steps), log_samples)
+        self._fit(module, "transformer", min(steps_an_epoch, num_steps))
 
     def oracles(self, num_steps: int = 4000, num_scenes: int = 24_576, num_rough: int = 8192) -> None:
         """Train both oracles on scenes of their own, some of them roughened by the autoencoder.
@@ -183,14 +179,13 @@ class Training:
         blocks = {key.split(".")[2] for key in state if key.startswith("ema.transformer_blocks.")}
         return len(blocks)
 
-    def _fit(self, module: ToyModule, name: str, steps_an_epoch: int, *callbacks: Callback) -> None:
+    def _fit(self, module: ToyModule, name: str, steps_an_epoch: int) -> None:
         fit(
             module,
             self.out / name,
             steps_an_epoch=steps_an_epoch,
             precision=self.precision,
             accelerator=self.accelerator,
-            callbacks=callbacks,
         )
 
 

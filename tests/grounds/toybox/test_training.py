@@ -10,13 +10,12 @@ from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tide_lightning.errors import UserError
-from tools.toybox.autoencoder import AutoencoderModule, build_autoencoder
+from tools.toybox.autoencoder import AutoencoderModule
 from tools.toybox.caches import LatentCache, cache_images, cached, encode_captions
 from tools.toybox.denoiser import DenoiserModule
 from tools.toybox.fitting import ToyModule, fit, load_average, read_checkpoint
 from tools.toybox.muon import MuonAdamW, orthogonalise
 from tools.toybox.oracle_training import OracleModule
-from tools.toybox.samples import LogSamples
 from tools.toybox.text import TextModule, build_text_encoder, build_tokenizer
 
 
@@ -133,18 +132,6 @@ def test_adamw_group_equals_torch_adamw() -> None:
         mine.step()
         reference.step()
     torch.testing.assert_close(ours, theirs)
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers with numpy 2
-def test_samples_are_logged_and_leave_training_alone(tmp_path: Path) -> None:
-    plain, watched = tmp_path / "plain", tmp_path / "watched"
-    fit(denoiser(2), plain, steps_an_epoch=2, precision="32-true", accelerator="cpu")
-    log = LogSamples(build_autoencoder((8, 8, 8)), build_text_encoder(32), build_tokenizer(), every=1, num_prompts=1)
-    fit(denoiser(2), watched, steps_an_epoch=2, precision="32-true", accelerator="cpu", callbacks=[log])
-    for name, value in read_checkpoint(plain).items():
-        torch.testing.assert_close(read_checkpoint(watched)[name], value, rtol=0, atol=0)
-    events = EventAccumulator(str(watched), size_guidance={"images": 0}).Reload()
-    assert events.Tags()["images"] == ["samples"]
 
 
 def test_caches_are_computed_once(tmp_path: Path) -> None:
