@@ -46,7 +46,7 @@ def scenes(split: Split, count: int) -> Examples:
     )
 
 
-def pooled(drawn: Examples, repeats: int) -> dict[str, Tensor]:
+def pooled(drawn: Examples, repeats: int, shrinking: float = 1.0) -> dict[str, Tensor]:
     """Noise, but for the planted latents, a channel that is low for red, and a known part that sees the wall."""
     count, labels = len(drawn), drawn.labels
     parts = []
@@ -60,7 +60,8 @@ def pooled(drawn: Examples, repeats: int) -> dict[str, Tensor]:
         dense[:, :SCENE, 0] -= 20 * red
         known = torch.zeros(count, 3, WIDTH)
         known[:, SCENE, 0] = (labels["wall"][:, SCENE] == 0).float()
-        parts.append({"codes": codes, "dense": dense, "known": known, "position": drawn.weights})
+        unit = torch.full((count, 1, 1), shrinking**number)  # each bin's codes are of another size
+        parts.append({"codes": codes * unit, "dense": dense, "known": known, "position": drawn.weights, "unit": unit})
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -90,6 +91,19 @@ def test_planted_latents_are_found_and_floors_know_nothing(repeats: int) -> None
     assert found["mean"]["auroc"]["best_latent"] == pytest.approx(
         sum(found["factors"][factor]["auroc"]["best_latent"] for factor in FACTORS) / len(FACTORS)
     )
+
+
+def test_amounts_need_one_threshold_where_codes_of_each_time_are_of_another_size() -> None:
+    train, test = ((drawn, pooled(drawn, 2, 0.05)) for drawn in (scenes("train", 300), scenes("test", 150)))
+    light = measure_meaning(train, test, 2, seed=0)["values"]["light"]["right"]
+    assert light["f1"]["best_latent_amount"] > 0.98
+    assert light["f1"]["best_latent"] < 0.95
+    alike = measure_meaning((train[0], pooled(train[0], 2)), (test[0], pooled(test[0], 2)), 2, seed=0)
+    for name in ("auroc", "f1"):
+        assert alike["mean"][name]["best_latent_amount"] == alike["mean"][name]["best_latent"]
+    share = light["positives"] / light["units"]
+    assert light["auroc"]["always_yes"] == 0.5
+    assert light["f1"]["always_yes"] == pytest.approx(2 * share / (1 + share))
 
 
 def reading(drawn: Examples) -> Reading:

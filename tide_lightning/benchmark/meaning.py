@@ -24,20 +24,26 @@ PROBE_SIZES = (1, 5, 20)
 
 PREDICTORS = (
     "best_latent",
+    "best_latent_amount",
     *(f"latents_{size}" for size in PROBE_SIZES),
     *(f"random_{size}" for size in PROBE_SIZES),
     "best_channel",
     "dense",
     "known",
     "position",
+    "always_yes",
 )
-"""What is measured, and what stands beside it."""
+"""What is measured, and what stands beside it.
+
+`best_latent_amount` reads values in the unit that moves activations as far at every t, so that one threshold may serve
+for all; `always_yes` says of every unit that it has the value.
+"""
 
 MIN_TRAIN, MIN_TEST = 8, 4
 """Units with, and units without a value that it takes to measure it."""
 
 Pooled = Mapping[str, Tensor]
-"""Each source's pooled features [N, U, channels]."""
+"""Each source's pooled features [N, U, channels], and the unit of the codes [N, 1, 1]."""
 
 
 def joined(parts: Sequence[Pooled]) -> Pooled:
@@ -104,6 +110,13 @@ def _measure(
     # A probe may read a latent that falls silent as well as one that fires.
     order = (ranking - 0.5).abs().argsort(dim=1, descending=True, stable=True)
     scores = {"best_latent": (train["codes"][:, best], test["codes"][:, best])}
+    amounts = [part["codes"] / part["unit"] for part in (train, test)]
+    best_amount = best_latents(amounts[0], train_labels)
+    scores["best_latent_amount"] = amounts[0][:, best_amount], amounts[1][:, best_amount]
+    scores["always_yes"] = (
+        torch.ones_like(train_labels, dtype=torch.double),
+        torch.ones_like(test_labels, dtype=torch.double),
+    )
     alive = (train["codes"] > 0).any(0).nonzero().squeeze(1).cpu()
     shuffled = torch.stack([_shuffled(alive, seed, v) for v in range(len(best))]).to(order.device)
     for name, chosen in (("latents", order), ("random", shuffled)):
@@ -142,7 +155,9 @@ def _units(
     examples: Examples, pooled: Pooled, group: Mapping[str, Factor], repeats: int
 ) -> tuple[dict[str, Tensor], Tensor]:
     units, labels = examples.units(group, repeats)
-    return {name: value.flatten(0, 1)[units] for name, value in pooled.items()}, labels
+    num_units = pooled["position"].shape[1]
+    flat = {name: value.expand(-1, num_units, -1).flatten(0, 1) for name, value in pooled.items()}
+    return {name: value[units] for name, value in flat.items()}, labels
 
 
 def _least(labels: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ class Reading:
     """One site of some images in one bin of t.
 
     Args:
-        pooled: each source's mean over the tokens of each unit [N, U, its channels].
+        pooled: each source's mean over the tokens of each unit [N, U, its channels]; and "unit" [N, 1, 1], the value by
+            which a latent moves an activation as far as one of 1 does on average over t (`SAE.unit_at`).
         codes: of every token, image by image in grid order.
         x: activations [B, D].
         known: known parts [B, D].
@@ -105,12 +106,13 @@ def _reading(sae: SAE, tokens: TokenBatch, weights_NUT: Tensor) -> Reading:
     pooled = {
         name: weights_NUT @ value.float().unflatten(0, (len(weights_NUT), -1)) for name, value in per_token.items()
     }
-    return Reading({**pooled, "position": weights_NUT}, [code], x, known)
+    t_N = tokens.context.t.unflatten(0, (len(weights_NUT), -1))[:, 0]
+    return Reading({**pooled, "position": weights_NUT, "unit": sae.unit_at(t_N).unsqueeze(2)}, [code], x, known)
 
 
 def _joined(parts: list[Reading]) -> Reading:
     return Reading(
-        pooled={name: torch.cat([part.pooled[name] for part in parts]) for name in SOURCES},
+        pooled={name: torch.cat([part.pooled[name] for part in parts]) for name in parts[0].pooled},
         codes=[code for part in parts for code in part.codes],
         x=torch.cat([part.x for part in parts]),
         known=torch.cat([part.known for part in parts]),

@@ -16,12 +16,14 @@ from tide_lightning.grounds import Ground
 
 PREDICTOR_NAMES = {
     "best_latent": "best latent",
+    "best_latent_amount": "best latent, amounts",
     **{f"latents_{size}": f"{size} latent{'s' * (size > 1)}" for size in (1, 5, 20)},
     **{f"random_{size}": f"{size} random" for size in (1, 5, 20)},
     "best_channel": "best channel",
     "dense": "dense probe",
     "known": "known part",
     "position": "position only",
+    "always_yes": "always yes",
 }
 
 READER_NAMES = {
