@@ -27,12 +27,17 @@ class DiT(ClassConditional):
 
     def entry_modulation(self, block: int | None, raw_t: Tensor) -> tuple[Tensor, Tensor]:
         """For no class: adaptive norms read the class too."""
-        module: Any = self.module
-        none = torch.full((len(raw_t),), self.num_classes, device=raw_t.device)
-        norm = module.transformer_blocks[block or 0].norm1
-        embedded = torch.nn.functional.silu(norm.emb(raw_t, none, hidden_dtype=self.dtype))
-        if block is None:
-            shift, scale = module.proj_out_1(embedded).chunk(2, dim=1)
-        else:
-            shift, scale = norm.linear(embedded).chunk(6, dim=1)[:2]
-        return shift, scale
+        return adaptive_norm(self, block, raw_t)
+
+
+def adaptive_norm(denoiser: ClassConditional, block: int | None, raw_t: Tensor) -> tuple[Tensor, Tensor]:
+    """Shift and scale [G, d] of a block of a DiTTransformer2DModel (None: its output layer) for no class."""
+    module: Any = denoiser.module
+    none = torch.full((len(raw_t),), denoiser.num_classes, device=raw_t.device)
+    norm = module.transformer_blocks[block or 0].norm1
+    embedded = torch.nn.functional.silu(norm.emb(raw_t, none, hidden_dtype=denoiser.dtype))
+    if block is None:
+        shift, scale = module.proj_out_1(embedded).chunk(2, dim=1)
+    else:
+        shift, scale = norm.linear(embedded).chunk(6, dim=1)[:2]
+    return shift, scale

@@ -1,0 +1,176 @@
+"""Two judges of different architecture that say which class a photograph shows.
+
+`whitened` is a plain stack of convolutions behind fixed filters that whiten small patches; `residual` adds what its
+blocks find to what they were given. Both look at an image and at its mirror image and average what they say.
+"""
+
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tide_lightning.errors import UserError
+from tide_lightning.grounds.photos.classes import CLASSES
+from tide_lightning.grounds.photos.sources import Photographs
+
+JudgeName = Literal["whitened", "residual"]
+JUDGES: Final[tuple[JudgeName, ...]] = ("whitened", "residual")
+
+
+class Judge(nn.Module):
+    """Logits of the classes of images in [-1, 1].
+
+    Args:
+        body: any network from images [B, 3, 32, 32] to [B, classes].
+    """
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, image_B3HW: Tensor) -> Tensor:
+        """Logits of one view of each image."""
+        logits: Tensor = self.body(image_B3HW.contiguous(memory_format=torch.channels_last))
+        return logits
+
+    @torch.no_grad()
+    def read(self, image_B3HW: Tensor) -> Tensor:
+        """The probability of each class, [B, classes], from the mean logits of an image and its mirror image."""
+        return (self(image_B3HW).float() + self(image_B3HW.flip(-1)).float()).div(2).softmax(-1)
+
+
+class _BatchNorm(nn.BatchNorm2d):
+    """Without a scale of its own: the convolution before it learns none, and the one behind has it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, momentum=0.4)
+        self.weight.requires_grad_(False)
+
+
+class _Head(nn.Linear):
+    """Of weights of variance one, whose products are scaled down: so they learn at the convolutions' rate."""
+
+    def reset_parameters(self) -> None:
+        """Draw the weights."""
+        nn.init.normal_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return super().forward(x) / 9
+
+
+class _Convolution(nn.Conv2d):
+    """3 x 3, starting as the identity on as many channels as come in."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__(before, after, 3, padding=1, bias=False)
+        nn.init.dirac_(self.weight[:before].detach())
+
+
+class Whitening(nn.Conv2d):
+    """Fixed filters that make the components of small patches uncorrelated and of variance one, with both signs."""
+
+    def __init__(self, size: int = 2) -> None:
+        super().__init__(3, 2 * 3 * size**2, size)
+        self.weight.requires_grad_(False)
+        assert self.bias is not None
+        nn.init.zeros_(self.bias)
+
+    @torch.no_grad()
+    def fit(self, image_B3HW: Tensor, floor: float = 1.25e-4) -> None:
+        """Take the filters from images; components weaker than the floor are not blown up to noise."""
+        height, width = self.kernel_size
+        patches = image_B3HW.unfold(2, height, 1).unfold(3, width, 1).movedim(1, 3).reshape(-1, 3 * height * width)
+        values, vectors = torch.linalg.eigh(torch.cov(patches.double().T))
+        filters = (vectors / (values + floor).sqrt()).T.flip(0).reshape(-1, 3, height, width)
+        self.weight.copy_(torch.cat([filters, -filters]))
+
+
+def whitened_body() -> nn.Module:
+    """Judge `whitened`: three pairs of convolutions, each pair at half the size."""
+    whitening = Whitening()
+    widths = (48, 192, 192)
+    layers: list[nn.Module] = [whitening, nn.GELU()]
+    before = whitening.out_channels
+    for width in widths:
+        layers += [_Convolution(before, width), nn.MaxPool2d(2), _BatchNorm(width), nn.GELU()]
+        layers += [_Convolution(width, width), _BatchNorm(width), nn.GELU()]
+        before = width
+    return nn.Sequential(*layers, nn.MaxPool2d(3), nn.Flatten(), _Head(before, len(CLASSES), bias=False))
+
+
+def _convolution(before: int, after: int, halve: bool = False) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.GELU()]
+    return nn.Sequential(*layers, *([nn.MaxPool2d(2)] if halve else []))
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(_convolution(channels, channels), _convolution(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.layers(x)
+        return y
+
+
+def residual_body() -> nn.Module:
+    """Judge `residual`: two blocks whose input is added to their output, between convolutions that halve the image."""
+    return nn.Sequential(
+        _convolution(3, 64),
+        _convolution(64, 128, halve=True),
+        _Residual(128),
+        _convolution(128, 256, halve=True),
+        _convolution(256, 256, halve=True),
+        _Residual(256),
+        nn.AdaptiveMaxPool2d(1),
+        nn.Flatten(),
+        nn.Linear(256, len(CLASSES)),
+    )
+
+
+def build_judge(name: JudgeName) -> Judge:
+    """An untrained judge."""
+    if name not in JUDGES:
+        raise ValueError(f"there is no judge {name!r}: take {' or '.join(map(repr, JUDGES))}")
+    judge = Judge(whitened_body() if name == "whitened" else residual_body())
+    return judge.to(memory_format=torch.channels_last)
+
+
+def save_judge(judge: Judge, path: Path) -> None:
+    """Write a judge in half precision: half the size, and its answers stay the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {key: value.half() if value.is_floating_point() else value for key, value in judge.state_dict().items()}
+    save_file({key: value.cpu().contiguous() for key, value in state.items()}, path)
+
+
+def load_judge(name: JudgeName, folder: Path | None = None) -> Judge:
+    """A trained judge, ready to read; the repository's unless another folder of them is named."""
+    judge = build_judge(name)
+    path = (folder or Path(__file__).parent / "judges") / f"{name}.safetensors"
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such judge; the photographs' judges come with the repository, not with the installed package:"
+            " work in a checkout, or train your own (docs/photos.md)"
+        )
+    judge.load_state_dict(load_file(path))
+    return judge.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def guesses(judge: Judge, images: Tensor, batch_size: int = 500) -> Tensor:
+    """The class that a judge sees in each of some images, uint8 or in [-1, 1]."""
+    judge.eval()
+    said = []
+    for part in images.split(batch_size):
+        scaled = part.float() / 127.5 - 1 if part.dtype == torch.uint8 else part
+        with torch.autocast(images.device.type, torch.bfloat16):
+            said.append(judge.read(scaled).argmax(1))
+    return torch.cat(said)
+
+
+def accuracy(judge: Judge, photographs: Photographs) -> float:
+    """The share of photographs whose class the judge names."""
+    return float((guesses(judge, photographs.images) == photographs.classes).double().mean())

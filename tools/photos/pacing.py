@@ -1,0 +1,81 @@
+"""Training by the clock, over as many runs as it takes."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import auto_cli
+
+from tide_lightning.errors import UserError
+
+
+class Clock:
+    """The time that a training may take, and how much of it has passed, over all of its runs.
+
+    Args:
+        minutes: in all.
+        elapsed: seconds that earlier runs took.
+    """
+
+    def __init__(self, minutes: float, elapsed: float = 0.0) -> None:
+        self._seconds = 60 * minutes
+        self._start = time.monotonic() - elapsed
+        self._marked = elapsed
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds so far."""
+        return time.monotonic() - self._start
+
+    @property
+    def minutes(self) -> float:
+        """Minutes so far."""
+        return round(self.elapsed / 60, 2)
+
+    @property
+    def share(self) -> float:
+        """How much of the time has passed, at most 1."""
+        return min(1.0, self.elapsed / self._seconds)
+
+    def every(self, minutes: float) -> bool:
+        """Whether so many minutes have passed since this was last true, or all of them."""
+        if self.share < 1 and self.elapsed - self._marked < 60 * minutes:
+            return False
+        self._marked = self.elapsed
+        return True
+
+
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(path)
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """A checkpoint to go on from, or None where a training is new."""
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    return state
+
+
+def run(command: Callable[..., None]) -> None:
+    """A function as a command line: what the user got wrong is one line and exit code 2."""
+    try:
+        auto_cli(command)
+    except UserError as error:
+        if os.environ.get("TIDE_DEBUG") == "1":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def any_device(named: str | None) -> torch.device:
+    """The device that is named, or a GPU if there is one."""
+    return torch.device(named or ("cuda" if torch.cuda.is_available() else "cpu"))
