@@ -191,14 +191,22 @@ def main(args: list[str] | None = None) -> int:
             TideCLI(command, rest).run()
         else:
             explain(args)
-    except (UserError, MisconfigurationException) as error:
-        if debug:
+    except Exception as error:
+        mistake = _mistake(error)
+        if debug or mistake is None:
             raise
-        print(f"tide: error: {_one_line(str(error))}", file=sys.stderr)
+        print(f"tide: error: {_one_line(str(mistake))}", file=sys.stderr)
         return 2
     finally:
         forget_stamp()
     return 0
+
+
+def _mistake(error: BaseException | None) -> BaseException | None:
+    """What the user is meant to see of an error: jsonargparse wraps what a class says while it is made."""
+    while error is not None and not isinstance(error, UserError | MisconfigurationException):
+        error = error.__cause__
+    return error
 
 
 def entry_point() -> NoReturn:

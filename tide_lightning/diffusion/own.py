@@ -45,7 +45,7 @@ class OwnDenoiser(ClassConditional):
         if with_weights:
             module = self.make_module()
             _load(module, self.weights(), pretrained)
-            module.to(dtype)
+            nn.Module.to(module, dtype)  # diffusers' own warns of parts to be kept in float32, though there be none
         else:
             with torch.device("meta"):
                 module = self.make_module()

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel
 
-from tide_lightning.grounds.photos.judges import (
-    Judge,
-    JudgeName,
+from tide_lightning.grounds.photos.classifiers import (
+    Classifier,
+    ClassifierName,
     Whitening,
     accuracy,
-    build_judge,
-    load_judge,
-    save_judge,
+    build_classifier,
+    load_classifier,
+    save_classifier,
 )
 from tide_lightning.grounds.photos.sources import Photographs, read_photographs
 from tools.photos.batches import Batches
@@ -35,11 +35,13 @@ MOMENTUM = 0.85
 SMOOTHING = 0.2
 MOST_SHIFT = 2
 AVERAGED_EVERY = 5
-SAVED_EVERY = 3.0  # minutes
+SAVED_EVERY = 5.0  # minutes
+TESTED = 1000
+"""Test images in between; at the end it is all of them."""
 
 
 def train_judge(
-    judge: JudgeName,
+    judge: ClassifierName,
     minutes: float = 60,
     photographs: str | None = None,
     out: Path = Path("runs/photos/judges"),
@@ -67,7 +69,7 @@ def train_judge(
     train, test = (
         Photographs(*(part.to(place) for part in read_photographs(split, photographs))) for split in ("train", "test")
     )
-    judged = build_judge(judge) if start is None else load_judge(judge, start).requires_grad_(True)
+    judged = build_classifier(judge) if start is None else load_classifier(judge, start).requires_grad_(True)
     if start is None:
         fit_whitening(judged, train)
     training = Training(judged.to(place), (peak or PEAK_RATES[judge]) * batch_size / 1024, WEIGHT_DECAY[judge])
@@ -76,8 +78,10 @@ def train_judge(
     while clock.share < 1:
         losses.append(training.step(*batches(training.steps), clock.share))
         if clock.every(SAVED_EVERY):
+            some = test if clock.share == 1 else Photographs(test.images[:TESTED], test.classes[:TESTED])
             facts = {
-                "test_accuracy": accuracy(training.averaged, test),
+                "test_accuracy": accuracy(training.averaged, some),
+                "test_images": len(some.images),
                 "minutes": clock.minutes,
                 "epochs": round(training.steps / batches.steps_an_epoch, 2),
                 "steps": training.steps,
@@ -85,7 +89,7 @@ def train_judge(
             }
             losses = []
             save_checkpoint(training.state() | {"elapsed": clock.elapsed}, out / f"{judge}.ckpt")
-            save_judge(training.averaged, out / f"{judge}.safetensors")
+            save_classifier(training.averaged, out / f"{judge}.safetensors")
             (out / f"{judge}.json").write_text(json.dumps(facts, indent=1) + "\n")
             print(json.dumps(facts), flush=True)
 
@@ -99,16 +103,16 @@ class Training:
         decay: of weights.
     """
 
-    def __init__(self, judge: Judge, peak: float, decay: float) -> None:
+    def __init__(self, judge: Classifier, peak: float, decay: float) -> None:
         self.judge, self.peak, self.steps = judge, peak, 0
         self.average = AveragedModel(judge, multi_avg_fn=self._average, use_buffers=True)
         self.optimiser = optimiser(judge, decay)
 
     @property
-    def averaged(self) -> Judge:
+    def averaged(self) -> Classifier:
         """The judge to be used."""
         judge = self.average.module
-        assert isinstance(judge, Judge)
+        assert isinstance(judge, Classifier)
         return judge
 
     def step(self, images: Tensor, classes: Tensor, share: float) -> Tensor:
@@ -157,7 +161,7 @@ def triangle(share: float, peak_at: float = 0.2) -> float:
     return 0.2 + 0.8 * share / peak_at if share < peak_at else 0.01 + 0.99 * (1 - share) / (1 - peak_at)
 
 
-def optimiser(judge: Judge, decay: float) -> torch.optim.Optimizer:
+def optimiser(judge: Classifier, decay: float) -> torch.optim.Optimizer:
     """Nesterov's momentum; offsets of batch norms without a scale learn faster, and decay as much less."""
     fast = [m.bias for m in judge.modules() if isinstance(m, nn.BatchNorm2d) and not m.weight.requires_grad]
     others = [p for p in judge.parameters() if p.requires_grad and all(p is not one for one in fast)]
@@ -167,7 +171,7 @@ def optimiser(judge: Judge, decay: float) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=0.1, momentum=MOMENTUM, nesterov=True)
 
 
-def fit_whitening(judge: Judge, photographs: Photographs, most: int = 5000) -> None:
+def fit_whitening(judge: Classifier, photographs: Photographs, most: int = 5000) -> None:
     """Fit fixed filters, where a judge has them, to some photographs."""
     for module in judge.modules():
         if isinstance(module, Whitening):

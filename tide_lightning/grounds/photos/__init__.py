@@ -7,23 +7,25 @@ from tide_lightning.grounds.photos.attributes import ATTRIBUTES, attributes, mea
 from tide_lightning.grounds.photos.classes import CLASSES, KINDS
 from tide_lightning.grounds.photos.dataset import FACTORS, Photo, Photos
 from tide_lightning.grounds.photos.denoiser import PhotoDiT
-from tide_lightning.grounds.photos.judges import JUDGES, Judge, load_judge
+from tide_lightning.grounds.photos.ground import PhotoGround
+from tide_lightning.grounds.photos.judge import PhotoFeatures, PhotoJudge, PhotoValueJudge
 from tide_lightning.grounds.photos.sources import Photographs, find_source, read_photographs
 
 __all__ = [
     "ATTRIBUTES",
     "CLASSES",
     "FACTORS",
-    "JUDGES",
     "KINDS",
-    "Judge",
     "Photo",
     "PhotoDiT",
+    "PhotoFeatures",
+    "PhotoGround",
+    "PhotoJudge",
+    "PhotoValueJudge",
     "Photographs",
     "Photos",
     "attributes",
     "find_source",
-    "load_judge",
     "measure",
     "read_photographs",
 ]

@@ -1,4 +1,4 @@
-"""Two judges of different architecture that say which class a photograph shows.
+"""Two classifiers of different architecture that say which class a photograph shows: what the judges know.
 
 `whitened` is a plain stack of convolutions behind fixed filters that whiten small patches; `residual` adds what its
 blocks find to what they were given. Both look at an image and at its mirror image and average what they say.
@@ -15,11 +15,11 @@ from tide_lightning.errors import UserError
 from tide_lightning.grounds.photos.classes import CLASSES
 from tide_lightning.grounds.photos.sources import Photographs
 
-JudgeName = Literal["whitened", "residual"]
-JUDGES: Final[tuple[JudgeName, ...]] = ("whitened", "residual")
+ClassifierName = Literal["whitened", "residual"]
+CLASSIFIERS: Final[tuple[ClassifierName, ...]] = ("whitened", "residual")
 
 
-class Judge(nn.Module):
+class Classifier(nn.Module):
     """Logits of the classes of images in [-1, 1].
 
     Args:
@@ -36,7 +36,7 @@ class Judge(nn.Module):
         return logits
 
     @torch.no_grad()
-    def read(self, image_B3HW: Tensor) -> Tensor:
+    def probabilities(self, image_B3HW: Tensor) -> Tensor:
         """The probability of each class, [B, classes], from the mean logits of an image and its mirror image."""
         return (self(image_B3HW).float() + self(image_B3HW.flip(-1)).float()).div(2).softmax(-1)
 
@@ -89,7 +89,7 @@ class Whitening(nn.Conv2d):
 
 
 def whitened_body() -> nn.Module:
-    """Judge `whitened`: three pairs of convolutions, each pair at half the size."""
+    """Classifier `whitened`: three pairs of convolutions, each pair at half the size."""
     whitening = Whitening()
     widths = (48, 192, 192)
     layers: list[nn.Module] = [whitening, nn.GELU()]
@@ -117,60 +117,63 @@ class _Residual(nn.Module):
 
 
 def residual_body() -> nn.Module:
-    """Judge `residual`: two blocks whose input is added to their output, between convolutions that halve the image."""
+    """Classifier `residual`: two blocks that add their input to their output, between convolutions that halve it."""
+    first, middle, last = 32, 64, 112
     return nn.Sequential(
-        _convolution(3, 64),
-        _convolution(64, 128, halve=True),
-        _Residual(128),
-        _convolution(128, 256, halve=True),
-        _convolution(256, 256, halve=True),
-        _Residual(256),
+        _convolution(3, first),
+        _convolution(first, middle, halve=True),
+        _Residual(middle),
+        _convolution(middle, last, halve=True),
+        _convolution(last, last, halve=True),
+        _Residual(last),
         nn.AdaptiveMaxPool2d(1),
         nn.Flatten(),
-        nn.Linear(256, len(CLASSES)),
+        nn.Linear(last, len(CLASSES)),
     )
 
 
-def build_judge(name: JudgeName) -> Judge:
-    """An untrained judge."""
-    if name not in JUDGES:
-        raise ValueError(f"there is no judge {name!r}: take {' or '.join(map(repr, JUDGES))}")
-    judge = Judge(whitened_body() if name == "whitened" else residual_body())
-    return judge.to(memory_format=torch.channels_last)
+def build_classifier(name: ClassifierName) -> Classifier:
+    """An untrained classifier."""
+    if name not in CLASSIFIERS:
+        raise ValueError(f"there is no classifier {name!r}: take {' or '.join(map(repr, CLASSIFIERS))}")
+    classifier = Classifier(whitened_body() if name == "whitened" else residual_body())
+    return classifier.to(memory_format=torch.channels_last)
 
 
-def save_judge(judge: Judge, path: Path) -> None:
-    """Write a judge in half precision: half the size, and its answers stay the same."""
+def save_classifier(classifier: Classifier, path: Path) -> None:
+    """Write a classifier in half precision: half the size, and its answers stay the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {key: value.half() if value.is_floating_point() else value for key, value in judge.state_dict().items()}
+    state = {
+        key: value.half() if value.is_floating_point() else value for key, value in classifier.state_dict().items()
+    }
     save_file({key: value.cpu().contiguous() for key, value in state.items()}, path)
 
 
-def load_judge(name: JudgeName, folder: Path | None = None) -> Judge:
-    """A trained judge, ready to read; the repository's unless another folder of them is named."""
-    judge = build_judge(name)
+def load_classifier(name: ClassifierName, folder: Path | None = None) -> Classifier:
+    """A trained classifier, ready to read; the repository's unless another folder of them is named."""
+    classifier = build_classifier(name)
     path = (folder or Path(__file__).parent / "judges") / f"{name}.safetensors"
     if not path.is_file():
         raise UserError(
-            f"{path}: no such judge; the photographs' judges come with the repository, not with the installed package:"
-            " work in a checkout, or train your own (docs/photos.md)"
+            f"{path}: no such classifier; the photographs' judges come with the repository, not with the installed"
+            " package: work in a checkout, or train your own (docs/photos.md)"
         )
-    judge.load_state_dict(load_file(path))
-    return judge.eval().requires_grad_(False)
+    classifier.load_state_dict(load_file(path))
+    return classifier.eval().requires_grad_(False)
 
 
 @torch.no_grad()
-def guesses(judge: Judge, images: Tensor, batch_size: int = 500) -> Tensor:
-    """The class that a judge sees in each of some images, uint8 or in [-1, 1]."""
-    judge.eval()
+def guesses(classifier: Classifier, images: Tensor, batch_size: int = 500) -> Tensor:
+    """The class that a classifier sees in each of some images, uint8 or in [-1, 1]."""
+    classifier.eval()
     said = []
     for part in images.split(batch_size):
         scaled = part.float() / 127.5 - 1 if part.dtype == torch.uint8 else part
         with torch.autocast(images.device.type, torch.bfloat16):
-            said.append(judge.read(scaled).argmax(1))
+            said.append(classifier.probabilities(scaled).argmax(1))
     return torch.cat(said)
 
 
-def accuracy(judge: Judge, photographs: Photographs) -> float:
-    """The share of photographs whose class the judge names."""
-    return float((guesses(judge, photographs.images) == photographs.classes).double().mean())
+def accuracy(classifier: Classifier, photographs: Photographs) -> float:
+    """The share of photographs whose class the classifier names."""
+    return float((guesses(classifier, photographs.images) == photographs.classes).double().mean())
