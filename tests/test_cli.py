@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,30 @@ def test_validate_and_predict_follow_the_newest_run(work: Path) -> None:
     assert tide("fit", *TINY) == 0
     assert tide("validate") == 0
     assert tide("predict") == 0
+
+
+@pytest.mark.parametrize("beside", [".", "elsewhere"])
+def test_class_paths_name_files_beside_the_config(work: Path, beside: str) -> None:
+    module = f"my_images_{'here' if beside == '.' else beside}"
+    folder = work / beside
+    folder.mkdir(exist_ok=True)
+    code = "from tide_lightning.grounds.toybox import Scenes\n\n\nclass Mine(Scenes): ...\n"
+    (folder / f"{module}.py").write_text(code)
+    images = {"class_path": f"{module}.Mine", "init_args": {"split": "train", "num_scenes": 64}}
+    (folder / "mine.yaml").write_text(yaml.safe_dump({"data": {"images": images}}))
+    before = list(sys.path)
+
+    assert tide("fit", *TINY, f"--config={folder / 'mine.yaml'}", "--trainer.max_steps=1") == 0
+
+    assert type(sys.modules[module].Mine()).__name__ == "Mine"
+    assert sys.path == before
+
+
+def test_what_a_class_complains_of_is_told_in_one_line(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = {"class_path": "ImageFolder", "init_args": {"folder": "nowhere", "size": 64}}
+    (work / "mine.yaml").write_text(yaml.safe_dump({"data": {"images": images}}))
+
+    assert complaint(capsys, "fit", *TINY, "--config=mine.yaml") == "tide: error: image folder nowhere: no such folder"
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:

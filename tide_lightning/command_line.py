@@ -1,7 +1,10 @@
-"""What `tide` makes of its arguments before they are parsed: configs by name, and the run that is meant."""
+"""What `tide` makes of its arguments before they are parsed: configs by name, the run meant, code beside it."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -42,6 +45,20 @@ def resolve_configs(args: list[str]) -> list[str]:
         else:
             resolved[place + 1] = str(path)
     return resolved
+
+
+@contextmanager
+def own_code(args: list[str]) -> Iterator[None]:
+    """Let class paths name the user's own files: those in the working directory, and those beside the configs given."""
+    configs = [Path(value) for _, value in _values(args, "--config", "-c")]
+    folders = dict.fromkeys(str(folder.resolve()) for folder in (Path(), *(path.parent for path in configs)))
+    added = [folder for folder in folders if folder not in sys.path]
+    sys.path.extend(added)  # behind what is installed, which no stray file shall hide
+    try:
+        yield
+    finally:
+        for folder in added:
+            sys.path.remove(folder)
 
 
 def follow_run(args: list[str]) -> list[str]:
