@@ -59,7 +59,7 @@ def train_dit(
     torch.set_float32_matmul_precision("high")
     place = any_device(device)
     train = Photographs(*(part.to(place) for part in read_photographs("train", photographs)))
-    module = fresh() if start is None else PhotoDiT(start).module.requires_grad_(True)
+    module = fresh() if start is None else PhotoDiT(start).transformer.requires_grad_(True)
     training = Training(module.to(place), peak, place.type == "cuda" if compile is None else compile)
     elapsed = training.resume(out / "dit.ckpt")
     batches, clock, losses = Batches(train, batch_size, seed), Clock(minutes, elapsed), []
@@ -99,8 +99,8 @@ class Training:
         compiled: whether to compile the step.
     """
 
-    def __init__(self, module: nn.Module, peak: float, compiled: bool) -> None:
-        for block in module.get_submodule("transformer_blocks").children():
+    def __init__(self, module: DiTTransformer2DModel, peak: float, compiled: bool) -> None:
+        for block in module.transformer_blocks:
             block.norm1.emb.class_embedder.dropout_prob = 0.0  # all blocks shall be told, or not told, alike: see step
         self.module, self.peak, self.steps = module.train(), peak, 0
         self.average = {name: value.detach().clone() for name, value in module.state_dict().items()}

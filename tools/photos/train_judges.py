@@ -6,6 +6,7 @@ command goes on (with other minutes, if they are named), and the averaged weight
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -134,8 +135,12 @@ class Training:
 
     def state(self) -> dict[str, object]:
         """All that goes on."""
-        parts = {"judge": self.judge, "average": self.average, "optimiser": self.optimiser}
-        return {"steps": self.steps} | {name: part.state_dict() for name, part in parts.items()}
+        return {
+            "steps": self.steps,
+            "judge": self.judge.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
 
     def resume(self, path: Path) -> float:
         """Go on from a checkpoint, if there is one; returns the seconds that have passed."""
@@ -149,11 +154,11 @@ class Training:
         print(f"going on from step {self.steps}, minute {state['elapsed'] / 60:.1f}", flush=True)
         return float(state["elapsed"])
 
-    def _average(self, averaged: list[Tensor], current: list[Tensor], _: Tensor | int) -> None:
+    def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], _: Tensor | int) -> None:
         """Over some hundred steps, at first over fewer; of batch norms' statistics as well, but not of counters."""
         if averaged[0].is_floating_point():
             decay = min(0.99, (self.steps + 1) / (self.steps + 50)) ** AVERAGED_EVERY
-            torch._foreach_lerp_(averaged, current, 1 - decay)
+            torch._foreach_lerp_(list(averaged), list(current), 1 - decay)
 
 
 def triangle(share: float, peak_at: float = 0.2) -> float:

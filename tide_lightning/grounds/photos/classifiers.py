@@ -29,6 +29,7 @@ class Classifier(nn.Module):
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
         self.body = body
+        body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's annotations
 
     def forward(self, image_B3HW: Tensor) -> Tensor:
         """Logits of one view of each image."""
@@ -38,7 +39,8 @@ class Classifier(nn.Module):
     @torch.no_grad()
     def probabilities(self, image_B3HW: Tensor) -> Tensor:
         """The probability of each class, [B, classes], from the mean logits of an image and its mirror image."""
-        return (self(image_B3HW).float() + self(image_B3HW.flip(-1)).float()).div(2).softmax(-1)
+        logits: Tensor = self(image_B3HW).float() + self(image_B3HW.flip(-1)).float()
+        return logits.div(2).softmax(-1)
 
 
 class _BatchNorm(nn.BatchNorm2d):
@@ -136,8 +138,7 @@ def build_classifier(name: ClassifierName) -> Classifier:
     """An untrained classifier."""
     if name not in CLASSIFIERS:
         raise ValueError(f"there is no classifier {name!r}: take {' or '.join(map(repr, CLASSIFIERS))}")
-    classifier = Classifier(whitened_body() if name == "whitened" else residual_body())
-    return classifier.to(memory_format=torch.channels_last)
+    return Classifier(whitened_body() if name == "whitened" else residual_body())
 
 
 def save_classifier(classifier: Classifier, path: Path) -> None:

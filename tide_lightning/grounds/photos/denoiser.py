@@ -12,7 +12,7 @@ from typing import Any
 from diffusers import DDIMScheduler, DiTTransformer2DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from tide_lightning.diffusion import Conditioning, OwnDenoiser
 from tide_lightning.diffusion.families.dit import adaptive_norm
@@ -42,7 +42,7 @@ class PhotoDiT(OwnDenoiser):
         """CIFAR-10's."""
         return {name: number for number, name in enumerate(CLASSES)}
 
-    def make_module(self) -> nn.Module:
+    def make_module(self) -> DiTTransformer2DModel:
         """As config.json of the folder says."""
         folder = self._folder()
         if not (folder / "config.json").is_file():
@@ -71,6 +71,11 @@ class PhotoDiT(OwnDenoiser):
         """Linear betas, v, steps that begin at the noisiest timestep."""
         return build_scheduler()
 
+    @property
+    def transformer(self) -> DiTTransformer2DModel:
+        """The module, by its own type."""
+        return self.module
+
     def forward(self, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Tensor:
         """Call the transformer as diffusers' DiT is called."""
         output: Tensor = self.module(**self.arguments(x_t, raw_t, conditioning), return_dict=False)[0]
@@ -91,7 +96,8 @@ class PhotoDiT(OwnDenoiser):
 def build_transformer(config: Mapping[str, Any] | None = None) -> DiTTransformer2DModel:
     """An untrained transformer: 10 blocks of width 256, unless a config says otherwise."""
     if config is not None:
-        return DiTTransformer2DModel.from_config(config)
+        transformer: DiTTransformer2DModel = DiTTransformer2DModel.from_config(config)
+        return transformer
     return DiTTransformer2DModel(
         num_attention_heads=4,
         attention_head_dim=64,

@@ -80,7 +80,9 @@ class PhotoFeatures(nn.Module):
         body = load_classifier(classifier).body
         assert isinstance(body, nn.Sequential)
         self.body = body[:-1]
-        self.num_features = int(body[-1].in_features)
+        last = body[-1]
+        assert isinstance(last, nn.Linear)
+        self.num_features = last.in_features
 
     @torch.no_grad()
     def forward(self, images_N3HW: Tensor) -> Tensor:
