@@ -22,6 +22,7 @@ NEEDED = (
     "tide_lightning/configs/quickstart.yaml",
     "tide_lightning/grounds/toybox/pipeline/model_index.json",
     "tide_lightning/grounds/toybox/pipeline/transformer/diffusion_pytorch_model.safetensors",
+    "tide_lightning/grounds/photos/dit/config.json",
     "tide_lightning/explore/atlas/static/index.html",
     "tide_lightning/explore/atlas/static/atlas.js",
 )
@@ -79,6 +80,7 @@ def test_both_wheels_hold_the_same_whole_package(wheel: Path, wheel_from_sdist: 
     )
     assert names == from_sdist
     assert not [name for name in NEEDED if name not in names]
+    assert not [name for name in names if name.startswith("tide_lightning/grounds/photos") and name.endswith("tensors")]
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"tide_lightning"}
 

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tide_lightning.errors import UserError
+
+
+@contextmanager
+def importable(folders: Iterable[Path]) -> Iterator[None]:
+    """Let class paths name files in these folders as well, behind what is installed, which no stray file shall hide."""
+    named = dict.fromkeys(str(folder.resolve()) for folder in folders)
+    added = [folder for folder in named if folder not in sys.path]
+    sys.path.extend(added)
+    try:
+        yield
+    finally:
+        for folder in added:
+            sys.path.remove(folder)
 
 
 def import_named(path: str, what: str) -> Any:

@@ -18,7 +18,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from tide_lightning.callbacks import ExportSAEs, ShowProgress, WriteCodes
-from tide_lightning.command_line import FOLLOWING, follow_run, own_code, raise_flags, resolve_configs
+from tide_lightning.class_paths import importable
+from tide_lightning.command_line import FOLLOWING, code_folders, follow_run, raise_flags, resolve_configs
 from tide_lightning.commands import COMMANDS, LIGHTNING, LOOKS, TideParser, explain, run_command
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.errors import UserError
@@ -184,7 +185,7 @@ def main(args: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="It is recommended to use `self.log")  # figures are sums of all ranks
     args = sys.argv[1:] if args is None else args
     try:
-        with own_code(args):
+        with importable(code_folders(args)):
             if args and args[0] in COMMANDS:
                 run_command(args[0], args[1:])
             elif args and args[0] in LIGHTNING | LOOKS:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -47,18 +44,9 @@ def resolve_configs(args: list[str]) -> list[str]:
     return resolved
 
 
-@contextmanager
-def own_code(args: list[str]) -> Iterator[None]:
-    """Let class paths name the user's own files: those in the working directory, and those beside the configs given."""
-    configs = [Path(value) for _, value in _values(args, "--config", "-c")]
-    folders = dict.fromkeys(str(folder.resolve()) for folder in (Path(), *(path.parent for path in configs)))
-    added = [folder for folder in folders if folder not in sys.path]
-    sys.path.extend(added)  # behind what is installed, which no stray file shall hide
-    try:
-        yield
-    finally:
-        for folder in added:
-            sys.path.remove(folder)
+def code_folders(args: list[str]) -> list[Path]:
+    """Where class paths may name the user's own files: the working directory, and the folders of the configs given."""
+    return [Path(), *(Path(value).parent for _, value in _values(args, "--config", "-c"))]
 
 
 def follow_run(args: list[str]) -> list[str]:

@@ -15,7 +15,8 @@ from tide_lightning.grounds.photos import CLASSES, PhotoDiT, Photographs, find_s
 from tide_lightning.grounds.photos.denoiser import SHIPPED, build_transformer
 
 SIDE = 32
-COUNTS = {"train": 200, "test": 100}
+COLUMNS = 5
+COUNTS = {"train": 20, "test": 10}
 """Synthetic images a class: whole rows of a mosaic."""
 
 
@@ -28,8 +29,8 @@ def images_of(split: str, number: int) -> Tensor:
 
 
 def write_mosaic(images: Tensor, path: Path) -> None:
-    """Images as a mosaic of 100 columns; PNG, so that nothing is lost."""
-    rows = images.unflatten(0, (-1, 100)).permute(0, 3, 1, 4, 2)
+    """Images as a mosaic; PNG, so that nothing is lost."""
+    rows = images.unflatten(0, (-1, COLUMNS)).permute(0, 3, 1, 4, 2)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(rows.flatten(0, 1).flatten(1, 2))).save(path)
 

@@ -7,7 +7,7 @@ import torch
 
 from tests.grounds.photos.conftest import images_of
 from tide_lightning.errors import UserError
-from tide_lightning.grounds.photos import CLASSES, FACTORS, Photographs, PhotoFeatures, PhotoJudge, PhotoValueJudge
+from tide_lightning.grounds.photos import CLASSES, FACTORS, PhotoFeatures, Photographs, PhotoJudge, PhotoValueJudge
 from tide_lightning.grounds.photos.classifiers import (
     CLASSIFIERS,
     ClassifierName,

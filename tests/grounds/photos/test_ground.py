@@ -47,8 +47,8 @@ def test_seeds_and_splits_differ_and_fewer_are_the_first_of_more(ground: PhotoGr
     assert torch.equal(few, more[:10])
     assert not torch.equal(few, other)
     assert not torch.equal(few, ground.labelled("train", 10, 0).images)
-    with pytest.raises(UserError, match="the photographs have 1000 images in test, not 1001"):
-        ground.labelled("test", 1001, 0)
+    with pytest.raises(UserError, match="the photographs have 100 images in test, not 101"):
+        ground.labelled("test", 101, 0)
 
 
 def test_cases_ask_for_classes_and_kinds_and_for_nothing_else(ground: PhotoGround) -> None:
@@ -111,12 +111,12 @@ def test_a_denoiser_that_is_not_there_or_not_whole(small_dit: Path, tmp_path: Pa
 
 
 def test_the_repositorys_denoiser_predicts_v(denoiser: PhotoDiT) -> None:
-    """Of an image that hardly varies, the denoiser's own loss is small at every time: the conventions are right."""
-    images = torch.full((4, 3, 32, 32), 0.2)
-    raw_t = torch.tensor([50.0, 300.0, 600.0, 900.0])
+    """What noise is added to a plain image is easily told, where signs and scales are what it learnt."""
+    images = torch.full((3, 3, 32, 32), 0.2)
+    raw_t = torch.tensor([50.0, 300.0, 600.0])
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     x_t = denoiser.schedule.add_noise(images, noise, raw_t)
-    said = denoiser.predict(x_t, raw_t, denoiser.encode_prompts([""] * 4))
-    signal = (x_t - noise * 0).new_tensor(denoiser.scheduler.alphas_cumprod[raw_t.long()]).sqrt().view(4, 1, 1, 1)
+    said = denoiser.predict(x_t, raw_t, denoiser.encode_prompts([""] * 3))
+    signal = denoiser.scheduler.alphas_cumprod[raw_t.long()].sqrt().view(3, 1, 1, 1)
     target = signal * noise - (1 - signal**2).sqrt() * images
-    assert ((said - target).square().mean((1, 2, 3)) < 0.2 * target.square().mean((1, 2, 3))).all()
+    assert ((said - target).square().mean((1, 2, 3)) < 0.04).all()

@@ -17,7 +17,8 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
-from tide_lightning.datamodules.sources import image_tensor, load_hub_dataset
+from tide_lightning.datamodules.prompts import load_hub_dataset
+from tide_lightning.datamodules.sources import image_tensor
 from tide_lightning.errors import UserError
 from tide_lightning.grounds.photos.classes import CLASSES
 
