@@ -91,6 +91,10 @@ def test_what_is_wrong_with_a_source_is_told(mosaics: Path, folders: Path, tmp_p
     with pytest.raises(UserError, match=r"cat.png does not decode"):
         read_photographs("test", str(folders))
     pytest.importorskip("datasets")
+    with pytest.raises(UserError, match="has no column of images and one of classes: image"):
+        read_photographs("test", f"hf:{folders}")  # an image beside the folders: they are no classes any more
+    (folders / "test" / "cat.png").unlink()
+    shutil.rmtree(folders / "train" / "cat")
     with pytest.raises(UserError, match=r"has other classes than CIFAR-10's: airplane, .*deer"):
         read_photographs("test", f"hf:{folders}")
 
