@@ -5,6 +5,7 @@ samples are of each class alike, and both judges say which class they see.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from tide_lightning.diffusion import sample
 from tide_lightning.diffusion.counters import normals
 from tide_lightning.grounds.photos.classes import CLASSES
-from tide_lightning.grounds.photos.classifiers import CLASSIFIERS, guesses, load_classifier
+from tide_lightning.grounds.photos.classifiers import CLASSIFIERS, ClassifierName, guesses, load_classifier
 from tide_lightning.grounds.photos.denoiser import SHIPPED, PhotoDiT, build_scheduler
 from tide_lightning.grounds.photos.sources import Photographs, read_photographs
 from tools.photos.pacing import any_device, run
@@ -70,11 +71,11 @@ def measure(
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "photos-quality.json").write_text(json.dumps(figures, indent=1) + "\n")
-    Image.fromarray(picture(samples)).save(out / "photos-samples.png")
+    picture(samples).save(out / "photos-samples.png")
     print(json.dumps(figures, indent=1))
 
 
-def agreement(said: dict[str, Tensor], right: Tensor) -> dict[str, float]:
+def agreement(said: Mapping[ClassifierName, Tensor], right: Tensor) -> dict[str, float]:
     """How often both judges say the same, and how often both are right where one of them is."""
     first, second = said.values()
     correct = [guess == right for guess in (first, second)]
@@ -118,13 +119,13 @@ def sampled(denoiser: PhotoDiT, prompts: list[str], num_inference_steps: int, gu
     return torch.cat(parts)
 
 
-def picture(samples: Tensor, scale: int = 2) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def picture(samples: Tensor, scale: int = 2) -> Image.Image:
     """A row a class; samples come with the classes in turn."""
     columns = min(PICTURED, len(samples) // len(CLASSES))
     rows = samples[: columns * len(CLASSES)].unflatten(0, (columns, len(CLASSES))).transpose(0, 1)
     pixels = rows.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 3, 1, 4, 2).flatten(0, 1)
     large = pixels.flatten(1, 2).repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-    return large.cpu().numpy()
+    return Image.fromarray(np.asarray(large.cpu()))
 
 
 def _share(true: Tensor) -> float:

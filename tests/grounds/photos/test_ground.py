@@ -67,7 +67,7 @@ def test_cases_ask_for_classes_and_kinds_and_for_nothing_else(ground: PhotoGroun
     assert ground.cases("kind", "contrary", "train", 20, 0).prompts != contrary.prompts
 
     hue = ground.cases("border_hue", "silent", "test", 5, 0)
-    assert hue.changed is None
+    assert not hue.changed
     assert set(hue.prompts) <= set(CLASSES)
     assert ground.cases("border_hue", "contrary", "test", 5, 0).prompts == []
     with pytest.raises(UserError, match="have no factor 'shape'"):

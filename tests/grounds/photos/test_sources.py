@@ -105,7 +105,7 @@ def test_photographs_as_a_dataset(mosaics: Path) -> None:
     assert item["image"].shape == (3, 32, 32)
     assert -1 <= item["image"].min() < item["image"].max() <= 1
     assert item["prompt"] == photos.prompts([7])[0] in CLASSES
-    assert len(photos) == len(list(photos)) == 60
+    assert len(photos) == 60
     shown = photos.factors([7, 8])
     assert all(set(values) == set(FACTORS) for values in shown)
     assert shown[0]["class"] == [item["prompt"]]
