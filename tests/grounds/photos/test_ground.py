@@ -69,7 +69,11 @@ def test_cases_ask_for_classes_and_kinds_and_for_nothing_else(ground: PhotoGroun
     hue = ground.cases("border_hue", "silent", "test", 5, 0)
     assert not hue.changed
     assert set(hue.prompts) <= set(CLASSES)
-    assert ground.cases("border_hue", "contrary", "test", 5, 0).prompts == []
+    assert hue.region is not None
+    assert hue.region.flatten(1).sum(1).tolist() == [1024 - 24**2] * 5
+    assert ground.cases("edges", "silent", "test", 5, 0).region is None
+    with pytest.raises(UserError, match="no prompt mentions the border_hue of a photograph"):
+        ground.cases("border_hue", "contrary", "test", 5, 0)
     with pytest.raises(UserError, match="have no factor 'shape'"):
         ground.cases("shape", "silent", "test", 5, 0)
 

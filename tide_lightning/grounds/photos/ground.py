@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -13,7 +14,7 @@ from tide_lightning.diffusion.counters import stream
 from tide_lightning.errors import UserError
 from tide_lightning.grounds.ground import ABSENT, About, Cases, Factor, Judge, LabelledImages, Level, Split
 from tide_lightning.grounds.photos.attributes import BORDER, MIDDLE
-from tide_lightning.grounds.photos.classes import CLASSES, KIND_OF_CLASS
+from tide_lightning.grounds.photos.classes import CLASSES, KIND_OF_CLASS, KINDS
 from tide_lightning.grounds.photos.classifiers import CLASSIFIERS
 from tide_lightning.grounds.photos.dataset import FACTORS, Photos
 from tide_lightning.grounds.photos.denoiser import SHIPPED, PhotoDiT
@@ -35,13 +36,14 @@ class PhotoGround:
         source: of photographs: a folder of train/ and test/ (mosaics, or a folder a class), or hf:OWNER/NAME of a
             Hugging Face dataset; unless given $TIDE_PHOTOS, or ../shared/cifar10.
         pretrained: folder of the denoiser.
+        judges: folder of the judges' classifiers; the repository's unless given.
     """
 
     name = "photos"
     image_shape = (3, SIDE, SIDE)
 
-    def __init__(self, source: str | None = None, pretrained: str = SHIPPED) -> None:
-        self._source, self._pretrained = source, pretrained
+    def __init__(self, source: str | None = None, pretrained: str = SHIPPED, judges: str | None = None) -> None:
+        self._source, self._pretrained, self._judges = source, pretrained, judges
         self._photos: dict[Split, Photos] = {}
 
     @property
@@ -55,7 +57,8 @@ class PhotoGround:
 
     def judges(self, device: str) -> tuple[Judge, ...]:
         """The whitened and the residual classifier."""
-        return tuple(PhotoJudge(name, device) for name in CLASSIFIERS)
+        folder = None if self._judges is None else Path(self._judges).expanduser()
+        return tuple(PhotoJudge(name, device, folder) for name in CLASSIFIERS)
 
     def labelled(self, split: Split, count: int, seed: int, taken: frozenset[str] = frozenset()) -> LabelledImages:
         """Photographs of a split, in an order that the seed decides.
@@ -77,19 +80,27 @@ class PhotoGround:
         return LabelledImages(photos.images(order), photos.prompts(order), labels, _units().expand(count, -1, -1, -1))
 
     def cases(self, factor: str, about: About, split: Split, count: int, seed: int) -> Cases:
-        """No class, or classes in turn; no prompt can ask for an attribute, so none is about another value of it."""
+        """Prompts that name no class, or classes in turn.
+
+        No prompt can ask for an attribute; prompts that are silent about one name classes.
+        """
         if factor not in FACTORS:
             raise UserError(f"the photographs have no factor {factor!r}: {', '.join(FACTORS)}")
-        if factor not in _TOLD:
-            prompts = [CLASSES[number] for number in self._drawn(split, count, seed)] if about == "silent" else []
-            return Cases(prompts, torch.full((len(prompts),), ABSENT))
         numbers = self._drawn(split, count, seed)
-        by_kind = [[number for number, kind in enumerate(KIND_OF_CLASS) if kind == wanted] for wanted in range(2)]
+        if factor not in _TOLD:
+            if about == "contrary":
+                raise UserError(f"no prompt mentions the {factor} of a photograph: steer it with silent prompts")
+            unit = _PART_OF.get(factor, 0)
+            region = _units()[0, unit].expand(count, -1, -1) if unit else None
+            return Cases([CLASSES[number] for number in numbers], torch.full((count,), ABSENT), region=region)
         if factor == "class":
             own, changed = numbers, [[name] * count for name in CLASSES]
         else:
             own = [KIND_OF_CLASS[number] for number in numbers]
-            changed = [[CLASSES[of[number % len(of)]] for number in numbers] for of in by_kind]
+            members = [
+                [number for number, kind in enumerate(KIND_OF_CLASS) if kind == each] for each in range(len(KINDS))
+            ]
+            changed = [[CLASSES[of[number % len(of)]] for number in numbers] for of in members]
         if about == "silent":
             return Cases([""] * count, torch.full((count,), ABSENT), changed)
         return Cases([CLASSES[number] for number in numbers], torch.tensor(own), changed)
