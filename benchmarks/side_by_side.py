@@ -23,7 +23,7 @@ from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
 from tide_lightning.command_line import packaged_configs
 from tide_lightning.datamodules import ActivationDataModule, DiskCache
 from tide_lightning.evaluation import EvaluateProtocol
-from tide_lightning.evaluation.comparison.figures import value_at
+from tide_lightning.evaluation.comparison.compared import value_at
 from tide_lightning.grounds.toybox import PIPELINE, Scenes, Toybox
 from tide_lightning.saes import SAE
 from tide_lightning.tokens import SiteShape

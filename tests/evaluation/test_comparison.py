@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.evaluation.constructed import make_sae
 from tide_lightning.cli import main
 from tide_lightning.evaluation.assignment import assign
-from tide_lightning.evaluation.comparison.figures import value_at
+from tide_lightning.evaluation.comparison.compared import value_at
 from tide_lightning.evaluation.comparison.reproducibility import match
 from tide_lightning.evaluation.matching import random_like
 from tide_lightning.evaluation.settings import flat_settings
