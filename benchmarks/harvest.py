@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from tide_lightning.datamodules import ActivationDataModule, Call, Shard
+from tide_lightning.datamodules import ActivationDataModule, Call, HeldOutOptions, LoadingOptions, NoisedOptions, Shard
 from tide_lightning.diffusion import Conditioning, Denoiser, Site
 from tide_lightning.grounds.toybox import Scenes
 from tide_lightning.saes import TideSAE, training_loss
@@ -136,11 +136,10 @@ def make_data(source: Any, num_sites: int, args: argparse.Namespace) -> Activati
             source=source,
             samples_per_batch=args.samples,
             tokens_per_sample=args.tokens,
-            num_generated=2 * args.samples,
-            num_inference_steps=20,
             batches_per_epoch=10**9,
-            num_test_samples=args.samples,
-            dtype=args.dtype,
+            noised=NoisedOptions(num_generated=2 * args.samples),
+            heldout=HeldOutOptions(num_test_samples=args.samples),
+            loading=LoadingOptions(dtype=args.dtype),
         )
 
     blocks = list(reading(["transformer_blocks.*"]).site_shapes)

@@ -21,7 +21,7 @@ from lightning import Callback, Trainer, seed_everything
 from tide_lightning.benchmark import GroundBenchmark
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
 from tide_lightning.command_line import packaged_configs
-from tide_lightning.datamodules import ActivationDataModule, DiskCache
+from tide_lightning.datamodules import ActivationDataModule, DiskCache, HeldOutOptions, LoadingOptions
 from tide_lightning.evaluation import EvaluateProtocol
 from tide_lightning.evaluation.comparison.compared import value_at
 from tide_lightning.grounds.toybox import PIPELINE, Scenes, Toybox
@@ -117,13 +117,14 @@ def harvest(seed: int, way: Way, options: argparse.Namespace) -> ActivationDataM
         PIPELINE,
         [SITE],
         images=Scenes(split="train", num_scenes=options.scenes),
-        heldout_images=Scenes(split="test", num_scenes=options.scenes // 4),
         samples_per_batch=8 if way.whole_images else 16,
         tokens_per_sample=64 if way.whole_images else 32,
         batches_per_epoch=options.steps,
         num_calibration_samples=1024,
-        num_test_samples=options.test_samples,
-        dtype="auto",
+        heldout=HeldOutOptions(
+            images=Scenes(split="test", num_scenes=options.scenes // 4), num_test_samples=options.test_samples
+        ),
+        loading=LoadingOptions(dtype="auto"),
         cache=DiskCache(options.folder / f"{kind}-{seed}"),
         seed=seed,
     )

@@ -73,7 +73,7 @@ def _denoiser(trainer: Trainer) -> dict[str, Any]:
     raw_t = datamodule.denoiser.schedule.raw_t(torch.tensor([0.0, 1.0])).tolist()
     return {
         "pretrained": datamodule.pretrained,
-        "revision": datamodule.revision,
+        "revision": datamodule.loading.revision,
         "denoiser": datamodule.denoiser.fingerprint(),
         "timestep": {"normalised": "1 is pure noise", "raw_at_0": raw_t[0], "raw_at_1": raw_t[1]},
     }

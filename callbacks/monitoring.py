@@ -151,7 +151,7 @@ class MonitorFeatures(Callback):
         share = -(-self.num_samples // trainer.world_size)
         for heldout in datamodule.test_dataloader() if share else ():
             if heldout.call.x0 is None:  # of trajectories, with no clean image there is no loss
-                _log.warning("MonitorFeatures measures no loss increase: data.test_source is denoise, not noise")
+                _log.warning("MonitorFeatures measures no loss increase: data.heldout.test_source is denoise")
                 break
             self._calls.append(heldout.call.select(slice(share)).to("cpu"))
             share -= len(self._calls[-1])
@@ -219,7 +219,7 @@ class MonitorFeatures(Callback):
                 case,
                 prompts,
                 num_inference_steps=self.num_inference_steps,
-                guidance_scale=datamodule.guidance_scale,
+                guidance_scale=datamodule.trajectories.guidance_scale,
             )
             return denoiser.decode_latents(latents).cpu()  # type: ignore[no-any-return]
 

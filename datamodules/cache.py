@@ -29,7 +29,7 @@ from tide_lightning.datamodules.sampling import Shard, gather_objects
 from tide_lightning.errors import UserError
 from tide_lightning.tokens import TokenBatch
 
-SCHEMA = 1
+SCHEMA = 2
 
 Parts = list[dict[str, TokenBatch]]
 """One batch: {site: tokens} for each of its sources."""
@@ -51,6 +51,11 @@ class DiskCache:
     folder: str
     max_gib: float = 100.0
     batches_per_shard: int = 16
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if self.max_gib <= 0 or self.batches_per_shard < 1:
+            raise UserError("cache: max_gib must be above 0 and batches_per_shard at least 1")
 
     def open(self, contents: dict[str, Any]) -> Path:
         """The folder, for activations that `contents` describes; an error if it holds others."""

@@ -4,17 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
 import torch
+from torch.utils.data import Dataset
 
 from tide_lightning.datamodules.harvest import Call, Harvester, Places
 from tide_lightning.datamodules.loader import one_ahead
 from tide_lightning.datamodules.sampling import DenoiseStream, Draw, Latents, noised_call
 from tide_lightning.diffusion.counters import normal
+from tide_lightning.errors import require_at_least, require_one_of
 from tide_lightning.tokens import TokenBatch
 
 T_co = TypeVar("T_co", covariant=True)
+TestSource = Literal["noise", "denoise"]
+
+
+@dataclass(frozen=True)
+class HeldOutOptions:
+    """What validation and test read.
+
+    Args:
+        prompts: prompts never trained on, as in `data.prompts`; null sets the last tenth of the prompts aside.
+        images: images never trained on, as in `data.images`; null sets the last tenth of the images aside.
+        num_validation_samples: samples for validation.
+        num_test_samples: samples for the test, all tokens of each.
+        test_source: noised images (noise), for which denoising losses are known, or real trajectories (denoise), each
+            step of which is a sample.
+    """
+
+    prompts: str | list[str] | None = None
+    images: Dataset | None = None  # type: ignore[type-arg]  # jsonargparse wants the bare class
+    num_validation_samples: int = 256
+    num_test_samples: int = 512
+    test_source: TestSource = "noise"
+
+    def __post_init__(self) -> None:
+        """Check."""
+        counts = {"num_validation_samples": self.num_validation_samples, "num_test_samples": self.num_test_samples}
+        require_at_least(1, **counts)
+        require_one_of(get_args(TestSource), test_source=self.test_source)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from tide_lightning.datamodules.sampling import Latents, Shard, Walk, gather_objects
+from tide_lightning.datamodules.sampling import Latents, NoisedOptions, Shard, TrajectoryOptions, gather_objects
 from tide_lightning.datamodules.sources import Corpus, Images, Part
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.diffusion.counters import normals
@@ -22,10 +22,9 @@ class LatentStore:
     Args:
         denoiser: encodes images, or generates.
         corpus: the images; where there are none, the prompts.
-        max_cached: images whose latents are kept.
-        num_generated: latents generated for training, and at most for held-out samples.
+        options: how many latents are generated for training, and at most for held-out samples; how many are kept.
         num_heldout: held-out latents that are of use.
-        walk: how they are generated.
+        trajectories: how they are generated.
         batch_size: samples that a rank generates at once.
         seed: of their noise.
     """
@@ -34,19 +33,19 @@ class LatentStore:
         self,
         denoiser: Denoiser,
         corpus: Corpus,
+        options: NoisedOptions,
+        trajectories: TrajectoryOptions,
         *,
-        max_cached: int,
-        num_generated: int,
         num_heldout: int,
-        walk: Walk,
         batch_size: int,
         seed: int,
     ) -> None:
         self._denoiser = denoiser
         self._corpus = corpus
-        self._max_cached = max_cached
-        self._counts: dict[Part, int] = {"train": num_generated, "heldout": min(num_generated, num_heldout)}
-        self._walk = walk
+        self._options = options
+        count = options.num_generated
+        self._counts: dict[Part, int] = {"train": count, "heldout": min(count, num_heldout)}
+        self._trajectories = trajectories
         self._batch_size = batch_size
         self._seed = seed
         self._made: dict[Part, Latents] = {}
@@ -56,13 +55,13 @@ class LatentStore:
         if part not in self._made:
             images = self._corpus.images(part)
             if images is not None:
-                self._made[part] = ImageLatents(self._denoiser, images, self._max_cached)
+                self._made[part] = ImageLatents(self._denoiser, images, self._options.latent_cache)
             else:
                 self._made[part] = GeneratedLatents.generate(
                     self._denoiser,
                     self._corpus.prompts(part),
                     self._counts[part],
-                    self._walk,
+                    self._trajectories,
                     seed=self._seed,
                     batch_size=self._batch_size,
                     shard=shard,
@@ -135,7 +134,7 @@ class GeneratedLatents:
         denoiser: Denoiser,
         prompts: Sequence[str],
         count: int,
-        walk: Walk,
+        trajectories: TrajectoryOptions,
         *,
         seed: int,
         batch_size: int,
@@ -154,8 +153,8 @@ class GeneratedLatents:
                 denoiser,
                 [chosen[i] for i in part],
                 seed=seed,
-                num_inference_steps=walk.num_inference_steps,
-                guidance_scale=walk.guidance_scale,
+                num_inference_steps=trajectories.num_inference_steps,
+                guidance_scale=trajectories.guidance_scale,
                 initial_noise=noise,
             )
             made.update(zip(part, latents.cpu(), strict=True))

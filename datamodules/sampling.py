@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from tide_lightning.datamodules.harvest import Call, Harvester, Places
 from tide_lightning.diffusion import Layout
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.diffusion.trajectories import StaggeredTrajectories
-from tide_lightning.errors import UserError
+from tide_lightning.errors import UserError, require_at_least, require_one_of
 from tide_lightning.tokens import TokenBatch
 
 
@@ -48,16 +48,50 @@ def gather_objects(value: dict[Any, Any], shard: Shard) -> list[dict[Any, Any]]:
     return gathered
 
 
-class Walk(NamedTuple):
-    """How trajectories go from noise to image.
+SourceName = Literal["noise", "denoise", "both"]
+Halves = Literal["conditional", "both"]
 
-    Fields:
-        num_inference_steps: length of the schedule.
-        guidance_scale: of the denoiser's kind of guidance.
+
+@dataclass(frozen=True)
+class NoisedOptions:
+    """Clean latents noised to a random t, for `source: noise`.
+
+    Args:
+        prompt_dropout: share of noised samples that get the empty prompt.
+        num_generated: clean latents that are generated from the prompts where there are no images.
+        latent_cache: images whose latents are kept on the device.
     """
 
-    num_inference_steps: int
-    guidance_scale: float
+    prompt_dropout: float = 0.1
+    num_generated: int = 256
+    latent_cache: int = 16384
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if not 0 <= self.prompt_dropout <= 1:
+            raise UserError(f"prompt_dropout must be in [0, 1], not {self.prompt_dropout}")
+        require_at_least(2, num_generated=self.num_generated)
+        require_at_least(0, latent_cache=self.latent_cache)
+
+
+@dataclass(frozen=True)
+class TrajectoryOptions:
+    """How trajectories go from noise to image, for `source: denoise` and wherever images are made.
+
+    Args:
+        num_inference_steps: length of a trajectory's schedule.
+        guidance_scale: of classifier-free guidance; 1 or less for none.
+        halves: the halves of a guided forward that are kept; both doubles the tokens of trajectories.
+    """
+
+    num_inference_steps: int = 20
+    guidance_scale: float = 4.5
+    halves: Halves = "conditional"
+
+    def __post_init__(self) -> None:
+        """Check."""
+        require_at_least(1, num_inference_steps=self.num_inference_steps)
+        require_one_of(get_args(Halves), halves=self.halves)
 
 
 @dataclass(frozen=True)
@@ -197,8 +231,7 @@ class DenoiseStream:
         harvester: runs the denoiser.
         prompts: what is drawn.
         draw: which samples; one is a whole trajectory.
-        walk: how trajectories go.
-        both_halves: keep the unconditional half's tokens too.
+        options: how trajectories go.
         stagger: False starts all slots together.
     """
 
@@ -207,24 +240,21 @@ class DenoiseStream:
         harvester: Harvester,
         prompts: Sequence[str],
         draw: Draw,
-        walk: Walk,
-        *,
-        both_halves: bool,
+        options: TrajectoryOptions,
         stagger: bool = True,
     ) -> None:
         self._harvester = harvester
         self._prompts = prompts
         self._draw = draw
-        self._guidance_scale = walk.guidance_scale
-        self._both_halves = both_halves
+        self._options = options
         self._deck = Deck(len(prompts), draw.seed, draw.purpose)
         self.trajectories = StaggeredTrajectories(
             harvester.denoiser,
             self._start,
             slots=draw.slots(),
             num_slots=draw.num_slots,
-            num_inference_steps=walk.num_inference_steps,
-            guidance_scale=walk.guidance_scale,
+            num_inference_steps=options.num_inference_steps,
+            guidance_scale=options.guidance_scale,
             seed=draw.seed,
             stagger=stagger,
         )
@@ -250,7 +280,8 @@ class DenoiseStream:
             sample=self._draw.sample(step.slot, step.trajectory).to(device),
             unconditional=torch.zeros(len(step.slot), dtype=torch.bool, device=device),
         )
-        batches, prediction = self._harvester.read_guided(call, places, self._guidance_scale, self._both_halves)
+        both_halves = self._options.halves == "both"
+        batches, prediction = self._harvester.read_guided(call, places, self._options.guidance_scale, both_halves)
         self.trajectories.advance(prediction)
         return call, batches
 

@@ -140,7 +140,7 @@ class Corpus:
 def _split(count: int, what: str) -> tuple[range, range]:
     num_heldout = max(1, count // 10)
     if count <= num_heldout:
-        raise UserError(f"a single {what} cannot be split in two: set data.heldout_{what}s")
+        raise UserError(f"a single {what} cannot be split in two: set data.heldout.{what}s")
     return range(count - num_heldout), range(count - num_heldout, count)
 
 

@@ -96,7 +96,7 @@ def test_the_command_line_wins_over_the_run_it_follows(work: Path) -> None:
     assert tide("fit", *TINY) == 0
     latest = work / "runs" / "debug" / "latest"
     before = (latest / "config.yaml").read_text()
-    assert tide("test", "--data.num_test_samples=16", "--budget=60") == 0
+    assert tide("test", "--data.heldout.num_test_samples=16", "--budget=60") == 0
     metrics = json.loads((latest / "metrics.json").read_text())
     assert metrics["sites"]["transformer_blocks.3"]["tokens"] == 16 * 64
     assert (latest / "config.yaml").read_text() == before
@@ -127,7 +127,7 @@ def test_what_earlier_steps_tell_is_known_along_trajectories(work: Path, capsys:
     assert tide("fit", *TINY, previous, "--data.source=denoise") == 0
     latest = work / "runs" / "debug" / "latest"
     few = "--evaluation.num_images=4"
-    assert tide("test", few, "--data.test_source=denoise", "--data.num_test_samples=20") == 0
+    assert tide("test", few, "--data.heldout.test_source=denoise", "--data.heldout.num_test_samples=20") == 0
     walked = json.loads((latest / "metrics.json").read_text())
     assert tide("test", few) == 0
     noised = json.loads((latest / "metrics.json").read_text())
@@ -198,12 +198,36 @@ def test_what_stands_on_top_of_the_quickstart(
         assert saes[sae]["init_args"]["pursuits"] == pursuits.get(sae, 1)
 
 
+def test_what_is_nested_is_composed_key_by_key(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("more.yaml").write_text("data: {heldout: {num_test_samples: 7}, trajectories: {halves: both}}\n")
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "fit",
+                "--config=quickstart",
+                "--config=more.yaml",
+                "--data.trajectories.guidance_scale=3",
+                "--print_config",
+            ]
+        )
+    data = yaml.safe_load(capsys.readouterr().out)["data"]
+    assert data["heldout"]["num_test_samples"] == 7
+    assert data["heldout"]["num_validation_samples"] == 128
+    assert data["heldout"]["images"]["init_args"]["split"] == "test"
+    assert data["trajectories"] == {"num_inference_steps": 20, "guidance_scale": 3.0, "halves": "both"}
+    assert data["loading"]["dtype"] == "auto"
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
         (["--config=nowhere"], "neither a file nor one of the packaged configs"),
         (["--data.sites=[transformer_blocs.3]"], "transformer_blocks"),
         (["--data.colour=red"], "colour"),
+        (["--data.guidance_scale=3"], "data.guidance_scale is data.trajectories.guidance_scale now"),
+        (["--config=old.yaml"], "data.heldout_images is data.heldout.images now"),
+        (["--config=empty.yaml"], "data.heldout is empty"),
+        (["--data.trajectories.num_inference_steps=0"], "num_inference_steps must be at least 1, not 0"),
         (["--model.lr=fast"], "lr"),
         (["--model.sae.init_args.k=100000"], "d_sae = 512"),
         (["--trainer.accelerator=gpu"], "gpu"),
@@ -217,6 +241,8 @@ def test_what_stands_on_top_of_the_quickstart(
 def test_a_mistake_is_told_in_one_line(
     work: Path, capsys: pytest.CaptureFixture[str], args: list[str], said: str
 ) -> None:
+    Path("old.yaml").write_text("data: {heldout_images: {class_path: tide_lightning.grounds.toybox.Scenes}}\n")
+    Path("empty.yaml").write_text("data:\n  heldout:\n")
     assert said.lower() in complaint(capsys, "fit", *TINY, *args).lower()
     assert not (work / "runs").exists(), "a refused command writes nothing"
 

@@ -17,7 +17,7 @@ def run(rank: int, folder: str) -> None:
     common = ["--config=debug", "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.log_every_n_steps=2"]
     short = ["--trainer.max_steps=4", "--checkpoint.every_n_train_steps=2", "--data.batches_per_epoch=4"]
     assert main(["fit", *common, *short, f"--data.cache.folder={folder}/cache"]) == 0
-    assert main(["test", "--data.num_test_samples=16", "--evaluation.num_images=0"]) == 0
+    assert main(["test", "--data.heldout.num_test_samples=16", "--evaluation.num_images=0"]) == 0
 
 
 def test_two_ranks_fit_and_test_in_one_run_folder(tmp_path: Path) -> None:

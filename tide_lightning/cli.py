@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import warnings
+from dataclasses import is_dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -119,6 +121,9 @@ class TideCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the run folder and the checkpoint."""
         config = self.config
+        for name, parameter in signature(ActivationDataModule).parameters.items():
+            if is_dataclass(parameter.default) and config.data[name] is None:
+                raise UserError(f"data.{name} is empty: write below it what it holds, or leave it out")
         torch.set_float32_matmul_precision(config.matmul_precision)
         if self.command in LOOKS:
             return

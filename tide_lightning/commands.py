@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from tide_lightning import __version__
 from tide_lightning.command_line import raise_flags
 from tide_lightning.errors import UserError
+from tide_lightning.moved import moved_in
 
 
 class Command(NamedTuple):
@@ -63,7 +64,7 @@ class TideParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong in one line."""
-        raise UserError(" ".join(message.split())) from ex
+        raise UserError(" ".join((moved_in(message) or message).split())) from ex
 
 
 def explain(args: list[str]) -> None:

@@ -48,7 +48,7 @@ def benchmark(
 ) -> Any:
     """Run `tide test`'s loop with the benchmark; the figures under `toybox`."""
     scenes = Scenes("test", 16)
-    data = make_data(Path(), images=scenes, heldout_images=scenes, sites=SITES)
+    data = make_data(Path(), images=scenes, heldout={"images": scenes}, sites=SITES)
     data.pretrained = PIPELINE
     module = make_module(data, sae)
     module.calibrate(data)

@@ -104,7 +104,7 @@ class FailLate(Callback):
 def test_a_predict_that_fails_leaves_old_files_alone_and_nothing_half_done(
     pretrained: Path, tmp_path: Path, format: Format
 ) -> None:
-    data = make_data(pretrained, num_test_samples=24)
+    data = make_data(pretrained, heldout={"num_test_samples": 24})
     module, folder = make_module(data), tmp_path / "codes"
     make_trainer(tmp_path, 1, [WriteCodes(format, str(folder))]).predict(module, datamodule=data)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

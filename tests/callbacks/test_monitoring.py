@@ -121,12 +121,12 @@ def test_an_sae_that_knows_the_true_noise_is_never_spliced(pretrained: Path, tmp
 def test_held_out_trajectories_have_no_loss_to_increase(
     pretrained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    data = make_data(pretrained, sites=SITES[:1], source="denoise", test_source="denoise")
+    data = make_data(pretrained, sites=SITES[:1], source="denoise", heldout={"test_source": "denoise"})
     make_trainer(tmp_path, 1, [MonitorFeatures(1, **SMALL)]).fit(make_module(data), datamodule=data)
     images = events(tmp_path / "run").Tags()["images"]
     assert {"over_timestep/explained_variance", "samples/original_and_spliced"} <= set(images)
     assert "over_timestep/loss_increase" not in images
-    assert "no loss increase: data.test_source is denoise" in caplog.text
+    assert "no loss increase: data.heldout.test_source is denoise" in caplog.text
 
 
 def test_without_tensorboard_it_says_so(pretrained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

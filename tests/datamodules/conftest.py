@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tests.diffusion.miniature import save_miniature
+from tests.options import datamodule
 from tide_lightning.datamodules import ActivationDataModule
 
 MakeData = Callable[..., ActivationDataModule]
@@ -48,14 +49,13 @@ def make_data(pretrained: Path) -> MakeData:
             "prompts": PROMPTS,
             "samples_per_batch": 8,
             "tokens_per_sample": 4,
-            "num_inference_steps": 4,
             "batches_per_epoch": 5,
-            "num_validation_samples": 16,
-            "num_test_samples": 16,
             "num_calibration_samples": 16,
-            "num_generated": 6,
+            "trajectories": {"num_inference_steps": 4},
+            "noised": {"num_generated": 6},
+            "heldout": {"num_validation_samples": 16, "num_test_samples": 16},
         }
-        return ActivationDataModule(str(pretrained), **(arguments | changes))
+        return datamodule(str(pretrained), arguments, changes)
 
     return make
 

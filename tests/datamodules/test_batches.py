@@ -59,7 +59,7 @@ def test_tokens_per_sample(make_data: MakeData, tokens_per_sample: float) -> Non
 
 def test_noised_tokens_equal_a_plain_hook(make_data: MakeData) -> None:
     """The batch's activations, inputs and noise against a forward of the unmodified transformer."""
-    data = make_data(prompt_dropout=0.0, tokens_per_sample=1.0)
+    data = make_data(noised={"prompt_dropout": 0.0}, tokens_per_sample=1.0)
     loader = data.train_loader(Shard())
     batch = next(iter(loader))
     loader.state_dict()  # no further batch is under way when it returns
@@ -88,7 +88,7 @@ def unpatch(patches: Tensor) -> Tensor:
 
 
 def test_staggered_tokens_equal_a_plain_hook(make_data: MakeData) -> None:
-    data = make_data(source="denoise", tokens_per_sample=1.0, halves="both")
+    data = make_data(source="denoise", tokens_per_sample=1.0, trajectories={"halves": "both"})
     seen: list[Tensor] = []
     loader = iter(data.train_loader(Shard()))
     next(loader)
@@ -118,20 +118,22 @@ def test_times_are_stratified(make_data: MakeData) -> None:
 
 
 def test_prompts_are_dropped(make_data: MakeData) -> None:
-    assert first(make_data, prompt_dropout=0.0)[SITE].half.unique().tolist() == [Half.CONDITIONAL]
-    assert first(make_data, prompt_dropout=1.0)[SITE].half.unique().tolist() == [Half.UNCONDITIONAL]
+    assert first(make_data, noised={"prompt_dropout": 0.0})[SITE].half.unique().tolist() == [Half.CONDITIONAL]
+    assert first(make_data, noised={"prompt_dropout": 1.0})[SITE].half.unique().tolist() == [Half.UNCONDITIONAL]
 
 
 def test_cached_latents_equal_fresh_ones(make_data: MakeData) -> None:
     """Batches past the first pass over the images are the same with and without a cache, bit for bit."""
-    cached, partly, fresh = (list(make_data(latent_cache=size).train_loader(Shard())) for size in (100, 5, 0))
+    cached, partly, fresh = (
+        list(make_data(noised={"latent_cache": size}).train_loader(Shard())) for size in (100, 5, 0)
+    )
     for batches in zip(cached, partly, fresh, strict=True):
         for name, value in batches[0][SITE].tensors().items():
             assert all(torch.equal(batch[SITE].tensors()[name], value) for batch in batches)
 
 
 def test_precision_is_the_denoisers_own(make_data: MakeData) -> None:
-    tokens = first(make_data, dtype="bfloat16")[SITE]
+    tokens = first(make_data, loading={"dtype": "bfloat16"})[SITE]
     assert tokens.x.dtype == torch.bfloat16
     assert tokens.tensors()["input"].dtype == tokens.t.dtype == torch.float32
 

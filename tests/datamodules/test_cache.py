@@ -153,7 +153,7 @@ def test_a_damaged_shard_is_named(make_data: MakeData, cache: DiskCache, damage:
         ({"seed": 1}, "seed is 0 there and 1 here"),
         ({"tokens_per_sample": 5}, r"tokens_per_sample is \[4\] there and \[5\] here"),
         ({"source": "both"}, "source is noise there and both here"),
-        ({"dtype": "bfloat16"}, "dtype is float32 there and bfloat16 here"),
+        ({"loading": {"dtype": "bfloat16"}}, "dtype is float32 there and bfloat16 here"),
         ({"prompts": ["a red ball", "a blue cube"]}, "corpus is"),
     ],
 )

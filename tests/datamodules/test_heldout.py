@@ -51,7 +51,9 @@ def test_the_test_holds_everything_to_repeat_a_forward(make_data: MakeData) -> N
 @pytest.mark.parametrize("halves", ["conditional", "both"])
 def test_the_test_can_walk_trajectories(make_data: MakeData, halves: str) -> None:
     """Several after each other where they are more than fit into a batch, and split over ranks as they are alone."""
-    data = make_data(source="denoise", test_source="denoise", halves=halves, num_test_samples=44)
+    data = make_data(
+        source="denoise", heldout={"test_source": "denoise", "num_test_samples": 44}, trajectories={"halves": halves}
+    )
     loader = data.test_loader(Shard())
     batches = list(loader)
     assert len(loader) == len(batches) == 8  # eleven trajectories of four steps, eight at once
@@ -70,10 +72,10 @@ def test_the_test_can_walk_trajectories(make_data: MakeData, halves: str) -> Non
     assert (times[:, :-1] > times[:, 1:]).all()
     whole = [batch.call.sample.tolist() for batch in batches]
     assert whole == [list(range(8))] * 4 + [list(range(8, 16))] * 4
-    shares = [list(make_data(test_source="denoise").test_loader(Shard(rank, 2))) for rank in range(2)]
+    shares = [list(make_data(heldout={"test_source": "denoise"}).test_loader(Shard(rank, 2))) for rank in range(2)]
     for part in shares:
         assert len(part) == 4
-    alone = list(make_data(test_source="denoise").test_loader(Shard()))
+    alone = list(make_data(heldout={"test_source": "denoise"}).test_loader(Shard()))
     for step, batch in enumerate(alone):
         for rank in range(2):
             mine = batch.call.sample % 2 == rank
@@ -98,7 +100,7 @@ def test_what_is_held_out_is_not_trained_on(make_data: MakeData) -> None:
     assert torch.equal(heldout.items([0])[0]["image"], Patches()[18]["image"])  # type: ignore[arg-type]
     assert data.corpus.prompts("train") == PROMPTS[:-1]
     assert data.corpus.prompts("heldout") == PROMPTS[-1:]
-    named = make_data(heldout_prompts=["a black cone"], heldout_images=Patches())
+    named = make_data(heldout={"prompts": ["a black cone"], "images": Patches()})
     assert named.corpus.prompts("train") == PROMPTS
     assert named.corpus.prompts("heldout") == ["a black cone"]
     captions = make_data(prompts=None).corpus.prompts("heldout")

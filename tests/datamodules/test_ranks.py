@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from tests.datamodules.conftest import PROMPTS
 from tests.torchrun import run_ranks
-from tide_lightning.datamodules import ActivationDataModule, Shard
+from tide_lightning.datamodules import ActivationDataModule, NoisedOptions, Shard, TrajectoryOptions
 
 SITE = "transformer_blocks.0"
 
@@ -22,8 +22,8 @@ def make(pretrained: str) -> ActivationDataModule:
         source="both",
         samples_per_batch=8,
         tokens_per_sample=4,
-        num_inference_steps=4,
-        num_generated=5,
+        trajectories=TrajectoryOptions(num_inference_steps=4),
+        noised=NoisedOptions(num_generated=5),
     )
 
 

@@ -17,7 +17,7 @@ def test_every_timestep_of_a_schedule_comes_equally_often(make_data: MakeData, n
     """Over as many batches as the schedule has steps, and as evenly as the slots allow in each single batch."""
     seen: list[list[float]] = [[] for _ in range(num_steps)]
     for rank in range(world):
-        data = make_data(source="denoise", num_inference_steps=num_steps, batches_per_epoch=num_steps)
+        data = make_data(source="denoise", trajectories={"num_inference_steps": num_steps}, batches_per_epoch=num_steps)
         loader = data.train_loader(Shard(rank, world))
         for times, batch in zip(seen, loader, strict=True):
             times += batch[SITE].raw_t.view(-1, 4)[:, 0].tolist()
@@ -36,7 +36,7 @@ def test_every_timestep_of_a_schedule_comes_equally_often(make_data: MakeData, n
 @pytest.mark.parametrize("num_steps", [4, 50])
 def test_bins_of_both_sources(make_data: MakeData, num_steps: int) -> None:
     """Ten bins of t over a run: the noise source fills each equally, trajectories as their schedule does."""
-    data = make_data(source="both", num_inference_steps=num_steps, batches_per_epoch=50)
+    data = make_data(source="both", trajectories={"num_inference_steps": num_steps}, batches_per_epoch=50)
     t, source = (
         torch.cat([getattr(batch[SITE], name) for batch in data.train_loader(Shard())]) for name in ("t", "source")
     )

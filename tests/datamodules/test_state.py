@@ -114,7 +114,9 @@ def test_a_state_of_another_run_is_refused(make_data: MakeData) -> None:
     with pytest.raises(UserError, match="made with samples_per_batch 8, not 4"):
         make_data(source="denoise", samples_per_batch=4).train_loader(Shard()).load_state_dict(state)
     with pytest.raises(UserError, match="made with num_inference_steps 4, not 6"):
-        make_data(source="denoise", num_inference_steps=6).train_loader(Shard()).load_state_dict(state)
+        make_data(source="denoise", trajectories={"num_inference_steps": 6}).train_loader(Shard()).load_state_dict(
+            state
+        )
     with pytest.raises(UserError, match="made with source denoise, not noise"):
         make_data().train_loader(Shard()).load_state_dict(state)
 

@@ -9,16 +9,15 @@ import yaml
 
 from tide_lightning.cli import main
 
-_DATA = {
+_DATA: dict[str, Any] = {
     "source": "both",
     "samples_per_batch": 4,
     "tokens_per_sample": 4,
-    "num_validation_samples": 4,
-    "num_test_samples": 4,
     "num_calibration_samples": 8,
-    "num_generated": 4,
-    "num_inference_steps": 2,
+    "noised": {"num_generated": 4},
+    "heldout": {"num_validation_samples": 4, "num_test_samples": 4},
 }
+_TRAJECTORIES = {"num_inference_steps": 2}
 _SAE = {"class_path": "tide_lightning.saes.TideSAE", "init_args": {"expansion_factor": 2, "k": 4}}
 _TRAINER = {
     "max_steps": 2,
@@ -33,7 +32,8 @@ _TRAINER = {
 
 def fit_and_test(name: str, data: dict[str, Any], *configs: str) -> Path:
     """The run folder, in the working directory; `configs` come before what makes the run small."""
-    config = {"run_name": name, "data": _DATA | data, "model": {"sae": _SAE}, "trainer": _TRAINER}
+    data = _DATA | data | {"trajectories": _TRAJECTORIES | data.get("trajectories", {})}
+    config = {"run_name": name, "data": data, "model": {"sae": _SAE}, "trainer": _TRAINER}
     Path("small.yaml").write_text(yaml.safe_dump(config))
     assert main(["fit", *(f"--config={file}" for file in [*configs, "small.yaml"])]) == 0
     assert main(["test", "--evaluation.num_images=2"]) == 0

@@ -132,13 +132,15 @@ def test_two_steps_of_fit_and_a_test(
     sites = some_sites(family)
     data = {
         "pretrained": str(folder),
-        "variant": None,
-        "dtype": "bfloat16" if name == "sd3" else "float32",
+        "loading": {
+            "variant": None,
+            "dtype": "bfloat16" if name == "sd3" else "float32",
+            "latent_size": None if family.latent_size is None else list(family.latent_size),
+        },
         "forward_batch_size": None,
         "sites": sites,
         "prompts": family.prompts * 5,
-        "guidance_scale": 3.0,
-        "latent_size": None if family.latent_size is None else list(family.latent_size),
+        "trajectories": {"guidance_scale": 3.0},
     }
     run = fit_and_test(name, data, CONFIGS.get(name, name))
     metrics = json.loads((run / "metrics.json").read_text())

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.diffusion.pipelines import FAMILIES
-from tide_lightning.datamodules import ActivationDataModule
+from tide_lightning.datamodules import ActivationDataModule, LoadingOptions, TrajectoryOptions
 from tide_lightning.diffusion import Denoiser, describe_denoiser, load_denoiser
 from tide_lightning.errors import UserError
 
@@ -173,8 +173,8 @@ def test_there_may_be_no_unconditional_half(tmp_path: Path) -> None:
         ["transformer_blocks.0"],
         prompts=["a red ball", "a blue cube"],
         source="denoise",
-        halves="both",
-        latent_size=[8, 8],
+        trajectories=TrajectoryOptions(halves="both"),
+        loading=LoadingOptions(latent_size=[8, 8]),
     )
     with pytest.raises(UserError, match="halves both: this denoiser is not guided by an unconditional half"):
         _ = data.site_shapes

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import torch
 
-from tide_lightning.datamodules import ActivationDataModule
+from tide_lightning.datamodules import ActivationDataModule, LoadingOptions
 from tide_lightning.diffusion.precision import native_dtype
 
 
 def test_auto_takes_what_the_device_is_good_at(pretrained: Path) -> None:
-    data = ActivationDataModule(str(pretrained), ["transformer_blocks.0"], prompts=["a ball", "a cube"], dtype="auto")
+    data = ActivationDataModule(
+        str(pretrained), ["transformer_blocks.0"], prompts=["a ball", "a cube"], loading=LoadingOptions(dtype="auto")
+    )
     data.setup()
     expected = native_dtype(torch.device("cpu"))
     assert data.denoiser.dtype == getattr(torch, expected)
@@ -23,7 +25,7 @@ def test_the_fingerprint_tells_weights_and_not_precisions(pretrained: Path) -> N
             str(pretrained),
             ["transformer_blocks.0"],
             prompts=["a ball", "a cube"],
-            dtype=dtype,  # type: ignore[arg-type]
+            loading=LoadingOptions(dtype=dtype),  # type: ignore[arg-type]
         )
         return data.denoiser.fingerprint()
 

@@ -22,7 +22,7 @@ SITE = SITES[1]
 
 @pytest.fixture(scope="module")
 def data(pretrained: Path) -> ActivationDataModule:
-    return make_data(pretrained, num_test_samples=32, samples_per_batch=32)
+    return make_data(pretrained, heldout={"num_test_samples": 32}, samples_per_batch=32)
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def evaluate(
     **changes: Any,
 ) -> Path:
     """Run the protocol on a calibrated module; changes of the trainer."""
-    data = make_data(pretrained, num_test_samples=24, heldout_prompts=PROMPTS, forward_batch_size=2)
+    data = make_data(pretrained, heldout={"num_test_samples": 24, "prompts": PROMPTS}, forward_batch_size=2)
     module = make_module(data)
     if state is None:
         module.calibrate(data)
@@ -289,7 +289,7 @@ def _work(rank: int, pretrained: Path, folder: Path, state: Path) -> None:
 
 
 def test_two_ranks_find_what_one_finds(pretrained: Path, tmp_path: Path, run: Path, metrics: dict[str, Any]) -> None:
-    data = make_data(pretrained, heldout_prompts=PROMPTS, forward_batch_size=2)
+    data = make_data(pretrained, heldout={"prompts": PROMPTS}, forward_batch_size=2)
     module = make_module(data)
     module.calibrate(data)
     torch.save(module.state_dict(), tmp_path / "state")

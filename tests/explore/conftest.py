@@ -60,7 +60,7 @@ def scenes(split: str, num_scenes: int) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny" / "20260101-000000"
-    return write_run(folder, SITES, images=scenes("train", 64), heldout_images=scenes("test", 64), seed=0)
+    return write_run(folder, SITES, images=scenes("train", 64), heldout={"images": scenes("test", 64)}, seed=0)
 
 
 @pytest.fixture(scope="session")

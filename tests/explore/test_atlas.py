@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -145,9 +146,8 @@ def test_the_command_writes_pages_and_tables(
 def test_trajectories_and_sweeps_have_atlases_too(tmp_path: Path) -> None:
     keys = [f"{SITES[0]}@narrow", f"{SITES[0]}@wide"]
     prompts = ["a red cube", "a blue cone", "a green ring"] * 4
-    folder = write_run(
-        tmp_path / "walk" / "1", keys, prompts=prompts, heldout_prompts=prompts, source="denoise", num_inference_steps=3
-    )
+    data: dict[str, Any] = {"prompts": prompts, "heldout": {"prompts": prompts}, "source": "denoise"}
+    folder = write_run(tmp_path / "walk" / "1", keys, trajectories={"num_inference_steps": 3}, **data)
     page = build_atlas(open_run(folder, device="cpu"), tmp_path / "atlas", num_samples=4, num_bins=4, group_size=3)
     features = pq.read_table(page.parent / "tables" / "features.parquet").to_pylist()
     assert {row["site"] for row in features} == set(keys)
@@ -165,10 +165,14 @@ def test_text_streams_are_listed_without_heat_maps(tmp_path: Path) -> None:
         pipelines.sd3().save_pretrained(tmp_path / "sd3")
     keys = ["transformer_blocks.0", "transformer_blocks.0:text"]
     prompts = ["red ball", "blue cube", "green cone"] * 4
-    counts = dict.fromkeys(("num_generated", "num_validation_samples", "num_test_samples", "samples_per_batch"), 4)
-    run = write_run(
-        tmp_path / "sd3-run" / "1", keys, str(tmp_path / "sd3"), prompts=prompts, num_inference_steps=2, **counts
-    )
+    data: dict[str, Any] = {
+        "prompts": prompts,
+        "samples_per_batch": 4,
+        "noised": {"num_generated": 4},
+        "trajectories": {"num_inference_steps": 2},
+        "heldout": {"num_validation_samples": 4, "num_test_samples": 4},
+    }
+    run = write_run(tmp_path / "sd3-run" / "1", keys, str(tmp_path / "sd3"), **data)
     page = build_atlas(open_run(run, device="cpu"), tmp_path / "atlas", num_samples=4, num_bins=2)
     image, text = page.parent / "data" / "transformer_blocks.0", page.parent / "data" / "transformer_blocks.0-text"
     for folder, has_heat in ((image, True), (text, False)):

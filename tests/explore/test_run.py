@@ -72,3 +72,10 @@ def test_an_sae_encodes_what_the_denoiser_computes(run: Run) -> None:
     output = run.sae(SITES[0])(batch[SITES[0]])
     assert torch.isfinite(output.x_hat).all()
     assert (output.code.l0() > 0).any()
+
+
+def test_a_config_of_an_older_layout_is_told_the_new_names(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "old" / "1", SITES[:1], dtype="auto", guidance_scale=3.0)
+    with pytest.raises(UserError, match=r"data\.dtype is data\.loading\.dtype now, data\.guidance_scale is") as caught:
+        _ = open_run(folder, device="cpu").denoiser
+    assert "\n" not in str(caught.value)

@@ -17,7 +17,7 @@ SLOW = Machine("slow", half=2e-3, single=1e-3, bandwidth=1, memory=1, link=0.1)
     [("noise", "conditional", 8, 64), ("denoise", "conditional", 16, 64), ("denoise", "both", 16, 128)],
 )
 def test_forwards_and_tokens_by_source(pretrained: Path, source: str, halves: str, forwards: int, tokens: int) -> None:
-    data = make_data(pretrained, source=source, halves=halves)
+    data = make_data(pretrained, source=source, trajectories={"halves": halves})
     plan = plan_run(data, make_module(data), steps=10, ranks=1, precision="32-true")
     each = plan.denoiser.stopped if source == "noise" else plan.denoiser.forward
     assert plan.denoiser_operations == forwards * each
@@ -25,7 +25,7 @@ def test_forwards_and_tokens_by_source(pretrained: Path, source: str, halves: st
 
 
 def test_without_guidance_there_is_one_half(pretrained: Path) -> None:
-    data = make_data(pretrained, source="denoise", guidance_scale=1.0)
+    data = make_data(pretrained, source="denoise", trajectories={"guidance_scale": 1.0})
     plan = plan_run(data, make_module(data), steps=10, ranks=1, precision="32-true")
     assert plan.denoiser_operations == 8 * plan.denoiser.forward
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.diffusion.conftest import family, folder, name
 from tests.diffusion.pipelines import Family
-from tide_lightning.datamodules import ActivationDataModule
+from tide_lightning.datamodules import ActivationDataModule, LoadingOptions, TrajectoryOptions
 from tide_lightning.planning import GPUS, Assumed, plan_run, print_plan
 from tide_lightning.training import TideModule
 
@@ -29,8 +29,8 @@ def test_work_is_what_torch_counts(family: Family, folder: Path, capsys: pytest.
         source="both",
         samples_per_batch=8,
         tokens_per_sample=0.25,
-        guidance_scale=family.guidance_scale,
-        latent_size=None if family.latent_size is None else list(family.latent_size),
+        trajectories=TrajectoryOptions(guidance_scale=family.guidance_scale),
+        loading=LoadingOptions(latent_size=None if family.latent_size is None else list(family.latent_size)),
     )
     shapes = data.site_shapes
     with torch.device("meta"):

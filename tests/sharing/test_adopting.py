@@ -38,12 +38,16 @@ def complaint(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 
 def test_an_adopted_run_is_tested_steered_and_searched(theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sites = f"--sites={BLOCKS[0]}=early,{BLOCKS[1]}"
-    assert main(["adopt", str(theirs), sites, "--config=debug", "--data.num_test_samples=16"]) == 0
+    data = ["--data.heldout.num_test_samples=16", "--data.heldout.num_validation_samples=8", "--data.seed=3"]
+    assert main(["adopt", str(theirs), sites, "--config=debug", *data]) == 0
     told = capsys.readouterr().out
     assert "transformer_blocks.3: TideSAE, 60 latents of 128 channels" in told
     run = (Path("runs") / "adopted" / "latest").resolve()
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert (config["data"]["sites"], config["data"]["num_test_samples"]) == (BLOCKS, 16)
+    assert (config["data"]["sites"], config["data"]["seed"]) == (BLOCKS, 3)
+    heldout = config["data"]["heldout"]
+    assert (heldout["num_test_samples"], heldout["num_validation_samples"]) == (16, 8)
+    assert heldout["images"]["init_args"]["split"] == "test"
     assert "model" not in config
     opened = open_run(run, "cpu")
     assert list(opened.saes) == BLOCKS
@@ -76,7 +80,7 @@ def test_a_run_by_its_hub_id(theirs: Path, hub: Path) -> None:  # noqa: F811
     publish((Path("runs") / "adopted" / "latest").resolve(), hub, "someone/a-run")
     shutil.rmtree("runs")
     before = sorted(hub.rglob("*"))
-    assert main(["test", "--run=someone/a-run", "--data.num_test_samples=8", *QUICK]) == 0
+    assert main(["test", "--run=someone/a-run", "--data.heldout.num_test_samples=8", *QUICK]) == 0
     assert json.loads(next(Path("runs").glob("someone--a-run/*/metrics.json")).read_text())["sites"].keys() == {
         BLOCKS[0]
     }

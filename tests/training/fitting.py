@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tests.options import datamodule
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.saes import TideSAE
 from tide_lightning.tokens import SiteShape
@@ -40,12 +41,11 @@ def make_data(pretrained: Path, **changes: Any) -> ActivationDataModule:
         "samples_per_batch": 8,
         "tokens_per_sample": 8,
         "batches_per_epoch": 1000,
-        "num_validation_samples": 8,
-        "num_test_samples": 8,
         "num_calibration_samples": 64,
-        "num_inference_steps": 4,
+        "trajectories": {"num_inference_steps": 4},
+        "heldout": {"num_validation_samples": 8, "num_test_samples": 8},
     }
-    return ActivationDataModule(str(pretrained), **(arguments | changes))
+    return datamodule(str(pretrained), arguments, changes)
 
 
 def make_module(data: ActivationDataModule, sae: dict[str, Any] | None = None, **changes: Any) -> TideModule:

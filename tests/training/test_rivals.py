@@ -122,7 +122,7 @@ def test_from_their_configs_to_the_protocol(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "all.yaml").write_text(yaml.safe_dump({"model": {"saes": saes}}))
     tiny = ["--trainer.max_steps=2", "--checkpoint.every_n_train_steps=2", "--trainer.log_every_n_steps=1"]
     assert main(["fit", "--config", "debug", "--config", "all.yaml", *tiny]) == 0
-    assert main(["test", "--data.num_test_samples=16", "--evaluation.num_images=0"]) == 0
+    assert main(["test", "--data.heldout.num_test_samples=16", "--evaluation.num_images=0"]) == 0
     metrics = json.loads((tmp_path / "runs" / "debug" / "latest" / "metrics.json").read_text())
     keys = {f"transformer_blocks.3@{name}" for name in saes}
     assert set(metrics["sites"]) == set(metrics["fidelity"]["sites"]) == keys
@@ -144,7 +144,7 @@ def test_nothing_of_the_quickstarts_own_is_left_on_a_rival() -> None:
 def test_a_rivals_config_on_top_of_anothers(rival: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     quick = ["--trainer.max_steps=1", "--trainer.callbacks=[]", "--data.num_calibration_samples=64"]
-    quick += ["--data.num_validation_samples=16", "--data.sites=[transformer_blocks.3]"]
+    quick += ["--data.heldout.num_validation_samples=16", "--data.sites=[transformer_blocks.3]"]
     assert main(["fit", "--config", "quickstart", "--config", f"rivals/{rival}", *quick]) == 0
     wanted = sae_of(f"rivals/{rival}")
     sae = SAE.from_pretrained(tmp_path / "runs" / "quickstart" / "latest" / "saes" / "transformer_blocks.3")

@@ -103,7 +103,7 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     tiny = ["--trainer.max_steps=4", "--checkpoint.every_n_train_steps=2", "--data.batches_per_epoch=4"]
     tiny.append("--trainer.log_every_n_steps=1")
     assert main(["fit", "--config", "debug", "--config", "sweep.yaml", *tiny]) == 0
-    assert main(["test", "--data.num_test_samples=16", "--evaluation.num_images=1"]) == 0
+    assert main(["test", "--data.heldout.num_test_samples=16", "--evaluation.num_images=1"]) == 0
     latest = tmp_path / "runs" / "debug" / "latest"
     keys = {f"transformer_blocks.3@{name}" for name in saes}
     metrics = json.loads((latest / "metrics.json").read_text())

@@ -239,7 +239,7 @@ class GroundBenchmark(Callback):
             strengths=self.strengths,
             window=self.window,
             num_inference_steps=self.num_inference_steps,
-            guidance_scale=data.guidance_scale if self.guidance_scale is None else self.guidance_scale,
+            guidance_scale=data.trajectories.guidance_scale if self.guidance_scale is None else self.guidance_scale,
             seed=self.seed,
         )
         fitted = plan.fitting(budget.left(), data.denoiser, len(directions))
@@ -264,7 +264,7 @@ class GroundBenchmark(Callback):
             "strengths": list(self.strengths),
             "window": list(self.window),
             "num_inference_steps": self.num_inference_steps,
-            "guidance_scale": data.guidance_scale if self.guidance_scale is None else self.guidance_scale,
+            "guidance_scale": data.trajectories.guidance_scale if self.guidance_scale is None else self.guidance_scale,
             "seed": self.seed,
         }
 

@@ -96,7 +96,7 @@ class EvaluateProtocol(Callback):
             raise UserError("tide test works on whole SAEs: use --trainer.strategy auto --trainer.devices 1")
         saes = _saes(pl_module)
         self._trajectories = self._make_trajectories(data, saes) if self.num_images else None
-        num_steps = self.num_inference_steps or data.num_inference_steps
+        num_steps = self.num_inference_steps or data.trajectories.num_inference_steps
         self._tracker = Tracker(saes, num_steps) if self.num_images else None
         self._reconstruction = {site: SiteReconstruction(sae, self.num_bins) for site, sae in saes.items()}
         self._lifetimes = {site: Lifetimes(sae.d_sae, self.num_bins, pl_module.device) for site, sae in saes.items()}
@@ -173,8 +173,8 @@ class EvaluateProtocol(Callback):
         return Trajectories(
             data.denoiser,
             saes,
-            num_inference_steps=self.num_inference_steps or data.num_inference_steps,
-            guidance_scale=data.guidance_scale if self.guidance_scale is None else self.guidance_scale,
+            num_inference_steps=self.num_inference_steps or data.trajectories.num_inference_steps,
+            guidance_scale=data.trajectories.guidance_scale if self.guidance_scale is None else self.guidance_scale,
             seed=self.seed,
             features=self.features,
             clip=self.clip,
@@ -211,7 +211,7 @@ class EvaluateProtocol(Callback):
         self._fidelity_seen += len(chosen)
         if ended - self._said > self.print_every_seconds:
             self._said = ended
-            total = -(-min(self.fidelity_samples, data.num_test_samples) // trainer.world_size)
+            total = -(-min(self.fidelity_samples, data.heldout.num_test_samples) // trainer.world_size)
             left = time_left(self._fidelity_seconds, self._fidelity_seen, total)
             _say(trainer, f"evaluate  fidelity: {self._fidelity_seen} of {total} samples, {left} left")
 
@@ -231,11 +231,16 @@ class EvaluateProtocol(Callback):
         spent = [seconds - self._fidelity_seconds, self._fidelity_seconds, 1.0, self._seen]
         totals = all_reduce_sum(torch.tensor(spent, dtype=torch.float64).to(self._fidelity.count.device))
         reading, splicing = (totals[:2] / totals[2]).tolist()
-        self.budget.note("held-out samples", int(totals[3]), data.num_test_samples)
-        wanted = min(self.fidelity_samples, data.num_test_samples)
+        self.budget.note("held-out samples", int(totals[3]), data.heldout.num_test_samples)
+        wanted = min(self.fidelity_samples, data.heldout.num_test_samples)
         if fidelity["samples"]:
             self.budget.note("samples spliced for fidelity", fidelity["samples"], wanted)
-        metrics: dict[str, Any] = {"schema": SCHEMA, "test_source": data.test_source, "sites": sites, "floors": floors}
+        metrics: dict[str, Any] = {
+            "schema": SCHEMA,
+            "test_source": data.heldout.test_source,
+            "sites": sites,
+            "floors": floors,
+        }
         if fidelity["samples"] or fidelity["absent"]:
             metrics["fidelity"] = fidelity
         num_tokens = sum(found["tokens"] for found in sites.values()) / max(len(sites), 1)

@@ -87,7 +87,9 @@ def find_by_text(
     """
     captions = run.data.corpus.prompts("train")[:_MAX_CAPTIONS]
     question = pose(query, against, [words(caption) for caption in captions], num_prompts)
-    moments = moments_of(run.denoiser, question.prompts, window, num_inference_steps, run.data.guidance_scale, seed)
+    moments = moments_of(
+        run.denoiser, question.prompts, window, num_inference_steps, run.data.trajectories.guidance_scale, seed
+    )
     if not moments:
         raise UserError(f"window {window}: none of {num_inference_steps} steps lies in it")
     case = Case(question.prompts, moments)
@@ -111,7 +113,7 @@ def find_by_prompts(
 ) -> list[Found]:
     """The latents by which a denoiser makes one prompt's image and not another's, from the same noise."""
     prompts = [prompt] * num_samples
-    moments = moments_of(run.denoiser, prompts, window, num_inference_steps, run.data.guidance_scale, seed)
+    moments = moments_of(run.denoiser, prompts, window, num_inference_steps, run.data.trajectories.guidance_scale, seed)
     if not moments:
         raise UserError(f"window {window}: none of {num_inference_steps} steps lies in it")
     rivals = [Case([against] * num_samples, moments)]

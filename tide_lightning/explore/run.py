@@ -5,22 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from tide_lightning.datamodules import ActivationDataModule
-from tide_lightning.diffusion import Denoiser, load_denoiser, unlabelled
-from tide_lightning.diffusion.precision import native_dtype
+from tide_lightning.datamodules import ActivationDataModule, LoadingOptions, TrajectoryOptions
+from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.errors import UserError
+from tide_lightning.moved import moved_keys
 from tide_lightning.runs import find_run
 from tide_lightning.saes import SAE
 from tide_lightning.saes.storage import read_cfg, saes_in
 
-_LOADING = ("family", "revision", "variant", "local_files_only", "latent_size", "prompt_cache")
-"""What of a run's `data` says how its denoiser is loaded."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,12 +56,8 @@ class Run:
     def denoiser(self) -> Denoiser:
         """The frozen denoiser that the SAEs belong to."""
         data = self._data_config()
-        dtype = data.get("dtype", "float32")
-        denoiser = load_denoiser(
-            data["pretrained"],
-            dtype=native_dtype(self.device) if dtype == "auto" else dtype,
-            **{name: data[name] for name in _LOADING if name in data},
-        ).to(self.device)
+        loading = self._options(LoadingOptions, "loading")
+        denoiser = loading.load(data["pretrained"], data.get("family"), self.device)
         for path in self.folder.glob("saes/*/cfg.json"):
             if read_cfg(path.parent).get("denoiser") not in (None, denoiser.fingerprint()):
                 raise UserError(f"{path.parent}: trained on other weights than {data['pretrained']} has now")
@@ -78,7 +73,7 @@ class Run:
     @property
     def guidance_scale(self) -> float:
         """That of the run's data."""
-        return float(self._data_config().get("guidance_scale", 4.5))
+        return self._options(TrajectoryOptions, "trajectories").guidance_scale
 
     def sae(self, site: str) -> SAE:
         """A site's SAE; an error that lists the sites where there is none."""
@@ -97,20 +92,36 @@ class Run:
         data = self.config.get("data")
         if not isinstance(data, dict) or "pretrained" not in data:
             raise UserError(f"{self.folder / 'config.yaml'} names no data.pretrained: not the config of a run")
+        _check_keys(data, self.folder / "config.yaml")
         return data
+
+    def _options(self, kind: type[T], name: str) -> T:
+        """What `data` holds under a name; defaults where it holds nothing."""
+        return _built(kind, self._data_config().get(name) or {}, self.folder / "config.yaml")
 
 
 def build_data(config: dict[str, Any], where: Path | str) -> ActivationDataModule:
     """The datamodule that a configuration's `data` describes; `where` it stands is for errors."""
+    _check_keys(config, where)
+    return _built(ActivationDataModule, config, where)
+
+
+def _check_keys(config: dict[str, Any], where: Path | str) -> None:
+    if moved := moved_keys(config):
+        raise UserError(f"{where} is of an older version: {moved}")
+
+
+def _built(kind: type[T], arguments: dict[str, Any], where: Path | str) -> T:
+    """An object of a class by what a configuration says."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(ActivationDataModule, "data")
+    parser.add_class_arguments(kind, "data")
     try:
-        parsed = parser.parse_object({"data": config})
+        parsed = parser.parse_object({"data": arguments})
     except ArgumentError as error:
         raise UserError(f"{where}: {' '.join(str(error).split())}") from error
     instantiate = getattr(parser, "instantiate", parser.instantiate_classes)  # the latter before jsonargparse 4.49
-    data: ActivationDataModule = instantiate(parsed).data
-    return data
+    built: T = instantiate(parsed).data
+    return built
 
 
 def open_run(run: str | Path, device: str = "auto", root: str | Path = "runs") -> Run:

@@ -124,8 +124,8 @@ def plan_run(
     num_kept = data.tokens_kept(denoiser)
     walked = {"noise": 0, "both": data.samples_per_batch // 2, "denoise": data.samples_per_batch}[data.source]
     noised = data.samples_per_batch - walked
-    samples = noised + walked * (2 if data.halves == "both" else 1)
-    guided = denoiser.guidance == "classifier_free" and data.guidance_scale > 1
+    samples = noised + walked * (2 if data.trajectories.halves == "both" else 1)
+    guided = denoiser.guidance == "classifier_free" and data.trajectories.guidance_scale > 1
     halves = 2 if guided else 1
     batch = data.forward_batch_size or -(-data.samples_per_batch // ranks)
     return Plan(
@@ -138,7 +138,7 @@ def plan_run(
         halves=halves,
         forward_batch=batch * (halves if walked else 1),
         image_tokens=denoiser.num_tokens,
-        dtype="bfloat16" if data.dtype == "auto" else data.dtype,
+        dtype="bfloat16" if data.loading.dtype == "auto" else data.loading.dtype,
         sae_dtype="bfloat16" if "bf16" in precision else "float16" if precision.startswith("16") else "float32",
         steps=steps,
         ranks=ranks,

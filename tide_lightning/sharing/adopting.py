@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from tide_lightning.runs import new_run, point_latest
 from tide_lightning.saes import SAE
 from tide_lightning.tokens import SiteShape
 
+Given = str | dict[str, str]
+"""A value as the command line has it, or several below one name."""
+
 
 def adopt(
     source: str,
     sites: str = "",
     config: str | None = None,
-    data: dict[str, str] | None = None,
+    data: dict[str, Given] | None = None,
     run_name: str = "adopted",
     runs: str = "runs",
 ) -> None:
@@ -65,7 +69,7 @@ def _parse(sites: str) -> dict[str, str | None]:
     return found
 
 
-def _settings(config: str | None, data: dict[str, str], sites: list[str]) -> dict[str, Any]:
+def _settings(config: str | None, data: dict[str, Given], sites: list[str]) -> dict[str, Any]:
     """What the run's config.yaml says: a config without its model and its training."""
     base: Any = {}
     if config is not None:
@@ -79,11 +83,24 @@ def _settings(config: str | None, data: dict[str, str], sites: list[str]) -> dic
     kept = {
         name: base[name] for name in ("seed_everything", "matmul_precision", "trainer", "evaluation") if name in base
     }
-    given = {name: _value(name, text) for name, text in data.items()}
-    described = {**base.get("data", {}), **given, "sites": sites}
+    described = {**_merged(base.get("data", {}), data), "sites": sites}
     if "pretrained" not in described:
         raise UserError("--data.pretrained is missing: name the denoiser that the SAEs belong to, or a --config")
     return {**kept, "data": described}
+
+
+def _merged(base: dict[str, Any], given: Mapping[str, Any], under: str = "") -> dict[str, Any]:
+    """A section of a config with what the command line gives, key by key; a name may be a path with dots."""
+    merged = dict(base)
+    for path, value in given.items():
+        name, _, rest = path.partition(".")
+        below = {rest: value} if rest else value
+        if isinstance(below, str):
+            merged[name] = _value(under + name, below)
+        else:
+            inside = merged.get(name)
+            merged[name] = _merged(inside if isinstance(inside, dict) else {}, below, f"{under}{name}.")
+    return merged
 
 
 def _value(name: str, text: str) -> Any:

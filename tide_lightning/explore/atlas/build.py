@@ -136,7 +136,7 @@ def _add(
 
 
 def _firing_sample(sae: SAE, num_samples: int, num_bins: int, run: Run) -> FiringSample:
-    looks = num_bins if run.data.source != "denoise" else run.data.num_inference_steps
+    looks = num_bins if run.data.source != "denoise" else run.data.trajectories.num_inference_steps
     tokens = num_samples * looks * math.prod(sae.shape.grid)
     return FiringSample(sae.d_sae, min(1.0, _FIRING_TOKENS / tokens), run.device)
 

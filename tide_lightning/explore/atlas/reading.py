@@ -112,8 +112,8 @@ def _read_walked(run: Run, saes: Mapping[str, SAE], numbers: list[int], seed: in
     latents = sample(
         recorded(denoiser, saes, lambda forward: looks.append(Look(float(forward.t[0]), forward.tokens))),
         captions,
-        num_inference_steps=data.num_inference_steps,
-        guidance_scale=data.guidance_scale,
+        num_inference_steps=data.trajectories.num_inference_steps,
+        guidance_scale=data.trajectories.guidance_scale,
         initial_noise=normals(seed, "atlas", numbers=numbers, shape=denoiser.latent_shape),
     )
     return Group(captions, [{} for _ in numbers], denoiser.decode_latents(latents), looks)

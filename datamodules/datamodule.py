@@ -3,26 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import Dataset
 
 from tide_lightning.datamodules.cache import DiskCache
-from tide_lightning.datamodules.checks import check_arguments
-from tide_lightning.datamodules.feed import Feed, SourceName, TestSourceName
+from tide_lightning.datamodules.feed import Feed
 from tide_lightning.datamodules.harvest import Call, Harvester
-from tide_lightning.datamodules.heldout import HeldOutBatch, SizedIterable
+from tide_lightning.datamodules.heldout import HeldOutBatch, HeldOutOptions, SizedIterable
 from tide_lightning.datamodules.latents import LatentStore
 from tide_lightning.datamodules.loader import ActivationLoader, Tokens
-from tide_lightning.datamodules.sampling import Latents, Shard, Walk
+from tide_lightning.datamodules.sampling import Draw, Latents, NoisedOptions, Shard, SourceName, TrajectoryOptions
 from tide_lightning.datamodules.sources import Corpus, Part
 from tide_lightning.diffusion import Denoiser, Layout, describe_denoiser, load_denoiser, sensitivity
 from tide_lightning.diffusion.precision import native_dtype
-from tide_lightning.errors import UserError
+from tide_lightning.errors import UserError, require_at_least, require_one_of
 from tide_lightning.tokens import Sensitivity
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class LoadingOptions:
+    """How the denoiser is loaded.
+
+    Args:
+        dtype: its precision, whatever the trainer's; auto takes bfloat16 where the device is good at it.
+        latent_size: rows and columns of a latent (a video's frames before them); the model's own unless given.
+        compile: compile the denoiser's blocks; sites inside a block cannot be read then.
+        prompt_cache: a folder that keeps prompt embeddings, so that text encoders need not be loaded again.
+        revision: branch, tag or commit on the hub.
+        variant: file name variant on the hub, such as fp16.
+        local_files_only: never ask the hub.
+    """
+
+    dtype: Dtype = "float32"
+    latent_size: list[int] | None = None
+    compile: bool = False
+    prompt_cache: str | None = None
+    revision: str | None = None
+    variant: str | None = None
+    local_files_only: bool = False
+
+    def __post_init__(self) -> None:
+        """Check."""
+        require_one_of(get_args(Dtype), dtype=self.dtype)
+
+    def describe(self, pretrained: str, family: str | None) -> Denoiser:
+        """The denoiser without its weights, on the meta device."""
+        return describe_denoiser(
+            pretrained,
+            family=family,
+            revision=self.revision,
+            local_files_only=self.local_files_only,
+            latent_size=self.latent_size,
+        )
+
+    def load(self, pretrained: str, family: str | None, device: torch.device) -> Denoiser:
+        """The denoiser, on a device."""
+        return load_denoiser(
+            pretrained,
+            family=family,
+            dtype=native_dtype(device) if self.dtype == "auto" else self.dtype,
+            revision=self.revision,
+            variant=self.variant,
+            local_files_only=self.local_files_only,
+            latent_size=self.latent_size,
+            prompt_cache=self.prompt_cache,
+            compile=self.compile,
+        ).to(device)
 
 
 class ActivationDataModule(LightningDataModule):
@@ -36,36 +89,21 @@ class ActivationDataModule(LightningDataModule):
         sites: where tokens are read, such as "transformer_blocks.*" or "transformer_blocks.3:mlp".
         prompts: a list, or a file: FILE.txt with one a line, FILE.parquet:COLUMN (also .csv, .tsv, .jsonl),
             hf:OWNER/NAME:COLUMN of a Hugging Face dataset. Null takes the images' own.
-        heldout_prompts: prompts for validation and test; null sets the last tenth of the prompts aside.
         images: a dataset of dict(image [3, H, W] in [-1, 1], prompt) to be noised, such as ImageFolder. Null generates
             clean latents from the prompts first.
-        heldout_images: images for validation and test; null sets the last tenth of the images aside.
         source: noised images (noise), real denoising trajectories (denoise), or half of the samples each (both).
         samples_per_batch: samples in a training batch, over all ranks together.
         tokens_per_sample: tokens drawn from each sample without replacement: a number (4) or a fraction (0.0625).
         forward_batch_size: samples in one forward of the denoiser; null for all of a rank's at once.
-        guidance_scale: of classifier-free guidance in trajectories; 1 or less for none.
-        num_inference_steps: length of a trajectory's schedule.
-        halves: the halves of a guided forward that are kept; both doubles the tokens of trajectories.
-        prompt_dropout: share of noised samples that get the empty prompt.
-        dtype: precision of the denoiser, whatever the trainer's; auto takes bfloat16 where the device is good at it.
         batches_per_epoch: how many batches count as an epoch of the endless stream.
-        num_validation_samples: held-out samples for validation.
-        num_test_samples: held-out samples for the test, all tokens of each.
-        test_source: noised images (noise), for which denoising losses are known, or real trajectories (denoise), each
-            step of which is a sample.
         num_calibration_samples: samples for the statistics that normalise activations.
-        num_generated: clean latents that are generated where there are no images.
-        latent_cache: images whose latents are kept on the device.
-        cache: keeps training and calibration batches on disk, to train many SAEs from one harvest.
         seed: of everything drawn here.
-        revision: branch, tag or commit on the hub.
-        variant: file name variant on the hub, such as fp16.
-        local_files_only: never ask the hub.
         family: class path of a Denoiser, for code of your own; null where the pipeline's class tells.
-        latent_size: rows and columns of a latent (a video's frames before them); the model's own unless given.
-        prompt_cache: a folder that keeps prompt embeddings, so that text encoders need not be loaded again.
-        compile: compile the denoiser's blocks; sites inside a block cannot be read then.
+        loading: how the denoiser is loaded: its precision, its latents' size, what is fetched from the hub.
+        noised: what is special to noised samples.
+        trajectories: how trajectories go from noise to image.
+        heldout: what validation and test read.
+        cache: keeps training and calibration batches on disk, to train many SAEs from one harvest.
     """
 
     def __init__(
@@ -73,75 +111,70 @@ class ActivationDataModule(LightningDataModule):
         pretrained: str,
         sites: list[str],
         prompts: str | list[str] | None = None,
-        heldout_prompts: str | list[str] | None = None,
         images: Dataset | None = None,  # type: ignore[type-arg]  # jsonargparse wants the bare class
-        heldout_images: Dataset | None = None,  # type: ignore[type-arg]
         source: SourceName = "noise",
         samples_per_batch: int = 32,
         tokens_per_sample: int | float = 1 / 16,
         forward_batch_size: int | None = None,
-        guidance_scale: float = 4.5,
-        num_inference_steps: int = 20,
-        halves: Literal["conditional", "both"] = "conditional",
-        prompt_dropout: float = 0.1,
-        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
         batches_per_epoch: int = 1000,
-        num_validation_samples: int = 256,
-        num_test_samples: int = 512,
-        test_source: TestSourceName = "noise",
         num_calibration_samples: int = 2048,
-        num_generated: int = 256,
-        latent_cache: int = 16384,
-        cache: DiskCache | None = None,
         seed: int = 0,
-        revision: str | None = None,
-        variant: str | None = None,
-        local_files_only: bool = False,
         family: str | None = None,
-        latent_size: list[int] | None = None,
-        prompt_cache: str | None = None,
-        compile: bool = False,
+        loading: LoadingOptions = LoadingOptions(),
+        noised: NoisedOptions = NoisedOptions(),  # noqa: B008
+        trajectories: TrajectoryOptions = TrajectoryOptions(),  # noqa: B008
+        heldout: HeldOutOptions = HeldOutOptions(),  # noqa: B008
+        cache: DiskCache | None = None,
     ) -> None:
         super().__init__()
         self.pretrained = pretrained
         self.site_patterns = sites
-        self.corpus = Corpus(prompts, heldout_prompts, images, heldout_images)
         self.source = source
         self.samples_per_batch = samples_per_batch
         self.tokens_per_sample = tokens_per_sample
         self.forward_batch_size = forward_batch_size
-        self.guidance_scale = guidance_scale
-        self.num_inference_steps = num_inference_steps
-        self.halves = halves
-        self.prompt_dropout = prompt_dropout
-        self.dtype = dtype
         self.batches_per_epoch = batches_per_epoch
-        self.num_validation_samples = num_validation_samples
-        self.num_test_samples = num_test_samples
-        self.test_source = test_source
         self.num_calibration_samples = num_calibration_samples
-        self.num_generated = num_generated
-        self.latent_cache = latent_cache
-        self.cache = cache
         self.seed = seed
-        self.revision = revision
-        self.variant = variant
-        self.local_files_only = local_files_only
         self.family = family
-        self.latent_size = latent_size
-        self.prompt_cache = prompt_cache
-        self.compile = compile
-        check_arguments(self, prompts is not None or images is not None)
+        self.loading = loading
+        self.noised = noised
+        self.trajectories = trajectories
+        self.heldout = heldout
+        self.cache = cache
+        if prompts is None and images is None:
+            raise UserError("the data needs prompts, images or both: set data.prompts or data.images")
+        self._check_arguments()
+        self.corpus = Corpus(prompts, heldout.prompts, images, heldout.images)
         self.corpus.prompts("train")  # read now: a mistake in a file is told before anything is written
         self._denoiser: Denoiser | None = None
+
+    def _check_arguments(self) -> None:
+        require_one_of(get_args(SourceName), source=self.source)
+        require_at_least(0, seed=self.seed)
+        counts = {
+            "samples_per_batch": self.samples_per_batch,
+            "batches_per_epoch": self.batches_per_epoch,
+            "num_calibration_samples": self.num_calibration_samples,
+            "forward_batch_size": 1 if self.forward_batch_size is None else self.forward_batch_size,
+        }
+        require_at_least(1, **counts)
+        tokens = self.tokens_per_sample
+        if not (0 < tokens <= 1 if isinstance(tokens, float) else tokens >= 1):
+            raise UserError(f"tokens_per_sample must be a number of at least 1 or a fraction in (0, 1], not {tokens}")
+        if self.source == "both" and self.samples_per_batch % 2:
+            raise UserError(f"source both needs an even samples_per_batch, not {self.samples_per_batch}")
+        if self.trajectories.halves == "both" and self.trajectories.guidance_scale <= 1 and self.source != "noise":
+            raise UserError("halves both needs a guidance_scale above 1: without guidance there is only one half")
 
     # Known without weights.
 
     @cached_property
     def site_shapes(self) -> dict[str, dict[str, int | list[int]]]:
-        """For each site: d_in, the grid of its tokens, d_input (what the denoiser is given at a place)."""
+        """For each site: d_in, the grid of its tokens and d_input (what the denoiser is given at a place)."""
         described = self.describe()
-        if self.halves == "both" and described.guidance != "classifier_free" and self.source != "noise":
+        is_guided = described.guidance == "classifier_free"
+        if self.trajectories.halves == "both" and not is_guided and self.source != "noise":
             raise UserError("halves both: this denoiser is not guided by an unconditional half; use conditional")
         sites = described.resolve_sites(self.site_patterns)
         self.tokens_kept(described)
@@ -150,13 +183,7 @@ class ActivationDataModule(LightningDataModule):
 
     def describe(self) -> Denoiser:
         """The denoiser without its weights, on the meta device."""
-        return describe_denoiser(
-            self.pretrained,
-            family=self.family,
-            revision=self.revision,
-            local_files_only=self.local_files_only,
-            latent_size=self.latent_size,
-        )
+        return self.loading.describe(self.pretrained, self.family)
 
     def tokens_kept(self, denoiser: Denoiser) -> dict[str, int]:
         """How many tokens of a sample each site keeps."""
@@ -170,17 +197,7 @@ class ActivationDataModule(LightningDataModule):
         """Load the denoiser, once, to where the trainer works."""
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
         if self._denoiser is None:
-            self._denoiser = load_denoiser(
-                self.pretrained,
-                family=self.family,
-                dtype=native_dtype(device) if self.dtype == "auto" else self.dtype,
-                revision=self.revision,
-                variant=self.variant,
-                local_files_only=self.local_files_only,
-                latent_size=self.latent_size,
-                prompt_cache=self.prompt_cache,
-                compile=self.compile,
-            )
+            self._denoiser = self.loading.load(self.pretrained, self.family, device)
         self._denoiser.to(device)
 
     def train_dataloader(self) -> ActivationLoader:
@@ -250,11 +267,11 @@ class ActivationDataModule(LightningDataModule):
 
     def validation_loader(self, shard: Shard) -> SizedIterable[Tokens]:
         """A rank's validation batches: noised samples, and whole trajectories if the source has any."""
-        return self._feed(shard).validation(self.num_validation_samples)
+        return self._feed(shard).validation()
 
     def test_loader(self, shard: Shard) -> SizedIterable[HeldOutBatch]:
         """A rank's test batches."""
-        return self._feed(shard).test(self.num_test_samples)
+        return self._feed(shard).test()
 
     def _shard(self) -> Shard:
         if self.trainer is None:
@@ -270,18 +287,13 @@ class ActivationDataModule(LightningDataModule):
         return dict.fromkeys(layouts, tokens)
 
     @cached_property
-    def _walk(self) -> Walk:
-        return Walk(self.num_inference_steps, self.guidance_scale)
-
-    @cached_property
     def _latents(self) -> LatentStore:
         return LatentStore(
             self.denoiser,
             self.corpus,
-            max_cached=self.latent_cache,
-            num_generated=self.num_generated,
-            num_heldout=max(self.num_validation_samples, self.num_test_samples),
-            walk=self._walk,
+            self.noised,
+            self.trajectories,
+            num_heldout=max(self.heldout.num_validation_samples, self.heldout.num_test_samples),
             batch_size=self.forward_batch_size or max(1, self.samples_per_batch // self._shard().world),
             seed=self.seed,
         )
@@ -289,18 +301,15 @@ class ActivationDataModule(LightningDataModule):
     def _feed(self, shard: Shard) -> Feed:
         sites = self.denoiser.resolve_sites(self.site_patterns)
         harvester = Harvester(self.denoiser, sites, self.forward_batch_size)
+        draw = Draw(self.seed, "train", self.samples_per_batch, shard, self._num_kept(harvester.layouts))
         return Feed(
             harvester,
             self.corpus,
             self._latents,
-            shard,
+            draw,
             source=self.source,
-            samples_per_batch=self.samples_per_batch,
-            num_kept=self._num_kept(harvester.layouts),
-            walk=self._walk,
-            both_halves=self.halves == "both",
-            prompt_dropout=self.prompt_dropout,
-            test_source=self.test_source,
-            seed=self.seed,
+            noised=self.noised,
+            trajectories=self.trajectories,
+            heldout=self.heldout,
             cache=self.cache,
         )
