@@ -42,9 +42,8 @@ def test_a_fit_and_a_test_with_the_benchmark(
             "sites": ["transformer_blocks.0"],
             "batches_per_epoch": 3,
             "samples_per_batch": 4,
-            "num_validation_samples": 4,
             "num_calibration_samples": 32,
-            "num_test_samples": 32,
+            "heldout": {"num_validation_samples": 4, "num_test_samples": 32},
         },
         "trainer": {
             "max_steps": 3,
