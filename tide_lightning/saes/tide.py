@@ -26,6 +26,8 @@ from tide_lightning.saes.pursuit import Pursuit
 from tide_lightning.saes.sae import SAE, SAEOutput
 from tide_lightning.tokens import Sensitivity, SiteShape, TokenBatch
 
+_MOST_ROUNDS = 100  # each of a pursuit has a threshold, so a file must not claim billions
+
 
 class TideSAE(SAE):
     """A temporal-aware TopK sparse autoencoder for one site.
@@ -58,8 +60,8 @@ class TideSAE(SAE):
         super().__init__(shape, expansion_factor, k, **common)
         if budget not in get_args(BudgetScope):
             raise UserError(f"budget: there is no {budget!r}; choose one of {', '.join(get_args(BudgetScope))}")
-        if refinements < 0 or pursuits < 0:
-            raise UserError(f"refinements = {refinements}, pursuits = {pursuits}: they must be at least 0")
+        if not (0 <= refinements <= _MOST_ROUNDS and 0 <= pursuits <= _MOST_ROUNDS):
+            raise UserError(f"refinements = {refinements}, pursuits = {pursuits}: they must be 0 to {_MOST_ROUNDS}")
         if not 0 <= budget_over_time <= 1 or (budget_over_time and budget != "batch"):
             raise UserError(
                 f"budget_over_time = {budget_over_time}: give a number from 0 to 1; with budget: token only 0"

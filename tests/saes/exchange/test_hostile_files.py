@@ -143,6 +143,7 @@ CHANGES: list[tuple[str, dict[str, Any], str]] = [
     ("a huge dictionary", {"sae": {"expansion_factor": 1e300}}, "TideSAE"),
     ("many latents", {"sae": {"expansion_factor": 1e6, "k": 5}}, "should be"),
     ("a negative dictionary", {"sae": {"expansion_factor": -4, "k": 5}}, "k = 5 does not fit"),
+    ("billions of rounds", {"sae": {"expansion_factor": 4, "k": 5, "pursuits": 10**9}}, "pursuits = 1000000000"),
     ("a k that is a list", {"sae": {"expansion_factor": 4, "k": [5]}}, "does not describe a TideSAE"),
     (
         "an argument that is not there",

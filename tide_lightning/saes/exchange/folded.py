@@ -78,6 +78,6 @@ def fold(own: Weights, around: Around, gate: tuple[Tensor, Tensor] | None = None
     return Folded(Weights(*(part.float().contiguous() for part in parts)), gate=gate)
 
 
-def no_change(d_in: int) -> tuple[Tensor, Tensor]:
-    """A gain of 1 and a shift of 0."""
-    return torch.ones(d_in, dtype=torch.float64), torch.zeros(d_in, dtype=torch.float64)
+def no_change(like: Tensor) -> tuple[Tensor, Tensor]:
+    """A gain of 1 and a shift of 0, for as many channels."""
+    return torch.ones_like(like, dtype=torch.float64), torch.zeros_like(like, dtype=torch.float64)

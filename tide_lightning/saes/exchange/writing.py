@@ -88,6 +88,16 @@ def folded(sae: SAE, t: float | None = None) -> Folded:
     return result._replace(threshold=_threshold(sae, time).float().contiguous())
 
 
+@torch.no_grad()
+def encoder_alone(sae: SAE) -> SAE:
+    """The same SAE without refinement and pursuit: what another library makes of its encoder."""
+    config = sae.config | {name: 0 for name in ("refinements", "pursuits") if name in sae.config}
+    alone: SAE = class_of(sae)(sae.shape, **config).to(sae.W_dec.device)
+    own = alone.state_dict()
+    alone.load_state_dict({name: tensor for name, tensor in sae.state_dict().items() if name in own})
+    return alone.eval().requires_grad_(False)
+
+
 def write_as(format: Format, folder: Path, sae: Folded, metadata: Mapping[str, object]) -> Path:
     """Write a folded SAE; an error where the format has no place for it.
 
@@ -106,13 +116,11 @@ def write_as(format: Format, folder: Path, sae: Folded, metadata: Mapping[str, o
 
 
 def _around(sae: SAE, time: Tensor | None, of_rest: bool) -> Around:
-    gain, shift = no_change(sae.d_in)
+    gain, shift = no_change(sae.b_dec)
     if sae.modulation is not None:
         assert time is not None
         gain, shift = (part[0].double() for part in sae.modulation(time))
-    mean = torch.zeros(sae.d_in, dtype=torch.float64)
-    if not of_rest:
-        mean = sae.known(TokenContext.of(time))[0].double()
+    mean = torch.zeros_like(shift) if of_rest else sae.known(TokenContext.of(time))[0].double()
     into = back = None
     if sae.metric is not None:
         into, back = sae.metric.forward_map.double(), sae.metric.backward_map.double()
