@@ -39,6 +39,7 @@ def test_a_ground_without_parts_maps_or_promptable_factors_is_measured(tmp_path:
         num_steer_train_prompts=1,
         strengths=(1.0,),
         num_inference_steps=2,
+        num_kept_images=2,
         steer_sites=tuple(module.sites),
         steer_each=True,
     )
@@ -53,6 +54,7 @@ def test_a_ground_without_parts_maps_or_promptable_factors_is_measured(tmp_path:
         assert found["meaning"][site]["factors"]["hue"]["auroc"]["position"] == pytest.approx(0.5)
         assert set(found["readout"][site]) == {"by_timestep"}
     assert set(found["hierarchy"]["codes"]["concepts"]) <= {"hue", "brightness"}
+    assert {"mentioned", "open"} <= set(found["kept"]["unrelated"])
     assert list(found["steering"]["sites"]) == module.sites
     for site, steered in found["steering"]["sites"].items():
         assert set(steered["targets"]["hue"]["red"]["site"].values()) == {site}

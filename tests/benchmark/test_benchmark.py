@@ -35,6 +35,7 @@ BUDGET: dict[str, Any] = {
     "num_steer_train_prompts": 1,
     "num_steer_prompts": 2,
     "strengths": (1.0,),
+    "num_kept_images": 4,
     "num_inference_steps": 2,
     "print_every_seconds": 0.0,
 }
@@ -106,6 +107,17 @@ def test_floors_are_where_they_must_be(figures: Any) -> None:
         assert readout["mask_iou"]["dense"] > readout["mask_iou"]["position"]
 
 
+def test_factors_are_kept_apart_by_what_the_prompt_says(figures: Any) -> None:
+    kept = figures["kept"]
+    assert kept["images"] == 4
+    assert list(kept["sites"]) == SITES
+    for found in (*kept["sites"].values(), kept["all"], kept["unrelated"]):
+        for name in ("mentioned", "open"):
+            low, high = found[f"{name}_interval"]
+            assert 0 <= low <= found[name] <= high <= 1
+        assert set(found["factors"]) == set(FACTORS)
+
+
 def test_steering_has_its_controls(figures: Any) -> None:
     steering = figures["steering"]
     assert set(steering["mean"]) == set(METHODS)
@@ -137,6 +149,7 @@ def test_what_does_not_fit_the_budget_is_cut(tmp_path: Path) -> None:
     cut = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["budget"]["cut"]
     assert cut["toybox: train images"] == {"done": 32, "of": 48}
     assert cut["toybox: test images"] == {"done": 16, "of": 32}
+    assert cut["toybox: images with factors kept"] == {"done": 0, "of": 4}
     assert cut["toybox: test prompts"] == {"done": 0, "of": 2}
     assert found["settings"]["train_images"] == 32
     assert found["steering"] == {"absent": {SITES[1]: "no time was left"}}
@@ -161,6 +174,7 @@ def test_an_sae_that_knows_the_noise_is_read_but_not_steered(tmp_path: Path) -> 
     found = benchmark(tmp_path, {"known_part": "noise_token"}, num_bins=1, num_train_images=32, num_test_images=16)
     assert set(found["meaning"]) == set(SITES)
     assert set(found["steering"]) == {"absent"}
+    assert "kept" not in found
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tide_lightning.benchmark.causality import Steering, SteeringPlan
 from tide_lightning.benchmark.directions import Directions, learn_directions
 from tide_lightning.benchmark.examples import Examples, check_denoiser, make_examples
 from tide_lightning.benchmark.hierarchy import measure_hierarchy
+from tide_lightning.benchmark.kept import factors_kept, num_images
 from tide_lightning.benchmark.meaning import Pooled, joined, measure_meaning
 from tide_lightning.benchmark.prompts import parse_targets
 from tide_lightning.benchmark.reading import Reading, read
@@ -43,8 +44,9 @@ class GroundBenchmark(Callback):
     """Measures SAEs of a ground's denoiser against the truth, in `tide test` only. See docs/toybox_benchmark.md.
 
     Meaning: for every factor value the best latent and sparse probes, by timestep and site. Read-out of what is
-    known of every pixel. Steering: one latent turns a factor to a value, as two judges see it. Each beside its floors
-    and controls. What is chosen is chosen on images, prompts and noise other than those it is measured on.
+    known of every pixel. Factors kept in images with SAEs spliced. Steering: one latent turns a factor to a value, as
+    two judges see it. Each beside its floors and controls. What is chosen is chosen on images, prompts and noise other
+    than those it is measured on.
 
     Args:
         ground: the world, by its class path.
@@ -61,8 +63,9 @@ class GroundBenchmark(Callback):
         num_steer_prompts: for each target and method, to measure on.
         strengths: how far a push moves a token, in multiples of how far the value itself moves its tokens.
         window: low and high t between which tokens are pushed.
-        num_inference_steps: of the steered trajectories.
-        guidance_scale: of the steered trajectories; as in the data unless given.
+        num_kept_images: prompts of the test split, each sampled as it is and spliced, to see which factors are kept.
+        num_inference_steps: of all trajectories.
+        guidance_scale: of all trajectories; as in the data unless given.
         forward_batch_size: images in one forward.
         seed: of images, noise, prompts and random latents.
         print_every_seconds: between two lines about how far it is.
@@ -83,6 +86,7 @@ class GroundBenchmark(Callback):
         num_steer_prompts: int = 8,
         strengths: tuple[float, ...] = (1.0, 2.0, 4.0),
         window: tuple[float, float] = (0.0, 1.0),
+        num_kept_images: int = 16,
         num_inference_steps: int = 10,
         guidance_scale: float | None = None,
         forward_batch_size: int = 32,
@@ -96,6 +100,7 @@ class GroundBenchmark(Callback):
             "num_bins": (num_bins, 1),
             "num_steer_train_prompts": (num_steer_train_prompts, 1),
             "num_steer_prompts": (num_steer_prompts, 1),
+            "num_kept_images": (num_kept_images, 0),
             "num_inference_steps": (num_inference_steps, 1),
             "forward_batch_size": (forward_batch_size, 1),
             "seed": (seed, 0),
@@ -115,6 +120,7 @@ class GroundBenchmark(Callback):
         self.steer_prompts: About = steer_prompts
         self.num_prompts = {"train": num_steer_train_prompts, "test": num_steer_prompts}
         self.strengths, self.window = sorted(strengths), window
+        self.num_kept_images = num_kept_images
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
         self.forward_batch_size = forward_batch_size
         self.seed = seed
@@ -133,6 +139,8 @@ class GroundBenchmark(Callback):
         num_images, found, directions = self._read_in_time(data, saes, candidates, budget)
         figures: dict[str, Any] = {"settings": self._settings(data, num_images), **found}
         figures["hierarchy"] = measure_hierarchy(self.ground.factors, found["meaning"], found["readout"])
+        if kept := self._kept(data, saes, budget):
+            figures["kept"] = kept
         if self.targets:
             absent = [site for site in candidates if site not in directions]
             figures["steering"] = self._steer(data, directions, absent, budget)
@@ -223,6 +231,24 @@ class GroundBenchmark(Callback):
                 some = joined([pooled[site, "train"][number] for number in inside])
                 directions[site] = learn_directions(site, saes[site], examples["train"], some, len(inside))
         return found, directions
+
+    def _kept(self, data: ActivationDataModule, saes: Mapping[str, SAE], budget: Budget) -> dict[str, Any]:
+        """Factors kept; nothing where no SAE may be spliced or no time is left."""
+        wanted = self.num_kept_images * any(why_not(sae) is None for sae in saes.values())
+        count = 0 if budget.left() == 0 else wanted
+        budget.note(f"{self.ground.name}: images with factors kept", count, wanted)
+        if not count:
+            return {}
+        return factors_kept(
+            self.ground,
+            data.denoiser,
+            saes,
+            self.ground.labelled("test", count, self.seed + 1).prompts,
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=data.guidance_scale if self.guidance_scale is None else self.guidance_scale,
+            seed=self.seed,
+            progress=self._progress("images with factors kept", num_images(saes, count)),
+        )
 
     def _steer(
         self, data: ActivationDataModule, directions: dict[str, Directions], absent: list[str], budget: Budget

@@ -65,6 +65,7 @@ def report_parts(ground: Ground, figures: Mapping[str, Any]) -> list[Table | Plo
         plots.get("readout"),
         _hierarchy(figures),
         plots.get("hierarchy"),
+        _kept(figures),
         *_steering(figures),
         plots.get("steering"),
     ]
@@ -154,6 +155,33 @@ def _hierarchy(figures: Mapping[str, Any]) -> Table:
         "dash means never at this site; no time before the noisiest bin's can be found. Captions are read too."
     )
     return Table(["readable from t", *sites, "first at", "best score", "dense activation: first t"], rows, note)
+
+
+def _kept(figures: Mapping[str, Any]) -> Table | None:
+    if "kept" not in figures:
+        return None
+    kept = figures["kept"]
+    cases = {**kept["sites"], "all at once": kept.get("all"), "unrelated images": kept["unrelated"]}
+    factors = list(kept["unrelated"]["factors"])
+    rows = [
+        [name, *(_with_interval(found, key) for key in ("mentioned", "open"))]
+        + [number(found["factors"][factor], ".0%") for factor in factors]
+        for name, found in cases.items()
+        if found
+    ]
+    note = (
+        f"The share of factor values that the judges read alike in {kept['images']} images and in the same with SAEs "
+        "spliced at every step: of factors that the prompt mentions, and of those it leaves open; in brackets where "
+        "95 % of draws of other prompts lie. Unrelated: images of different prompts and noise."
+    )
+    return Table(["factors kept", "mentioned", "left open", *factors], rows, note)
+
+
+def _with_interval(found: Mapping[str, Any], key: str) -> str:
+    if key not in found:
+        return "-"
+    low, high = found[f"{key}_interval"]
+    return f"{found[key]:.1%} ({low:.0%} to {high:.0%})"
 
 
 def _steering(figures: Mapping[str, Any]) -> list[Table]:

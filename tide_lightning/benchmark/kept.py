@@ -1,0 +1,112 @@
+"""Factors kept: what the judges read alike in an image and in the same image with SAEs spliced at every step.
+
+What a prompt mentions is easily kept, for the prompt is told again at each step; what it leaves open is decided by what
+the activations carry. Shapes: N prompts, J judges, F factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tide_lightning.diffusion import Denoiser, sample
+from tide_lightning.diffusion.counters import normals
+from tide_lightning.evaluation.bootstrap import interval_of_ratio
+from tide_lightning.grounds import Ground, Judge
+from tide_lightning.intervene.splicing import reconstruct_by, splice_cases, splice_denoiser, why_not
+from tide_lightning.saes import SAE
+
+_BATCH = 16
+
+
+@torch.no_grad()
+def factors_kept(
+    ground: Ground,
+    denoiser: Denoiser,
+    saes: Mapping[str, SAE],
+    prompts: Sequence[str],
+    *,
+    num_inference_steps: int,
+    guidance_scale: float,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """The entry `kept`: for each site spliced alone, and for all, shares of factor values with their intervals.
+
+    Beside them stands the share that images of different prompts and noise have in common.
+
+    Args:
+        ground: gives judges, and says what a prompt mentions.
+        denoiser: the frozen denoiser.
+        saes: by site; those that must not be spliced are left out.
+        prompts: one image each.
+        num_inference_steps: of a trajectory.
+        guidance_scale: of a trajectory; both halves are spliced.
+        seed: of the initial noise.
+        progress: called with the number of images after each batch.
+    """
+    saes = {site: sae for site, sae in saes.items() if why_not(sae) is None}
+    judges = ground.judges(str(denoiser.device))
+    shapes = {site: sae.shape for site, sae in saes.items()}
+    runners = {
+        name: splice_denoiser(denoiser, {site: reconstruct_by(saes[site]) for site in sites}, shapes)
+        for name, sites in splice_cases(saes).items()
+    }
+    seen: dict[str, list[dict[str, Tensor]]] = {name: [] for name in ("original", *runners)}
+    for numbers in torch.arange(len(prompts)).split(_BATCH):
+        noise = normals(seed, "kept", numbers=numbers.tolist(), shape=denoiser.latent_shape).to(denoiser.device)
+        some = [prompts[number] for number in numbers.tolist()]
+        for name, runner in {"original": denoiser, **runners}.items():
+            latents = sample(
+                runner,
+                some,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                initial_noise=noise,
+            )
+            seen[name].append(_read(judges, denoiser.decode_latents(latents)))
+            if progress is not None:
+                progress(len(some))
+    values = {
+        name: {factor: torch.cat([part[factor] for part in parts]) for factor in parts[0]}
+        for name, parts in seen.items()
+    }
+    original = values.pop("original")
+    said = {factor: torch.tensor([factor in ground.mentioned(prompt) for prompt in prompts]) for factor in original}
+    shares = {name: _shares(original, spliced, said, seed) for name, spliced in values.items()}
+    others = {factor: each.roll(1, 0) for factor, each in original.items()}
+    return {
+        "images": len(prompts),
+        "sites": {name: found for name, found in shares.items() if name in saes},
+        **{name: found for name, found in shares.items() if name not in saes},
+        "unrelated": _shares(original, others, said, seed),
+    }
+
+
+def num_images(saes: Mapping[str, SAE], num_prompts: int) -> int:
+    """How many images will be sampled."""
+    spliced = [site for site, sae in saes.items() if why_not(sae) is None]
+    return num_prompts * (1 + len(splice_cases(spliced)))
+
+
+def _read(judges: Sequence[Judge], images: Tensor) -> dict[str, Tensor]:
+    """The likeliest value of each factor, as each judge sees it [N, J]."""
+    read = [judge.read(images) for judge in judges]
+    return {factor: torch.stack([each[factor].argmax(1).cpu() for each in read], 1) for factor in read[0]}
+
+
+def _shares(
+    original: Mapping[str, Tensor], other: Mapping[str, Tensor], said: Mapping[str, Tensor], seed: int
+) -> dict[str, Any]:
+    alike_NF = torch.stack([(original[factor] == other[factor]).double().mean(1) for factor in original], 1)
+    said_NF = torch.stack([said[factor] for factor in original], 1)
+    found: dict[str, Any] = {}
+    for name, counted_NF in (("mentioned", said_NF), ("open", ~said_NF)):
+        parts, wholes = (alike_NF * counted_NF).sum(1), counted_NF.sum(1)
+        if int(wholes.sum()):
+            found[name] = float(parts.sum() / wholes.sum())
+            found[f"{name}_interval"] = list(interval_of_ratio(parts, wholes, seed))
+    return found | {"factors": dict(zip(original, alike_NF.mean(0).tolist(), strict=True))}
