@@ -55,7 +55,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for site, arguments in kinds.items():
         trained(shapes[site], **arguments).save_pretrained(tmp_path / "run" / "saes" / site, site=site)
     scenes = {"class_path": "tide_lightning.grounds.toybox.Scenes", "init_args": {"split": "test", "num_scenes": 8}}
-    data = {"pretrained": PIPELINE, "sites": [PORTABLE, WHOLE], "images": scenes, "heldout_images": scenes}
+    data = {"pretrained": PIPELINE, "sites": [PORTABLE, WHOLE], "images": scenes, "heldout": {"images": scenes}}
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"data": data}))
     return tmp_path / "run"
 

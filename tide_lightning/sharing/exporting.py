@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def _costs(run: Run, saes: Mapping[str, SAE], samples: int) -> dict[str, dict[st
         return {}
     if samples < 1:
         raise UserError(f"--samples {samples}: at least 1")
-    run.data.num_test_samples = samples
+    run.data.heldout = replace(run.data.heldout, num_test_samples=samples)
     measured = [Cost(site, sae, encoder_alone(sae), run.data) for site, sae in saes.items()]
     console = Console(stderr=True)
     what = "Measuring the encoders' own codes"
