@@ -21,6 +21,7 @@ from benchmarks.side_by_side import Rows, Way, add_options, builder, measured, r
 
 COLUMNS = {
     "explained_variance": ("explained variance", ".4f"),
+    "loss_increase_even": ("loss increase, even in t", "%"),
     "loss_increase": ("loss increase", "%"),
     "loss_increase_known": ("known alone", "%"),
     "alive_fraction": ("alive", ".3f"),

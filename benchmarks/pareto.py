@@ -43,9 +43,13 @@ SETTINGS = ("steps", "scenes", "test_samples", "fidelity_samples", "labelled_ima
 COLUMNS = {
     "l0": ("L0", ".1f"),
     "explained_variance": ("explained variance", ".3f"),
+    "loss_increase_even": ("loss increase, even in t", ".0%"),
     "loss_increase": ("loss increase", ".0%"),
     "alive_fraction": ("alive", ".2f"),
     "f1": ("factor F1", ".3f"),
+    "f1_amount": ("F1 of amounts", ".3f"),
+    "kept_mentioned": ("mentioned factors kept", ".1%"),
+    "kept_open": ("open factors kept", ".1%"),
     "matched_share": ("found by other seeds", ".2f"),
     "steering_success": ("steering", ".0%"),
 }

@@ -44,6 +44,7 @@ FIGURES: Columns = {
     "beyond known": (lambda m, s: m["sites"][s]["explained_variance_beyond_known"], ".3f"),
     "known alone": (lambda m, s: m["floors"][s]["known"]["explained_variance"], ".4f"),
     "PCA 2k": (lambda m, s: m["floors"][s]["pca_2k"]["explained_variance"], ".4f"),
+    "loss increase, even in t": (lambda m, s: m["fidelity"]["sites"][s]["loss_increase_even"], "%"),
     "loss increase": (lambda m, s: m["fidelity"]["sites"][s]["loss_increase"], "%"),
     "by known alone": (lambda m, s: m["fidelity"]["sites"][s]["loss_increase_known"], "%"),
     "by the mean": (lambda m, s: by_the_mean(m["fidelity"]["sites"][s]), "%"),

@@ -34,10 +34,16 @@ SITE = "transformer_blocks.3"
 FIGURES = {
     "l0": "sites/*/l0",
     "explained_variance": "sites/*/explained_variance",
+    "l0_largest": "sites/*/l0_largest",
+    "loss_increase_even": "fidelity/sites/*/loss_increase_even",
     "loss_increase": "fidelity/sites/*/loss_increase",
     "loss_increase_known": "fidelity/sites/*/loss_increase_known",
     "alive_fraction": "sites/*/alive_fraction",
     "f1": "GROUND/meaning/*/mean/f1/best_latent",
+    "f1_amount": "GROUND/meaning/*/mean/f1/best_latent_amount",
+    "f1_always_yes": "GROUND/meaning/*/mean/f1/always_yes",
+    "kept_mentioned": "GROUND/kept/sites/*/mentioned",
+    "kept_open": "GROUND/kept/sites/*/open",
     "auroc": "GROUND/meaning/*/mean/auroc/best_latent",
     "steering_success": "GROUND/steering/sites/*/mean/latent/success",
     "steering_stability": "GROUND/steering/sites/*/mean/latent/stability_mean",
@@ -83,6 +89,7 @@ def add_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     parser.add_argument("--test_samples", type=int)
     parser.add_argument("--fidelity_samples", type=int, default=256)
     parser.add_argument("--labelled_images", type=int, default=320)
+    parser.add_argument("--kept_images", type=int, default=0, help="to see which factors are kept; 0 for none")
     parser.add_argument("--steer_prompts", type=int, default=0, help="for each target and method; 0 does not steer")
     parser.add_argument("--json", type=Path, help="figures by SAE")
     parser.add_argument("--folder", type=Path, help="of the harvests and the SAEs")
@@ -150,6 +157,7 @@ def test(data: ActivationDataModule, module: TideModule, folder: Path, options: 
         Toybox(),
         num_train_images=options.labelled_images,
         num_test_images=options.labelled_images // 2,
+        num_kept_images=options.kept_images,
         steer=("colour", "wall") if options.steer_prompts else (),
         steer_sites=tuple(module.sites),
         steer_each=True,

@@ -127,7 +127,10 @@ def test_losses_by_hand(data: ActivationDataModule, module: TideModule, batch: H
     original, ablated = found["loss_original"], found["loss_ablated"]
     assert found["loss_increase"] == pytest.approx(found["loss_spliced"] / original - 1)
     assert found["loss_recovered"] == pytest.approx((ablated - found["loss_spliced"]) / (ablated - original))
-    assert sum(row["samples"] for row in found["by_timestep"]) == len(call)
+    rows = found["by_timestep"]
+    assert sum(row["samples"] for row in rows) == len(call)
+    for key in ("loss_increase", "loss_increase_known"):
+        assert found[f"{key}_even"] == pytest.approx(sum(row[key] for row in rows) / len(rows))
 
 
 def test_a_leaking_rung_is_not_spliced(data: ActivationDataModule, batch: HeldOutBatch) -> None:

@@ -245,7 +245,7 @@ class GroundBenchmark(Callback):
             saes,
             self.ground.labelled("test", count, self.seed + 1).prompts,
             num_inference_steps=self.num_inference_steps,
-            guidance_scale=data.guidance_scale if self.guidance_scale is None else self.guidance_scale,
+            guidance_scale=self._guidance(data),
             seed=self.seed,
             progress=self._progress("images with factors kept", num_images(saes, count)),
         )
@@ -265,7 +265,7 @@ class GroundBenchmark(Callback):
             strengths=self.strengths,
             window=self.window,
             num_inference_steps=self.num_inference_steps,
-            guidance_scale=data.trajectories.guidance_scale if self.guidance_scale is None else self.guidance_scale,
+            guidance_scale=self._guidance(data),
             seed=self.seed,
         )
         fitted = plan.fitting(budget.left(), data.denoiser, len(directions))
@@ -290,9 +290,12 @@ class GroundBenchmark(Callback):
             "strengths": list(self.strengths),
             "window": list(self.window),
             "num_inference_steps": self.num_inference_steps,
-            "guidance_scale": data.trajectories.guidance_scale if self.guidance_scale is None else self.guidance_scale,
+            "guidance_scale": self._guidance(data),
             "seed": self.seed,
         }
+
+    def _guidance(self, data: ActivationDataModule) -> float:
+        return data.trajectories.guidance_scale if self.guidance_scale is None else self.guidance_scale
 
     def _progress(self, label: str, total: int) -> Callable[[int], None]:
         """A function to call with what was done since; it prints a line now and then, and the last."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tide_lightning.diffusion import Conditioning, Denoiser
-from tide_lightning.evaluation.figures import bin_edges, measured, ratio
+from tide_lightning.evaluation.figures import bin_edges, mean_over_bins, measured, ratio
 from tide_lightning.intervene.splicing import (
     ALL,
     Predictor,
@@ -101,7 +101,8 @@ class Fidelity:
             for b in self.count.nonzero().squeeze(1).tolist()
         ]
         total = self._losses(name, slice(None))
-        found: dict[str, Any] = {**total, "by_timestep": bins}
+        even = {f"{key}_even": mean_over_bins(bins, key) for key in ("loss_increase", "loss_increase_known")}
+        found: dict[str, Any] = {**total, **even, "by_timestep": bins}
         below = [row for row in bins if row["loss_increase"] < -_SLACK]
         if total["loss_increase"] < 0 or below:
             found["fault"] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -26,6 +27,12 @@ def ratio(numerator: float, denominator: float) -> float:
 def bin_edges(index: int, num_bins: int) -> dict[str, float]:
     """The edges of a bin of t, as they stand in metrics.json."""
     return {"low": index / num_bins, "high": (index + 1) / num_bins}
+
+
+def mean_over_bins(bins: Sequence[Mapping[str, Any]], key: str) -> float:
+    """A figure's mean over equal bins of t, whatever their samples or losses; NaN where there are none."""
+    values = [row[key] for row in bins if key in row and math.isfinite(row[key])]
+    return ratio(sum(values), len(values))
 
 
 def number(value: Any, style: str = ".4f") -> str:

@@ -51,6 +51,7 @@ def overview(metrics: Mapping[str, Any]) -> Table:
             number(site.get("explained_variance_beyond_known")),
             number(floor.get("known", {}).get("explained_variance")),
             number(floor.get("pca_2k", {}).get("explained_variance")),
+            number(loss.get("loss_increase_even"), "+.1%"),
             number(loss.get("loss_increase"), "+.1%"),
             number(loss.get("loss_increase_known"), "+.1%"),
             number(site.get("alive_fraction"), ".1%"),
@@ -63,12 +64,16 @@ def overview(metrics: Mapping[str, Any]) -> Table:
         "beyond\nknown",
         "EV of\nknown",
         "EV of\nPCA 2k",
+        "loss incr.\neven in t",
         "loss\nincrease",
         "known\nalone",
         "alive",
         "L0",
     ]
-    note = "EV: explained variance. Loss increase: of the denoiser, with the activations replaced."
+    note = (
+        "EV: explained variance. Loss increase: of the denoiser, with the activations replaced; even in t: its mean "
+        "over equal bins of t, where otherwise the least noise decides."
+    )
     return Table(head, rows, note)
 
 

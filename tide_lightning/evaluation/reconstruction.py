@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from tide_lightning.evaluation.figures import measured
+from tide_lightning.evaluation.figures import mean_over_bins, measured
 from tide_lightning.saes import SAE, SAEOutput
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.training.metrics import ReconstructionMetric
@@ -50,7 +50,8 @@ class SiteReconstruction:
         for row in bins:
             row["cosine_centred"] = cosine_bins[round(row["low"] * self.sums.num_bins)]
         health = _health(found["fired"], total["tokens"])
-        entry: dict[str, Any] = measured({**total, "cosine_centred": cosine, **health, "by_timestep": bins})
+        l0 = {"l0_even": mean_over_bins(bins, "l0"), "l0_largest": max((row["l0"] for row in bins), default=0.0)}
+        entry: dict[str, Any] = measured({**total, **l0, "cosine_centred": cosine, **health, "by_timestep": bins})
         return entry
 
 

@@ -30,10 +30,12 @@ OF_SITES = (
     Figure("explained variance", "sites/*/explained_variance", ".4f", 1),
     Figure("beyond known", "sites/*/explained_variance_beyond_known", ".3f", 1),
     Figure("known part alone", "floors/*/known/explained_variance", ".4f", 0),
+    Figure("loss increase, even in t", "fidelity/sites/*/loss_increase_even", "%", -1),
     Figure("loss increase", "fidelity/sites/*/loss_increase", "%", -1),
     Figure("loss increase, known alone", "fidelity/sites/*/loss_increase_known", "%", 0),
     Figure("alive", "sites/*/alive_fraction", "%", 1),
     Figure("L0", "sites/*/l0", ".1f", 0),
+    Figure("L0 in the bin of t with most", "sites/*/l0_largest", ".1f", 0),
     Figure("centred cosine of final latents", "fidelity/end_to_end/sites/*/cosine_centred", ".3f", 1),
     Figure("mean lifetime of features", "time/lifetimes/*/lifetime", ".3f", 0),
     Figure("best latent, AUROC", "GROUND/meaning/*/mean/auroc/best_latent", ".3f", 1),
@@ -45,6 +47,7 @@ OF_SITES = (
 """Measured at each site."""
 
 OF_RUNS = (
+    Figure("loss increase, all spliced, even in t", "fidelity/all/loss_increase_even", "%", -1),
     Figure("loss increase, all spliced", "fidelity/all/loss_increase", "%", -1),
     Figure("loss increase, known parts alone", "fidelity/all/loss_increase_known", "%", 0),
     Figure("centred cosine of final latents", "fidelity/end_to_end/all/cosine_centred", ".3f", 1),
