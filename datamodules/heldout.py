@@ -79,11 +79,7 @@ class SizedIterable(Generic[T_co]):
         return self._length
 
     def __iter__(self) -> Iterator[T_co]:
-        try:
-            yield from one_ahead(self._make(), self._device)
-        finally:
-            if torch.cuda.is_initialized():
-                torch.cuda.synchronize()  # training batches are made on another stream, with the same caches
+        return one_ahead(self._make(), self._device)
 
 
 class HeldOutNoise:

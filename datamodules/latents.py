@@ -12,6 +12,7 @@ from tide_lightning.datamodules.sampling import Latents, NoisedOptions, Shard, T
 from tide_lightning.datamodules.sources import Corpus, Images, Part
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.diffusion.counters import normals
+from tide_lightning.diffusion.streams import StreamOrder, sent
 from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.errors import UserError
 
@@ -84,12 +85,17 @@ class ImageLatents:
         self._images = images
         self._max_cached = max_cached
         self._cache: dict[int, tuple[Tensor, str]] = {}
+        self._order = StreamOrder()
 
     def __len__(self) -> int:
         return len(self._images)
 
     def fetch(self, indices: Sequence[int]) -> tuple[Tensor, list[str]]:
         """Latents from the cache, the others encoded now."""
+        with self._order(self._denoiser.device):
+            return self._fetch(indices)
+
+    def _fetch(self, indices: Sequence[int]) -> tuple[Tensor, list[str]]:
         missing = [index for index in dict.fromkeys(indices) if index not in self._cache]
         fresh = dict(zip(missing, self._encode(missing), strict=True))
         room = max(0, self._max_cached - len(self._cache))
@@ -126,7 +132,7 @@ class GeneratedLatents:
 
     def fetch(self, indices: Sequence[int]) -> tuple[Tensor, list[str]]:
         """From memory."""
-        index = torch.tensor(list(indices), device=self._latents.device)
+        index = sent(torch.tensor(list(indices)), self._latents.device)
         return self._latents[index], [self._prompts[i] for i in indices]
 
     @staticmethod

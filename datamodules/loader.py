@@ -11,6 +11,7 @@ from torchdata.nodes import BaseNode
 
 from tide_lightning.cores import usable_cores
 from tide_lightning.datamodules.sampling import DenoiseStream, NoiseStream, Shard, gather_objects
+from tide_lightning.diffusion.streams import hold
 from tide_lightning.errors import UserError
 from tide_lightning.tokens import TokenBatch
 
@@ -107,9 +108,8 @@ class ActivationLoader:
 
     On a GPU batches are made on a stream of their own. The host asks for the next batch as soon as it has asked for a
     step, long before the step is done, so both run side by side; the training's stream waits for the batch that it
-    needs and the batch's stream for nothing. What is made between two batches on the training's stream (validation,
-    samples) comes after all that was asked for here, and must be done when the next batch is asked for, since both use
-    the denoiser's caches: `SizedIterable` sees to it.
+    needs. Whatever else is made on the training's stream between two batches (validation, samples, spliced forwards)
+    fills the same caches of prompts and latents, and they put both streams in order (`diffusion.streams`).
 
     On a CPU with a core to spare the next batch is made in a thread during the step, where the node's state counts
     batches and nothing else.
@@ -124,7 +124,8 @@ class ActivationLoader:
     def __init__(self, node: BaseNode[Tokens], num_batches: int, device: torch.device, ahead: bool = True) -> None:
         self._node = node
         self._num_batches = num_batches
-        self._stream = torch.cuda.Stream(device) if ahead and device.type == "cuda" else None
+        self._device, self._module = device, torch.get_device_module(device)
+        self._stream: Any = self._module.Stream(device) if ahead and device.type == "cuda" else None
         self._ahead: Ahead[Tokens] | None = None
         if ahead and core_to_spare(device) and isinstance(node, ActivationNode) and node.is_counted:
             self._ahead = Ahead(lambda: next(node))
@@ -134,7 +135,7 @@ class ActivationLoader:
 
     def __iter__(self) -> Iterator[Tokens]:
         if self._stream is not None:
-            torch.cuda.synchronize(self._stream.device)
+            self._module.synchronize(self._device)
         for _ in range(self._num_batches):
             yield self._next()
 
@@ -144,14 +145,12 @@ class ActivationLoader:
         batch: Tokens = next(self._node) if self._stream is None else self._beside_training(self._stream)
         return batch
 
-    def _beside_training(self, stream: torch.cuda.Stream) -> Tokens:
-        with torch.cuda.stream(stream):
+    def _beside_training(self, stream: Any) -> Tokens:
+        with self._module.stream(stream):
             batch: Tokens = next(self._node)
-        training = torch.cuda.current_stream(stream.device)
-        training.wait_stream(stream)
+        self._module.current_stream(self._device).wait_stream(stream)
         for tokens in batch.values():
-            for tensor in tokens.tensors().values():
-                tensor.record_stream(training)  # lest its memory be used again before the step has read it
+            hold(tokens.tensors().values())  # lest its memory be used again before the step has read it
         return batch
 
     def state_dict(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from tide_lightning.datamodules.harvest import Call, Harvester, Places
 from tide_lightning.diffusion import Layout
 from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.diffusion.streams import sent
 from tide_lightning.diffusion.trajectories import StaggeredTrajectories
 from tide_lightning.errors import UserError, require_at_least, require_one_of
 from tide_lightning.tokens import TokenBatch
@@ -136,7 +137,7 @@ class Draw:
                 return torch.arange(num_tokens).repeat(len(rngs), 1)
             return torch.stack([torch.from_numpy(np.sort(rng.permutation(num_tokens)[:num_kept])) for rng in rngs])
 
-        return {layout: drawn(layout.num_tokens, kept).to(device) for layout, kept in self.num_kept.items()}
+        return {layout: sent(drawn(layout.num_tokens, kept), device) for layout, kept in self.num_kept.items()}
 
 
 class Deck:
@@ -211,14 +212,14 @@ def noised_call(
     """A forward on clean latents noised at normalised times near u."""
     denoiser = harvester.denoiser
     device, schedule = denoiser.device, denoiser.schedule
-    noise, raw_t = noise.to(device), schedule.raw_t(u.to(device, torch.float32))
+    noise, raw_t = sent(noise, device), schedule.raw_t(sent(u.float(), device))
     return Call(
         x_t=schedule.add_noise(x0, noise, raw_t),
         raw_t=raw_t,
         t=schedule.t(raw_t),
         conditioning=denoiser.encode_prompts(prompts),
-        sample=sample.to(device),
-        unconditional=torch.tensor([prompt == "" for prompt in prompts], device=device),
+        sample=sent(sample, device),
+        unconditional=sent(torch.tensor([prompt == "" for prompt in prompts]), device),
         x0=x0,
         noise=noise,
     )
@@ -277,7 +278,7 @@ class DenoiseStream:
             raw_t=step.raw_t,
             t=denoiser.schedule.t(step.raw_t),
             conditioning=step.conditioning,
-            sample=self._draw.sample(step.slot, step.trajectory).to(device),
+            sample=sent(self._draw.sample(step.slot, step.trajectory), device),
             unconditional=torch.zeros(len(step.slot), dtype=torch.bool, device=device),
         )
         both_halves = self._options.halves == "both"

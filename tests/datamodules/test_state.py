@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 import torch
 
 from tests.datamodules.conftest import MakeData
-from tide_lightning.datamodules import Shard
+from tide_lightning.datamodules import ActivationDataModule, Shard
+from tide_lightning.datamodules.loader import ActivationLoader
 from tide_lightning.errors import UserError
 from tide_lightning.tokens import TokenBatch
 
@@ -93,6 +94,29 @@ def test_batches_made_ahead_are_those_made_in_turn(make_data: MakeData, monkeypa
         found[cores] = states, [part for parts in batches for part in parts]
     assert found[64][0] == found[1][0] == [1, 2, 3, 4, 5]
     assert equal(found[64][1], found[1][1])
+
+
+@pytest.mark.parametrize("source", ["noise", "denoise", "both"])
+def test_batches_made_on_a_stream_are_those_made_in_turn(make_data: MakeData, source: str) -> None:
+    """As on a GPU, by a stream of the CPU's; between batches, the training's stream uses the same caches."""
+    streams = []
+
+    def batches(data: ActivationDataModule, loader: ActivationLoader) -> Iterator[Any]:
+        calls = data.noised_calls(8)
+        for number, batch in enumerate(loader):
+            yield batch
+            yield {"state": loader.state_dict()["batches"], "x_t": calls(number).x_t}
+            streams.append(torch.cpu.current_stream())
+
+    data = make_data(source=source)
+    beside = data.train_loader(Shard(), ahead=False)
+    beside._stream = torch.cpu.Stream()
+    found, data = list(batches(data, beside)), make_data(source=source)
+    expected = list(batches(data, data.train_loader(Shard(), ahead=False)))
+    assert equal(found[::2], expected[::2])
+    assert [one["state"] for one in found[1::2]] == [one["state"] for one in expected[1::2]] == [1, 2, 3, 4, 5]
+    assert all(torch.equal(one["x_t"], other["x_t"]) for one, other in zip(found[1::2], expected[1::2], strict=True))
+    assert beside._stream not in streams  # the training goes on where it was
 
 
 @pytest.mark.parametrize("source", ["noise", "denoise", "both"])

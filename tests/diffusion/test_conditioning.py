@@ -6,6 +6,7 @@ from tide_lightning.diffusion import Conditioning, Denoiser
 from tide_lightning.diffusion.conditioning import PromptCache
 
 LONG = "a red ball on white floor " * 8
+CPU = torch.device("cpu")
 
 
 def test_prompts_equal_the_pipelines_own(denoiser: Denoiser) -> None:
@@ -42,10 +43,10 @@ def test_the_cache_is_bounded() -> None:
         return Conditioning(torch.full((1, 4, 2), float(prompt)), extra={"size": torch.zeros(1, 2)})
 
     cache = PromptCache(encode, max_bytes=3 * 40)
-    assert cache(["1", "2", "1", "3"]).tokens[:, 0, 0].tolist() == [1, 2, 1, 3]
+    assert cache(["1", "2", "1", "3"], CPU).tokens[:, 0, 0].tolist() == [1, 2, 1, 3]
     assert asked == ["1", "2", "3"]
-    cache(["1", "4"])  # the least recently used, 2, goes
-    assert cache(["1", "3", "4"]).extra["size"].shape == (3, 2)
+    cache(["1", "4"], CPU)  # the least recently used, 2, goes
+    assert cache(["1", "3", "4"], CPU).extra["size"].shape == (3, 2)
     assert asked == ["1", "2", "3", "4"]
-    cache(["2"])
+    cache(["2"], CPU)
     assert asked[-1] == "2"

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tide_lightning.diffusion.streams import sent
+
 
 @torch.no_grad()
 def encode(vae: Any, images: Tensor) -> Tensor:
     """Scaled latents, each image encoded by itself: the posterior's mode where there is a posterior."""
-    images = images.to(vae.device, vae.dtype)
+    images = sent(images, vae.device).to(vae.dtype)
     with torch.autocast(images.device.type, enabled=False):
         latents = torch.cat([_latent(vae.encode(image[None])) for image in images]).float()
     mean, factor = _scaling(vae, latents)

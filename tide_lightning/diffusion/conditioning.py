@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tide_lightning.diffusion.streams import StreamOrder, hold
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -43,6 +45,11 @@ class Conditioning:
             None if self.trajectory_noise is None else change(self.trajectory_noise),
             None if self.unconditional is None else change(self.unconditional),
         )
+
+    def tensors(self) -> list[Tensor]:
+        """All that there are."""
+        every = [self.tokens, self.mask, *self.extra.values(), self.trajectory_noise, self.unconditional]
+        return [value for value in every if value is not None]
 
     def select(self, index: Tensor | slice) -> Conditioning:
         """The rows at `index`."""
@@ -105,10 +112,15 @@ class PromptCache:
         self._max_bytes = max_bytes
         self._rows: OrderedDict[str, Conditioning] = OrderedDict()
         self._num_bytes = 0
+        self._order = StreamOrder()
 
-    def __call__(self, prompts: Sequence[str]) -> Conditioning:
+    def __call__(self, prompts: Sequence[str], device: torch.device) -> Conditioning:
         """One row per prompt. A prompt is always embedded by itself, so that its bits depend on nothing else."""
-        return Conditioning.concatenate([self._row(prompt) for prompt in prompts])
+        with self._order(device):
+            rows = [self._row(prompt) for prompt in prompts]
+            for row in rows:
+                hold(row.tensors())  # lest a prompt that is forgotten now be written over before it was read
+            return Conditioning.concatenate(rows)
 
     def clear(self) -> None:
         """Forget everything, as when the device changes."""
@@ -129,5 +141,4 @@ class PromptCache:
 
 
 def _num_bytes(row: Conditioning) -> int:
-    tensors = [row.tokens, *row.extra.values()] + ([] if row.mask is None else [row.mask])
-    return sum(tensor.nbytes for tensor in tensors)
+    return sum(tensor.nbytes for tensor in row.tensors())

@@ -40,7 +40,7 @@ def token_context(
 
     return TokenContext(
         t=denoiser.schedule.t(raw_t).float().repeat_interleave(layout.num_tokens),
-        position=positions(layout.grid).to(x_t.device).repeat(len(x_t), 1),
+        position=positions(layout.grid, x_t.device).repeat(len(x_t), 1),
         input=inputs(x_t),
         noise=of_image(noise),
         trajectory_noise=of_image(conditioning.trajectory_noise),

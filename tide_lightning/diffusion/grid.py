@@ -34,7 +34,7 @@ def unpatch(patches_NTP: Tensor, grid: Grid, latent_shape: tuple[int, ...]) -> T
     return split.permute(0, 1 + axes, *paired).reshape(len(patches_NTP), *latent_shape)
 
 
-def positions(grid: Grid) -> Tensor:
-    """Coordinates of each token [T, axes]."""
-    axes = torch.meshgrid(*(torch.arange(size) for size in grid), indexing="ij")
+def positions(grid: Grid, device: torch.device | None = None) -> Tensor:
+    """Coordinates of each token [T, axes], made on the device."""
+    axes = torch.meshgrid(*(torch.arange(size, device=device) for size in grid), indexing="ij")
     return torch.stack([axis.flatten() for axis in axes], dim=1)

@@ -18,6 +18,7 @@ from tide_lightning.diffusion.conditioning import Conditioning
 from tide_lightning.diffusion.counters import normals, torch_generator
 from tide_lightning.diffusion.denoiser import Denoiser
 from tide_lightning.diffusion.scheduler_state import join_states, split_state
+from tide_lightning.diffusion.streams import sent
 from tide_lightning.diffusion.trajectory_noise import TrajectoryNoise
 from tide_lightning.errors import UserError
 
@@ -244,7 +245,7 @@ class StaggeredTrajectories:
     def _new_group(self, slots: list[int], trajectory: int) -> _Group:
         scheduler = self._denoiser.new_scheduler(self._num_inference_steps)
         prompts, noises = zip(*(self._start(slot, trajectory) for slot in slots), strict=True)
-        x = _start(scheduler, torch.stack(noises).to(self._denoiser.device))
+        x = _start(scheduler, sent(torch.stack(noises), self._denoiser.device))
         noise_at = TrajectoryNoise(self._denoiser.schedule)
         return _Group(slots, scheduler, noise_at, x, self._denoiser.encode_prompts(prompts), trajectory)
 
@@ -257,7 +258,7 @@ class StaggeredTrajectories:
         noises = [group.noise_at(x_t, float(own)) for group, x_t, own in zip(groups, inputs, raw_t, strict=True)]
         return Step(
             x_t=torch.cat(inputs),
-            raw_t=raw_t.repeat_interleave(counts).to(device),
+            raw_t=sent(raw_t.repeat_interleave(counts), device),
             conditioning=Conditioning.concatenate([group.conditioning for group in groups]).along(torch.cat(noises)),
             slot=torch.tensor([slot for group in groups for slot in group.slots]),
             trajectory=trajectory.repeat_interleave(counts),

@@ -36,7 +36,7 @@ class EncodesPrompts(HoldsModule):
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of the prompts, one row each, on the denoiser's device; "" is the unconditional one."""
-        return self._prompts(prompts)
+        return self._prompts(prompts, self.device)
 
     def encode_prompts_by(self, encode: Callable[[str], Conditioning]) -> None:
         """Have prompts encoded in another way than by the pipeline at once."""
