@@ -191,6 +191,11 @@ class ActivationDataModule(LightningDataModule):
         kept = self._num_kept(list(layouts.values()))
         return {site: kept[layout] for site, layout in layouts.items()}
 
+    def latent_bytes(self, denoiser: Denoiser) -> int:
+        """Device memory that clean latents take once all were asked for; along trajectories only held-out ones are."""
+        parts: list[Part] = ["heldout"] if self.source == "denoise" else ["train", "heldout"]
+        return LatentStore.num_bytes(denoiser, self.corpus, self.noised, parts)
+
     # What Lightning calls.
 
     def setup(self, stage: str | None = None) -> None:

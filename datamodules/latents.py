@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +17,15 @@ from tide_lightning.diffusion.counters import normals
 from tide_lightning.diffusion.streams import StreamOrder, sent
 from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+GIB = 2**30
+
+
+def latent_bytes(denoiser: Denoiser) -> int:
+    """What one latent takes, in float32."""
+    return 4 * math.prod(denoiser.latent_shape)
 
 
 class LatentStore:
@@ -51,12 +62,22 @@ class LatentStore:
         self._seed = seed
         self._made: dict[Part, Latents] = {}
 
+    @staticmethod
+    def num_bytes(denoiser: Denoiser, corpus: Corpus, options: NoisedOptions, parts: Sequence[Part]) -> int:
+        """Device memory that the latents of these parts take once all were asked for."""
+        size, total = latent_bytes(denoiser), 0
+        for part in parts:
+            images = corpus.images(part)
+            kept = size * (options.num_generated if images is None else len(images))
+            total += kept if images is None else min(kept, int(options.latent_cache_gib * GIB))
+        return total
+
     def of(self, part: Part, shard: Shard) -> Latents:
         """A part's latents; where they have to be generated, all ranks must ask."""
         if part not in self._made:
             images = self._corpus.images(part)
             if images is not None:
-                self._made[part] = ImageLatents(self._denoiser, images, self._options.latent_cache)
+                self._made[part] = ImageLatents(self._denoiser, images, self._options.latent_cache_gib)
             else:
                 self._made[part] = GeneratedLatents.generate(
                     self._denoiser,
@@ -77,13 +98,21 @@ class ImageLatents:
     Args:
         denoiser: encodes.
         images: with prompts.
-        max_cached: latents kept. Once full, the rest is encoded each time: evicting gains nothing in shuffled passes.
+        max_gib: device memory for them. Once it is full, the rest is encoded each time: evicting gains nothing in
+            shuffled passes.
     """
 
-    def __init__(self, denoiser: Denoiser, images: Images, max_cached: int) -> None:
+    def __init__(self, denoiser: Denoiser, images: Images, max_gib: float) -> None:
         self._denoiser = denoiser
         self._images = images
-        self._max_cached = max_cached
+        size = latent_bytes(denoiser)
+        self._max_cached = min(len(images), int(max_gib * GIB / size))
+        if self._max_cached < len(images):
+            _log.warning(
+                "latents of %s images take %.1f GiB; data.noised.latent_cache_gib = %g keeps %s, the others are encoded"
+                " each time they are drawn",
+                *(f"{len(images):,}", len(images) * size / GIB, max_gib, f"{self._max_cached:,}"),
+            )
         self._cache: dict[int, tuple[Tensor, str]] = {}
         self._order = StreamOrder()
 

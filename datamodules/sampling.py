@@ -60,19 +60,19 @@ class NoisedOptions:
     Args:
         prompt_dropout: share of noised samples that get the empty prompt.
         num_generated: clean latents that are generated from the prompts where there are no images.
-        latent_cache: images whose latents are kept on the device.
+        latent_cache_gib: device memory for the latents of images, of those to train on and of those held out each.
     """
 
     prompt_dropout: float = 0.1
     num_generated: int = 256
-    latent_cache: int = 16384
+    latent_cache_gib: float = 1.0
 
     def __post_init__(self) -> None:
         """Check."""
         if not 0 <= self.prompt_dropout <= 1:
             raise UserError(f"prompt_dropout must be in [0, 1], not {self.prompt_dropout}")
         require_at_least(2, num_generated=self.num_generated)
-        require_at_least(0, latent_cache=self.latent_cache)
+        require_at_least(0, latent_cache_gib=self.latent_cache_gib)
 
 
 @dataclass(frozen=True)

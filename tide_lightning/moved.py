@@ -16,7 +16,7 @@ _MOVED = {
     "halves": "trajectories.halves",
     "prompt_dropout": "noised.prompt_dropout",
     "num_generated": "noised.num_generated",
-    "latent_cache": "noised.latent_cache",
+    "latent_cache": "noised.latent_cache_gib (device memory)",
     "dtype": "loading.dtype",
     "latent_size": "loading.latent_size",
     "compile": "loading.compile",

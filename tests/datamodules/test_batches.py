@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -122,11 +124,16 @@ def test_prompts_are_dropped(make_data: MakeData) -> None:
     assert first(make_data, noised={"prompt_dropout": 1.0})[SITE].half.unique().tolist() == [Half.UNCONDITIONAL]
 
 
-def test_cached_latents_equal_fresh_ones(make_data: MakeData) -> None:
+def test_cached_latents_equal_fresh_ones(make_data: MakeData, caplog: pytest.LogCaptureFixture) -> None:
     """Batches past the first pass over the images are the same with and without a cache, bit for bit."""
-    cached, partly, fresh = (
-        list(make_data(noised={"latent_cache": size}).train_loader(Shard())) for size in (100, 5, 0)
-    )
+    size = 4 * 4 * 8 * 8 / 2**30  # of one latent
+    caches = [{"latent_cache_gib": count * size} for count in (100, 5.5, 0)]
+    with caplog.at_level(logging.WARNING):
+        cached, partly, fresh = (list(make_data(noised=cache).train_loader(Shard())) for cache in caches)
+    told = [message for message in caplog.messages if "latent_cache_gib" in message]
+    assert len(told) == 2
+    assert told[0].startswith("latents of 18 images take 0.0 GiB;")
+    assert "keeps 5, the others are encoded each time" in told[0]
     for batches in zip(cached, partly, fresh, strict=True):
         for name, value in batches[0][SITE].tensors().items():
             assert all(torch.equal(batch[SITE].tensors()[name], value) for batch in batches)
@@ -155,3 +162,16 @@ def test_batches_move(make_data: MakeData) -> None:
     assert all(value.device == meta for tokens in moved.values() for value in tokens.tensors().values())
     heldout = data.transfer_batch_to_device(next(iter(data.test_loader(Shard()))), meta, 0)
     assert heldout.call.x0.device == heldout.call.conditioning.tokens.device == heldout.tokens[SITE].x.device == meta
+
+
+def test_the_memory_of_latents_is_known_before(make_data: MakeData) -> None:
+    data = make_data()
+    for part in ("train", "heldout"):
+        latents = data.latents(part)
+        latents.fetch(range(len(latents)))
+    held = [latent for part in ("train", "heldout") for latent, _ in data.latents(part)._cache.values()]  # type: ignore[attr-defined]
+    assert len(held) == len(Patches())
+    assert sum(latent.untyped_storage().nbytes() for latent in held) == data.latent_bytes(data.describe())
+    assert make_data(source="denoise").latent_bytes(data.denoiser) == 2 * held[0].nbytes
+    assert make_data(noised={"latent_cache_gib": 0}).latent_bytes(data.denoiser) == 0
+    assert make_data(images=None).latent_bytes(data.denoiser) == 2 * 6 * held[0].nbytes

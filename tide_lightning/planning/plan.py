@@ -26,6 +26,7 @@ class Plan:
         walked: samples on trajectories in a step.
         halves: forwards that each of these takes.
         forward_batch: samples in one forward of a rank, both halves counted.
+        latents: bytes of the clean latents that are kept on each rank.
         image_tokens: of one sample.
         dtype: precision of the denoiser.
         sae_dtype: precision of the SAEs' products.
@@ -42,6 +43,7 @@ class Plan:
     walked: int
     halves: int
     forward_batch: int
+    latents: int
     image_tokens: int
     dtype: str
     sae_dtype: str
@@ -84,6 +86,7 @@ class Plan:
             "one SAE, gathered, and its gradient": 8 * gathered,
             "DDP's buckets": 4 * held if self.ranks > 1 and not self.sharded else 0,
             "known parts": sum(work.buffers for work in self.saes.values()),
+            "clean latents": self.latents,
             "a step's tokens (about)": share * (sum((size + 6 * 4) * d for d in self.widths.values()) + shared),
         }
 
@@ -137,6 +140,7 @@ def plan_run(
         walked=walked,
         halves=halves,
         forward_batch=batch * (halves if walked else 1),
+        latents=data.latent_bytes(denoiser),
         image_tokens=denoiser.num_tokens,
         dtype="bfloat16" if data.loading.dtype == "auto" else data.loading.dtype,
         sae_dtype="bfloat16" if "bf16" in precision else "float16" if precision.startswith("16") else "float32",
