@@ -9,9 +9,11 @@ code; what a library has no code for (projecting the decoder's gradient, unit ro
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +36,7 @@ class Implementation(ABC):
     """
 
     lacks_encoder_gradient_of_auxk = False
+    has_bf16_of_its_own_on_cuda = False
 
     def __init__(self, module: nn.Module, tensors: dict[str, tuple[Tensor, bool]]) -> None:
         self.module, self.tensors = module, tensors
@@ -88,9 +91,12 @@ class Implementation(ABC):
 class Ours(Implementation):
     """TideSAE without modulation and with a mean of 0: what the others compute."""
 
+    arguments: dict[str, Any] = {}
+
     def __init__(self, d_in: int, d_sae: int, k: int) -> None:
         shape = SiteShape(d_in, grid=(1, 1), d_input=1)
-        self.sae = TideSAE(shape, d_sae / d_in, k, known_part="mean", num_bins=1, modulation="none")
+        plain: dict[str, Any] = {"known_part": "mean", "num_bins": 1, "modulation": "none"}
+        self.sae = TideSAE(shape, d_sae / d_in, k, **plain, **self.arguments)
         super().__init__(
             self.sae, {name: (getattr(self.sae, name), False) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
         )
@@ -116,6 +122,12 @@ class Ours(Implementation):
     def normalise(self) -> None:
         """In place."""
         self.sae.normalise_decoder()
+
+
+class OursPursuing(Ours):
+    """Its default in the packaged configs: a batch's budget, a refinement and a pursuit. No other computes this."""
+
+    arguments = {"budget": "batch", "refinements": 1, "pursuits": 1}
 
 
 class Dense(Implementation):
@@ -147,9 +159,14 @@ class Dense(Implementation):
 
 
 class Sparsify(Implementation):
-    """EleutherAI's sparsify. Its encoder's backward drops the gradient of AuxK: with dead latents it does less."""
+    """EleutherAI's sparsify.
+
+    Its encoder's backward drops the gradient of AuxK: with dead latents it does less. On CUDA its forward turns bf16
+    autocast on, whoever calls it.
+    """
 
     lacks_encoder_gradient_of_auxk = True
+    has_bf16_of_its_own_on_cuda = True
 
     def __init__(self, d_in: int, d_sae: int, k: int) -> None:
         from sparsify import SparseCoder, SparseCoderConfig
@@ -309,6 +326,8 @@ def available() -> dict[str, Callable[[int, int, int], Implementation]]:
     found = {}
     for name, make in IMPLEMENTATIONS.items():
         if name not in ("tide-lightning", "dense"):
+            if not torch.cuda.is_available():
+                os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # it takes Triton where that is installed, GPU or not
             try:
                 import_module(name)
             except Exception as error:  # whatever a library meets with while it is imported

@@ -19,10 +19,19 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import timed
-from tide_lightning.kernels import BatchTopK, DecodeBackend, TopK, encode, normalise_rows, project_off_rows, topk
+from tide_lightning.kernels import (
+    BatchTopK,
+    DecodeBackend,
+    Selected,
+    TopK,
+    encode,
+    fit_values,
+    normalise_rows,
+    project_off_rows,
+    topk,
+)
 from tide_lightning.kernels.backends import BACKENDS
 from tide_lightning.kernels.csr import Csr, even_row_pointer
-from tide_lightning.training.optimisation import IndependentAdam
 
 Row = dict[str, Any]
 
@@ -140,14 +149,23 @@ def works_of(shape: Shape, dtype: torch.dtype, backends: list[DecodeBackend], de
     values, indices = topk(pre, k)
     code = values.flatten(), indices.flatten(), even_row_pointer(indices), m
     dense, entries, gathered, codes = size * m * d, n * k, size * n * k * d, n * k * (size + 8)
-    product = 2.0 * n * m * d
+    product, weight_N = 2.0 * n * m * d, torch.rand(n, device=device) + 0.5
     works = {
         "product": Work(lambda: torch.mm(x, low.T, out=pre), size * (n * d + n * m) + dense, product),
         "encode": Work(lambda: encode(x, low, bias, TopK(k)), size * n * d + dense + codes, product),
         "encode, batch's budget": Work(
             lambda: encode(x, low, bias, BatchTopK(k)), size * n * d + dense + codes, product
         ),
-        "top-k": Work(lambda: topk(pre, k), size * n * m + codes, 0),
+        "encode, batch's weighted budget": Work(
+            lambda: encode(x, low, bias, BatchTopK(k, weight_N)), size * n * d + dense + codes, product
+        ),
+        "encode, corrected": Work(
+            lambda: encode(x, low, bias, TopK(k), start=Selected(values, indices, None)),
+            size * n * d + dense + 2 * codes,
+            product,
+        ),
+        "top-k by PyTorch": Work(lambda: topk(pre, k), size * n * m + codes, 0),
+        "fit values": Work(lambda: fit_values(grad, values.relu(), indices, low), gathered + 4 * n * d + codes, 0),
         "sort by latent": Work(lambda: Csr(*code).transposed(), 3 * entries * 8, 0),
     }
     for name in backends:
@@ -165,7 +183,7 @@ def works_of(shape: Shape, dtype: torch.dtype, backends: list[DecodeBackend], de
             works[f"{name}: {part}"] = Work(run, read + codes + written, operations[part])
     parameter = nn.Parameter(weight.clone())
     parameter.grad = torch.randn_like(parameter)
-    adam = IndependentAdam([[parameter]], 1e-4, (0.9, 0.999))
+    adam = torch.optim.Adam([parameter], fused=True)
     gradient, full = parameter.grad, 4.0 * m * d
     works["projection and norm"] = Work(lambda: project_off_rows(gradient, weight), 3 * full, 0)
     works["Adam"] = Work(adam.step, 7 * full, 0)

@@ -19,7 +19,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -85,7 +84,10 @@ def main() -> None:
     rounds = args.rounds or rounds
     device = torch.device(args.device)
     makers = available()
-    check_agreement(makers, device)
+    for name, deviation in deviations(makers, device).items():
+        if deviation is not None:
+            raise SystemExit(f"{name} {deviation}")
+    print(f"the same loss and gradients: {', '.join(makers)}")
     print(f"{_machine(device)}; {rounds} rounds\n")
     columns = ["impl", "dtype", *Shape._fields, "ms", "tokens_per_second", "step_over_encoder", "peak_bytes"]
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
@@ -101,27 +103,33 @@ def main() -> None:
         plot(rows, args.plot)
 
 
-def check_agreement(makers: Makers, device: torch.device) -> None:
-    """Hold every implementation to the dense one's loss and gradients, with and without dead latents."""
+def deviations(makers: Makers, device: torch.device) -> dict[str, str | None]:
+    """How each implementation departs from the dense one's loss and gradients, with and without dead latents.
+
+    One that computes in bf16 whoever calls it is held to what that allows.
+    """
     shape = Shape(64, 512, 8, 96, 0.2)
     weights, batches, dead = _problem(shape, device)
+    found: dict[str, str | None] = dict.fromkeys(makers)
     for named in (None, dead):
-        found: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
+        reference = _loss_and_gradients(_made(makers["dense"], shape, weights, device), batches[0], named)
         for name, make in makers.items():
             implementation = _made(make, shape, weights, device)
-            loss = implementation.loss(batches[0], named)
-            loss.backward()
-            gradients = implementation.gradients()
-            if named is not None and implementation.lacks_encoder_gradient_of_auxk:
-                gradients = {"W_dec": gradients["W_dec"]}
-            found[name] = loss, gradients
-        loss, reference = found["dense"]
-        for name, (own, gradients) in found.items():
-            pairs = {"loss": (own, loss)} | {key: (value, reference[key]) for key, value in gradients.items()}
-            for key, (value, expected) in pairs.items():
-                if not torch.allclose(value, expected, rtol=1e-4, atol=1e-6 * float(expected.detach().abs().max())):
-                    raise SystemExit(f"{name} computes another {key} than the dense formula")
-    print(f"the same loss and gradients: {', '.join(makers)}")
+            is_rough = device.type == "cuda" and implementation.has_bf16_of_its_own_on_cuda
+            own = _loss_and_gradients(implementation, batches[0], named)
+            for key, value in own.items():
+                if named is not None and implementation.lacks_encoder_gradient_of_auxk and key not in ("loss", "W_dec"):
+                    continue
+                off = float((value - reference[key]).norm() / reference[key].norm())
+                if not off <= (5e-2 if is_rough else 1e-4):
+                    found[name] = f"computes another {key} than the dense formula: off by {off:.1e} of its norm"
+    return found
+
+
+def _loss_and_gradients(implementation: Implementation, x: Tensor, dead: Tensor | None) -> dict[str, Tensor]:
+    loss = implementation.loss(x, dead)
+    loss.backward()
+    return {"loss": loss.detach(), **implementation.gradients()}
 
 
 def measure(makers: Makers, shape: Shape, dtype: str, device: torch.device, rounds: int) -> list[Row]:
@@ -180,6 +188,8 @@ def peak_bytes(implementation: Implementation, run: Callable[[], object], device
 
 def plot(rows: list[Row], path: Path) -> None:
     """Step / encoder product, a group of bars for each problem."""
+    import matplotlib as mpl
+
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
@@ -225,6 +235,7 @@ def _made(
 ) -> Implementation:
     with torch.device(device):
         implementation = make(shape.d_in, shape.d_sae, shape.k)
+    implementation.module.to(device)  # some libraries place their own tensors
     implementation.load(weights)
     return implementation
 
