@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,14 +14,12 @@ from tide_lightning.benchmark.directions import Directions, learn_directions
 from tide_lightning.benchmark.examples import Examples, check_denoiser, make_examples
 from tide_lightning.benchmark.hierarchy import measure_hierarchy
 from tide_lightning.benchmark.kept import factors_kept, num_images
-from tide_lightning.benchmark.meaning import Pooled, joined, measure_meaning
+from tide_lightning.benchmark.meaning import joined
 from tide_lightning.benchmark.prompts import parse_targets
-from tide_lightning.benchmark.reading import Reading, read
-from tide_lightning.benchmark.readout import ReadOut
 from tide_lightning.benchmark.report import report_parts
+from tide_lightning.benchmark.understanding import SPLITS, understand
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.datamodules.harvest import Harvester
-from tide_lightning.datamodules.loader import one_ahead
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation.budget import Budget
 from tide_lightning.evaluation.sections import Section
@@ -31,8 +28,6 @@ from tide_lightning.grounds import About, Ground, Split
 from tide_lightning.intervene.splicing import why_not
 from tide_lightning.saes import SAE
 from tide_lightning.training import TideModule
-
-SPLITS: tuple[Split, Split] = ("train", "test")
 
 LEAST_IMAGES = 32, 16
 """Of each split; with fewer, too many factor values are missing."""
@@ -199,36 +194,12 @@ class GroundBenchmark(Callback):
         harvester = Harvester(data.denoiser, data.denoiser.resolve_sites(list(saes)), None)
         step = self._progress("reading images", self.num_bins * sum(map(len, examples.values())))
         bins = [(number / self.num_bins, (number + 1) / self.num_bins) for number in range(self.num_bins)]
-        pooled: dict[tuple[str, Split], list[Pooled]] = defaultdict(list)
-        rows: dict[str, dict[str, list[Any]]] = {"meaning": defaultdict(list), "readout": defaultdict(list)}
-        readouts = {site: ReadOut(self.seed) for site in saes}
-
-        def read_bin(bounds: tuple[float, float]) -> dict[Split, dict[str, Reading]]:
-            return {
-                split: read(harvester, saes, some, bounds, self.seed, self.forward_batch_size, step)
-                for split, some in examples.items()
-            }
-
-        for (low, high), readings in zip(bins, one_ahead(map(read_bin, bins), data.denoiser.device), strict=True):
-            edges = {"low": low, "high": high}
-            for site in saes:
-                train, test = ((examples[split], readings[split][site]) for split in SPLITS)
-                rows["readout"][site].append({**edges, **readouts[site].update(train, test)})
-                pairs = (train[0], train[1].pooled), (test[0], test[1].pooled)
-                rows["meaning"][site].append({**edges, **measure_meaning(*pairs, 1, self.seed)})
-                for split in SPLITS:
-                    pooled[site, split].append(readings[split][site].pooled)
-        found: dict[str, Any] = {"meaning": {}, "readout": {}}
-        for site in saes:
-            all_train, all_test = ((examples[split], joined(pooled[site, split])) for split in SPLITS)
-            total = measure_meaning(all_train, all_test, self.num_bins, self.seed)
-            found["meaning"][site] = {**total, "by_timestep": rows["meaning"][site]}
-            found["readout"][site] = {**readouts[site].compute(), "by_timestep": rows["readout"][site]}
+        found, pooled = understand(harvester, saes, examples, bins, self.seed, self.forward_batch_size, step)
         inside = [number for number, (low, high) in enumerate(bins) if low < self.window[1] and high > self.window[0]]
         directions = {}
         for site in candidates if self.targets else []:
             if why_not(saes[site]) is None:
-                some = joined([pooled[site, "train"][number] for number in inside])
+                some = joined([pooled[site][number] for number in inside])
                 directions[site] = learn_directions(site, saes[site], examples["train"], some, len(inside))
         return found, directions
 

@@ -1,0 +1,65 @@
+"""Meaning and read-out of every site, from one pass over labelled images in each bin of t."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tide_lightning.benchmark.examples import Examples
+from tide_lightning.benchmark.meaning import Pooled, joined, measure_meaning
+from tide_lightning.benchmark.reading import Reading, read
+from tide_lightning.benchmark.readout import ReadOut
+from tide_lightning.datamodules.harvest import Harvester
+from tide_lightning.datamodules.loader import one_ahead
+from tide_lightning.grounds import Split
+from tide_lightning.saes import SAE
+
+SPLITS: tuple[Split, Split] = ("train", "test")
+
+
+def understand(
+    harvester: Harvester,
+    saes: Mapping[str, SAE],
+    examples: Mapping[Split, Examples],
+    bins: Sequence[tuple[float, float]],
+    seed: int,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[dict[str, Any], dict[str, list[Pooled]]]:
+    """The entries `meaning` and `readout`, and what each site's SAE says of the training images, by bin of t.
+
+    Args:
+        harvester: reads the sites that have an SAE.
+        saes: by site.
+        examples: to choose on, and to measure on.
+        bins: of t.
+        seed: of noise and random latents.
+        batch_size: images in one forward.
+        progress: called with the number of images after each forward.
+    """
+    pooled: dict[Split, dict[str, list[Pooled]]] = {split: defaultdict(list) for split in SPLITS}
+    rows: dict[str, dict[str, list[Any]]] = {"meaning": defaultdict(list), "readout": defaultdict(list)}
+    readouts = {site: ReadOut(seed) for site in saes}
+
+    def read_bin(bounds: tuple[float, float]) -> dict[Split, dict[str, Reading]]:
+        return {
+            split: read(harvester, saes, some, bounds, seed, batch_size, progress) for split, some in examples.items()
+        }
+
+    for (low, high), readings in zip(bins, one_ahead(map(read_bin, bins), harvester.denoiser.device), strict=True):
+        edges = {"low": low, "high": high}
+        for site in saes:
+            train, test = ((examples[split], readings[split][site]) for split in SPLITS)
+            rows["readout"][site].append({**edges, **readouts[site].update(train, test)})
+            pairs = (train[0], train[1].pooled), (test[0], test[1].pooled)
+            rows["meaning"][site].append({**edges, **measure_meaning(*pairs, 1, seed)})
+            for split in SPLITS:
+                pooled[split][site].append(readings[split][site].pooled)
+    found: dict[str, Any] = {"meaning": {}, "readout": {}}
+    for site in saes:
+        train_all, test_all = ((examples[split], joined(pooled[split][site])) for split in SPLITS)
+        total = measure_meaning(train_all, test_all, len(bins), seed)
+        found["meaning"][site] = {**total, "by_timestep": rows["meaning"][site]}
+        found["readout"][site] = {**readouts[site].compute(), "by_timestep": rows["readout"][site]}
+    return found, pooled["train"]
