@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import struct
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +89,11 @@ def test_its_own_page_is_answered(server: PlayServer) -> None:
         ("/api/draw", {"prompt": "", "steps": True}, None, 400),
         ("/api/draw", b'{"prompt": "", "guidance_scale": NaN}', None, 400),
         ("/api/draw", {"prompt": "", "steps": 10**6}, None, 400),
+        ("/api/draw", {"prompt": "", "seed": 10**400}, None, 400),
+        ("/api/draw", b'{"prompt": "", "seed": 1e999}', None, 400),
+        ("/api/draw", b'{"prompt": "", "seed": ' + b"9" * 5000 + b"}", None, 400),
+        ("/api/draw", b'{"prompt": "a \\ud800 cube"}', None, 400),
+        ("/api/find", b'{"query": "\\udfff"}', None, 400),
         ("/api/steer", {"edits": [1]}, None, 400),
         ("/api/steer", {"edits": [{"site": "nowhere", "latent": 1}]}, None, 400),
         ("/api/steer", {"edits": [{"site": SITES[0], "latent": D_SAE}]}, None, 400),
@@ -103,6 +111,40 @@ def test_nonsense_is_answered_in_a_line(
     told = json.loads(content)["error"]
     assert told
     assert "\n" not in told
+
+
+@pytest.mark.parametrize("length", ["\xb2", "-5", "+5", "0x10", "1_0", "9" * 30, "9" * 5000, "5, 5", "", "five"])
+def test_a_length_that_is_none_is_refused(server: PlayServer, length: str) -> None:
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=30) as talk:
+        head = f"POST /api/draw HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\nContent-Length: {length}\r\n\r\n"
+        talk.sendall(head.encode("latin-1"))
+        assert talk.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_clients_that_go_away_are_not_missed(server: PlayServer, capfd: pytest.CaptureFixture[str]) -> None:
+    request = (
+        b"POST /api/draw HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\nContent-Length: 30\r\n\r\n"
+    )
+    for body in (b"", b"{", b'{"prompt": "", "steps": 1}    '):
+        for _ in range(5):
+            talk = socket.create_connection(("127.0.0.1", server.server_port), timeout=30)
+            talk.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not a goodbye
+            talk.sendall(request % server.server_port + body)
+            talk.close()
+    while json.loads(ask(server, "/api/progress")[2])["busy"]:
+        time.sleep(0.05)
+    assert ask(server, "/api/about")[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_many_at_once_are_all_answered(server: PlayServer) -> None:
+    found: list[int] = []
+    threads = [threading.Thread(target=lambda: found.append(ask(server, "/api/progress")[0])) for _ in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [200] * 100
 
 
 def test_one_thing_is_made_at_a_time(server: PlayServer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,15 +25,17 @@ class Fields:
         value = self._request.get(name, default)
         if not isinstance(value, str) or len(value) > most:
             raise UserError(f"{name}: give a text of at most {most} characters")
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise UserError(f"{name}: half a character (a lone surrogate) is no text")
         return value
 
     def number(self, name: str, low: float, high: float, default: float) -> float:
         """A finite number within bounds."""
         value = self._request.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"{name}: give a number")
-        if not low <= value <= high:
-            raise UserError(f"{name} {value:g}: give a number from {low:g} to {high:g}")
+        if not low <= value <= high:  # whole numbers may have any number of digits, and NaN is nowhere
+            raise UserError(f"{name}: give a number from {low:g} to {high:g}")
         return float(value)
 
     def whole(self, name: str, low: int, high: int, default: int = 0) -> int:

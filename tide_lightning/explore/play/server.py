@@ -8,6 +8,7 @@ something must be JSON, which no form of another page can send.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from tide_lightning.explore.play.studio import Busy, Studio
 
 _ADDRESS = "127.0.0.1"
 _MAX_BODY = 200_000
+_LENGTH = re.compile(r"[0-9]{1,9}")
 _PAGES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/play.css": ("play.css", "text/css; charset=utf-8"),
@@ -47,6 +49,7 @@ class PlayServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # connections that may wait to be taken; the default of 5 has a browser's own reset
 
     def __init__(self, studio: Studio, port: int) -> None:
         self.asked: dict[str, Callable[[], Mapping[str, Any]]] = {
@@ -73,6 +76,11 @@ class PlayServer(ThreadingHTTPServer):
     def url(self) -> str:
         """Where the page is."""
         return f"http://{self.hosts[0]}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that goes away before it was answered is no error."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -126,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes | None:
         """What was sent; read before any answer, so that the connection stays in step."""
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > _MAX_BODY:
+        if not _LENGTH.fullmatch(length) or int(length) > _MAX_BODY:
             self.close_connection = True
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"send at most {_MAX_BODY} bytes, and say how many")
             return None
