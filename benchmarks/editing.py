@@ -25,11 +25,12 @@ from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.explore import Run, open_run
 from tide_lightning.explore.erasure import erase, find_concept
-from tide_lightning.explore.style import Style, separate_style, transfer_style, walk_prompt
+from tide_lightning.explore.style import Style, separate_style, transfer_style
 from tide_lightning.grounds.toybox import Toybox
 from tide_lightning.grounds.toybox.factors import FACTORS
 from tide_lightning.grounds.toybox.judge import ToyboxJudge
 from tide_lightning.grounds.toybox.oracle import load_oracle
+from tide_lightning.intervene.recording import walk_prompts
 
 CONCEPTS = ("colour:red", "colour:blue", "shape:ring", "wall:mint")
 FACTORS_TRIED = (0.0, -1.0, -3.0)
@@ -54,11 +55,11 @@ def style(run: Run, num_prompts: int) -> dict[str, Any]:
 
     for number, (prompt, noise) in enumerate(zip(boards.prompts, boards.noise, strict=True)):
         before = read(denoiser, prompt, noise)
-        content = walk_prompt(prompt, noises, **_SETTINGS)
+        content = walk_prompts([prompt] * len(noises), noises, **_SETTINGS)
         for value, wall in enumerate(FACTORS["wall"]):
             if value == int(boards.own[number]):
                 continue
-            source = walk_prompt(f"an object, in front of a {wall} wall", noises, **_SETTINGS)
+            source = walk_prompts([f"an object, in front of a {wall} wall"] * len(noises), noises, **_SETTINGS)
             found = separate_style(denoiser, saes, source, content)
             after = {"none": before, "prompt": read(denoiser, boards.changed[value][number], noise)}
             for method, styles in (("style", found), ("random latents", _shuffled(found, saes[site].d_sae, number))):

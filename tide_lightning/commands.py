@@ -53,9 +53,9 @@ COMMANDS: dict[str, Command] = {
     "compare": Command("tide_lightning.evaluation.comparison.command:compare", "Set tested runs beside each other."),
     "erase": Command("tide_lightning.explore.erasure_command:erase_concept", "Suppress a concept; see the cost."),
     "export": Command("tide_lightning.sharing.exporting:export", "Write SAEs for other libraries."),
-    "find": Command("tide_lightning.explore.finding:find", "Find latents by words, prompts or images."),
+    "find": Command("tide_lightning.explore.find_command:find", "Find latents by words, prompts or images."),
     "play": Command("tide_lightning.explore.play.command:play", "Open a local page to search and steer latents."),
-    "steer": Command("tide_lightning.explore.steering.command:steer_run", "Steer latents; see what changes."),
+    "steer": Command("tide_lightning.explore.steer_command:steer_run", "Steer latents; see what changes."),
     "style": Command("tide_lightning.explore.style_command:transfer", "Draw a prompt in another's style."),
 }
 

@@ -12,11 +12,11 @@ from tests.explore.conftest import SITES
 from tide_lightning.cli import main
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.errors import UserError
-from tide_lightning.explore import Run
-from tide_lightning.explore.erasure import ConceptLatent, erase, find_concept
+from tide_lightning.explore import Found, Run
+from tide_lightning.explore.erasure import erase, find_concept
 from tide_lightning.explore.erasure_command import load_judge
 from tide_lightning.grounds.toybox.judge import ToyboxJudge
-from tide_lightning.intervene.recording import watch
+from tide_lightning.intervene.recording import walk_prompts, watch
 
 RED = ["a red cube", "a red ring", "a small red cone", "a large red sphere"]
 OTHERS = ["a blue cube", "a green ring", "a small white cone", "a large cyan sphere"]
@@ -33,7 +33,7 @@ def noise(run: Run, count: int) -> torch.Tensor:
 
 
 def test_a_factor_of_one_is_the_original_and_others_are_not(run: Run) -> None:
-    latents = [ConceptLatent(SITES[0], latent, 1.0, 0.0) for latent in range(40)]
+    latents = [Found(SITES[0], latent, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0) for latent in range(40)]
     seen: list[int] = []
 
     def judge(images: torch.Tensor) -> torch.Tensor:
@@ -65,18 +65,17 @@ def test_the_concepts_latents_fire_with_it_and_hardly_without(run: Run) -> None:
     found = find_concept(run.denoiser, run.saes, *prompts, noise(run, 4), count=3, least_share=0.6, **SETTINGS)  # type: ignore[arg-type]
     assert found
     for site in SITES:
-        values = [one.with_concept for one in found if one.site == site]
-        assert len(values) <= 3
-        assert values == sorted(values, reverse=True)
+        scores = [one.score for one in found if one.site == site]
+        assert len(scores) <= 3
+        assert scores == sorted(scores, reverse=True)
     for one in found:
-        assert one.with_concept >= 0.6 * (one.with_concept + one.without)
-        seen = [
-            watch(run.denoiser, {one.site: run.saes[one.site]}, some, initial_noise=noise(run, 4), **SETTINGS)  # type: ignore[arg-type]
-            for some in (RED, OTHERS[:2] * 2)
-        ]
-        means = [float(one_list.mean[one.site][..., one.latent].mean()) for one_list in seen]
-        assert means == pytest.approx([one.with_concept, one.without])
-        break
+        assert one.share >= 0.6
+    one = found[0]
+    walks = [walk_prompts(some, noise(run, 4), **SETTINGS) for some in (RED, OTHERS[:2] * 2)]  # type: ignore[arg-type]
+    own, other = (watch(run.denoiser, run.saes, walk) for walk in walks)
+    level = own.peak[one.site][..., one.latent].mean()
+    with_it, without = (seen.mean[one.site][..., one.latent].mean() for seen in (own, other))
+    assert [float(level), float(with_it / (with_it + without))] == pytest.approx([one.level, one.share])
 
 
 def test_the_command_writes_picture_and_figures(

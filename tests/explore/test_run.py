@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.explore.conftest import D_SAE, PIPELINE, SITES, write_run
+from tests.explore.conftest import D_SAE, PIPELINE, SITES, scenes, write_run
 from tide_lightning.errors import UserError
 from tide_lightning.explore import Run, open_run
 from tide_lightning.saes import TideSAE
@@ -79,3 +81,35 @@ def test_a_config_of_an_older_layout_is_told_the_new_names(tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"data\.dtype is data\.loading\.dtype now, data\.guidance_scale is") as caught:
         _ = open_run(folder, device="cpu").denoiser
     assert "\n" not in str(caught.value)
+
+
+def test_a_strangers_run_imports_and_reads_nothing_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless it is trusted: then its code runs, and its prompts are read."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    ran = tmp_path / "ran"
+    (tmp_path / "trap.py").write_text(f"open({str(ran)!r}, 'w').close()\n", encoding="utf-8")
+    images: dict[str, Any] = {"class_path": "trap.Images", "init_args": {}}
+    fine = scenes("train", 8)
+    traps: list[dict[str, Any]] = [{"images": fine, "family": "trap.Family"}, {"images": images}]
+    traps.append({"images": fine, "heldout": {"images": "trap.Images"}})
+    for number, data in enumerate(traps):
+        folder = write_run(tmp_path / str(number) / "1", SITES[:1], **data)
+        with pytest.raises(UserError, match=r"would import trap\.\w+: give --trust"):
+            _ = open_run(folder, device="cpu").data
+        assert not ran.exists()
+        with pytest.raises(UserError, match="trap"):
+            _ = open_run(folder, device="cpu", trust=True).data
+        assert ran.exists()
+        ran.unlink()
+        sys.modules.pop("trap", None)
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a red cube\n" * 40, encoding="utf-8")
+    for path in (str(secret), "secret.txt", str(tmp_path / "3" / "1" / ".." / ".." / "secret.txt")):
+        folder = write_run(tmp_path / "3" / "1", SITES[:1], prompts=path)
+        with pytest.raises(UserError, match="reads prompts from"):
+            _ = open_run(folder, device="cpu").captions
+    assert open_run(folder, device="cpu", trust=True).captions[0] == "a red cube"
+    (folder / "own.txt").write_text("a blue cube\na green ring\n", encoding="utf-8")
+    write_run(folder, SITES[:1], prompts=str(folder / "own.txt"))
+    assert open_run(folder, device="cpu").captions == ["a blue cube"]  # the other one is held out

@@ -14,7 +14,8 @@ from tide_lightning.diffusion import sample
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.errors import UserError
 from tide_lightning.explore import Run
-from tide_lightning.explore.style import separate_style, spread, transfer_style, walk_image, walk_prompt
+from tide_lightning.explore.style import extent_of, separate_style, transfer_style
+from tide_lightning.intervene.recording import Walk, walk_image, walk_prompts
 
 SETTINGS = {"num_inference_steps": 2, "guidance_scale": 3.0}
 STYLE, CONTENT = "a cube, in front of a mint wall", "a red ring"
@@ -24,16 +25,20 @@ def noise(run: Run, count: int = 2) -> torch.Tensor:
     return torch.stack([normal(stream(2, i), run.denoiser.latent_shape) for i in range(count)])
 
 
-def test_spread_is_the_share_of_places() -> None:
+def walk(run: Run, prompt: str) -> Walk:
+    return walk_prompts([prompt] * 2, noise(run), **SETTINGS)  # type: ignore[arg-type]
+
+
+def test_extent_is_the_share_of_places() -> None:
     difference = torch.zeros(8, 4)
     difference[:, 0] = -3.0
     difference[2, 1] = 5.0
     difference[:4, 2] = torch.tensor([1.0, -1.0, 1.0, -1.0])
-    assert spread(difference).tolist() == pytest.approx([1, 1 / 8, 1 / 2, 0])
+    assert extent_of(difference).tolist() == pytest.approx([1, 1 / 8, 1 / 2, 0])
 
 
 def test_all_latents_from_a_prompt_to_itself_change_nothing_and_to_another_do(run: Run) -> None:
-    walks = [walk_prompt(prompt, noise(run), **SETTINGS) for prompt in (STYLE, CONTENT)]  # type: ignore[arg-type]
+    walks = [walk(run, prompt) for prompt in (STYLE, CONTENT)]
     chosen = {SITES[0]: list(range(D_SAE))}
     same = separate_style(run.denoiser, run.saes, walks[1], walks[1], latents=chosen)
     other = separate_style(run.denoiser, run.saes, walks[0], walks[1], latents=chosen)
@@ -53,7 +58,7 @@ def test_all_latents_from_a_prompt_to_itself_change_nothing_and_to_another_do(ru
 
 
 def test_wide_differences_are_chosen_and_their_lack_is_told(run: Run) -> None:
-    walks = [walk_prompt(prompt, noise(run), **SETTINGS) for prompt in (STYLE, CONTENT)]  # type: ignore[arg-type]
+    walks = [walk(run, prompt) for prompt in (STYLE, CONTENT)]
     found = separate_style(run.denoiser, run.saes, *walks, least_extent=0.2, count=3)
     for one in found.values():
         assert 0 < len(one.latents) <= 3
@@ -65,7 +70,7 @@ def test_wide_differences_are_chosen_and_their_lack_is_told(run: Run) -> None:
 def test_an_image_is_a_style_too(run: Run) -> None:
     side = run.denoiser.image_shape[-1]
     image = torch.rand(3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    walks = walk_image(image, noise(run), 2), walk_prompt(CONTENT, noise(run), **SETTINGS)  # type: ignore[arg-type]
+    walks = walk_image(image, noise(run), num_inference_steps=2), walk(run, CONTENT)
     found = separate_style(run.denoiser, run.saes, *walks, least_extent=0.1, count=2)
     assert set(found) <= set(SITES)
     assert all(one.difference.shape[0] == 2 for one in found.values())

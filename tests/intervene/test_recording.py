@@ -15,7 +15,7 @@ from tests.untrained import DEEP, PROMPTS, SHALLOW
 from tide_lightning.diffusion import Conditioning, Denoiser, around_calls, sample
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.intervene import Edit, steer
-from tide_lightning.intervene.recording import Forward, record, recorded, watch
+from tide_lightning.intervene.recording import Forward, record, recorded, walk_prompts, watch
 from tide_lightning.intervene.splicing import site_context
 from tide_lightning.saes import SAE
 from tide_lightning.tokens import Half
@@ -32,9 +32,9 @@ def test_what_is_watched_is_what_is_steered(denoiser: Denoiser, saes: Saes) -> N
     noise = noise_of(denoiser, 0, 1)
     settings: dict[str, Any] = {"initial_noise": noise, "num_inference_steps": STEPS, "guidance_scale": 3.0}
     with steer(denoiser, saes, [Edit(SHALLOW, 3, "add", 9.0)]) as steered:
-        seen = watch(steered, saes, PROMPTS, **settings)
+        seen = watch(steered, saes, walk_prompts(PROMPTS, **settings))
         assert torch.equal(seen.latents, sample(steered, PROMPTS, **settings))
-    plain = watch(denoiser, saes, PROMPTS, **settings)
+    plain = watch(denoiser, saes, walk_prompts(PROMPTS, **settings))
     assert torch.equal(plain.latents, sample(denoiser, PROMPTS, **settings))
     assert not torch.equal(plain.mean[DEEP], seen.mean[DEEP])  # what lies behind the edit has changed
     assert plain.mean[DEEP].shape == plain.peak[DEEP].shape == (2, STEPS, saes[DEEP].d_sae)
@@ -124,5 +124,6 @@ def test_one_forward_alone_is_as_on_its_way(denoiser: Denoiser, saes: Saes) -> N
         ours, theirs = way.code(key, sae), again.code(key, sae)
         torch.testing.assert_close(ours.to_dense(), theirs.to_dense(), rtol=1e-3, atol=1e-3)
     assert way.tokens[DEEP].context.trajectory_noise is not None
-    seen = watch(denoiser, labelled, PROMPTS, initial_noise=noise, num_inference_steps=STEPS, guidance_scale=4.5)
+    walk = walk_prompts(PROMPTS, noise, num_inference_steps=STEPS, guidance_scale=4.5)
+    seen = watch(denoiser, labelled, walk)
     assert torch.equal(seen.mean[f"{DEEP}@a"], seen.mean[f"{DEEP}@b"])

@@ -1,8 +1,9 @@
 """Erasure: latents that stand for a concept, turned against it; and what that costs other prompts.
 
-The latents are found by two lists of prompts, with the concept and without: they fire with the one and hardly with the
-other. What is done to them is the same always: their values are multiplied by a factor of 0 (switched off) or below
-(turned against the concept), wherever they fire. A prompt that does not call them up is drawn as before, to the bit.
+The latents are those that the finder finds by two lists of prompts, with the concept and without, and that hardly fire
+without it. What is done to them is the same always: their values are multiplied by a factor of 0 (switched off) or
+below (turned against the concept), wherever they fire. A prompt that does not call them up is drawn as before, to the
+bit.
 
 Shapes: N prompts.
 """
@@ -10,35 +11,21 @@ Shapes: N prompts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle, islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tide_lightning.diffusion import Denoiser, sample
+from tide_lightning.explore.finder import Found, rank
 from tide_lightning.intervene.edits import Edit
-from tide_lightning.intervene.recording import watch
+from tide_lightning.intervene.recording import walk_prompts, watch
 from tide_lightning.intervene.steering import steer
 from tide_lightning.saes import SAE
 
 Judge = Callable[[Tensor], Tensor]
 """The chance [N] that each of images [N, 3, H, W] in [-1, 1] shows the concept."""
-
-
-class ConceptLatent(NamedTuple):
-    """A latent that stands for a concept.
-
-    Fields:
-        site: whose SAE.
-        latent: its number.
-        with_concept: its mean value with prompts that call for the concept.
-        without: with the others.
-    """
-
-    site: str
-    latent: int
-    with_concept: float
-    without: float
 
 
 class Erased(NamedTuple):
@@ -63,6 +50,7 @@ class Erased(NamedTuple):
     unrelated: float
 
 
+@torch.no_grad()
 def find_concept(
     denoiser: Denoiser,
     saes: Mapping[str, SAE],
@@ -74,8 +62,8 @@ def find_concept(
     least_share: float = 0.8,
     num_inference_steps: int = 10,
     guidance_scale: float = 4.5,
-) -> list[ConceptLatent]:
-    """Each site's latents that fire with the concept and hardly without it, the most active first.
+) -> list[Found]:
+    """Each site's latents that the finder finds for the concept and that hardly fire without it.
 
     Args:
         denoiser: the frozen denoiser.
@@ -88,29 +76,16 @@ def find_concept(
         num_inference_steps: of the trajectories.
         guidance_scale: of the trajectories.
     """
-    own, other = (
-        watch(
-            denoiser,
-            saes,
-            [some[number % len(some)] for number in range(len(noise))],
-            initial_noise=noise,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-        )
+    settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    seen = [
+        watch(denoiser, saes, walk_prompts(list(islice(cycle(some), len(noise))), noise, **settings))  # type: ignore[arg-type]
         for some in (suppress, keep)
-    )
-    found = []
-    for site in saes:
-        with_concept, without = own.mean[site].mean((0, 1)), other.mean[site].mean((0, 1))
-        specific = with_concept >= least_share * (with_concept + without)
-        size = torch.where(specific, with_concept, 0)
-        for value, latent in zip(*(one.tolist() for one in size.topk(min(count, len(size)))), strict=True):
-            if value > 0:
-                found.append(ConceptLatent(site, latent, value, float(without[latent])))
-    return found
+    ]
+    found = [one for site in saes for one in rank({site: saes[site]}, *seen, top=count)]
+    return [one for one in found if one.share >= least_share]
 
 
-def erasing(latents: Sequence[ConceptLatent], factor: float, window: tuple[float, float] = (0.0, 1.0)) -> list[Edit]:
+def erasing(latents: Sequence[Found], factor: float, window: tuple[float, float] = (0.0, 1.0)) -> list[Edit]:
     """The edits that multiply a concept's latents, in the prompt's half of each forward: it is the words that count."""
     return [Edit(one.site, one.latent, "scale", factor, window, half="conditional") for one in latents]
 
@@ -119,7 +94,7 @@ def erasing(latents: Sequence[ConceptLatent], factor: float, window: tuple[float
 def erase(
     denoiser: Denoiser,
     saes: Mapping[str, SAE],
-    latents: Sequence[ConceptLatent],
+    latents: Sequence[Found],
     factors: Sequence[float],
     suppress: Sequence[str],
     keep: Sequence[str],

@@ -14,8 +14,8 @@ from tide_lightning.diffusion.counters import normals
 from tide_lightning.errors import UserError
 from tide_lightning.explore.erasure import Erased, Judge, erase, erasing, find_concept
 from tide_lightning.explore.pictures import picture_format, save_picture, sheet
+from tide_lightning.explore.requests import check_windows, parse_numbers, parse_window
 from tide_lightning.explore.run import open_run
-from tide_lightning.explore.steering.requests import check_windows, parse_numbers, parse_window
 from tide_lightning.intervene.edits import check_edits
 
 _NUM_SHOWN = 6
@@ -36,6 +36,7 @@ def erase_concept(
     steps: int = 20,
     guidance_scale: float | None = None,
     device: str = "auto",
+    trust: bool = False,
 ) -> None:
     """Turn the latents of a concept against it, and measure what is left of it and of other prompts' images.
 
@@ -54,6 +55,7 @@ def erase_concept(
         steps: of the trajectories.
         guidance_scale: as in the run's data unless given.
         device: where to compute; auto takes a GPU where there is one.
+        trust: let the run's config import classes that are not this package's, and read prompts from elsewhere.
     """
     if steps < 1 or count < 1 or most < 2:
         raise UserError(f"--steps {steps}, --count {count}, --most {most}: at least 1, 1 and 2")
@@ -61,7 +63,7 @@ def erase_concept(
     factors = [value for value in parse_numbers("--factor", factor) if value != 1]
     (low, high), seen = parse_window(window), load_judge(judge, judge_of)
     lists = [_prompts(name, path, most) for name, path in (("--suppress", suppress), ("--keep", keep))]
-    opened = open_run(run, device)
+    opened = open_run(run, device, trust=trust)
     denoiser, saes = opened.denoiser, opened.saes
     scale = opened.guidance_scale if guidance_scale is None else guidance_scale
     settings: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": scale}

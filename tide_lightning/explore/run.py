@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,12 +15,15 @@ from jsonargparse import ArgumentError, ArgumentParser
 from tide_lightning.datamodules import ActivationDataModule, LoadingOptions, TrajectoryOptions
 from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.errors import UserError
+from tide_lightning.explore.trust import check_classes, check_files
 from tide_lightning.moved import moved_keys
 from tide_lightning.runs import find_run
 from tide_lightning.saes import SAE
 from tide_lightning.saes.storage import read_cfg, saes_in
 
 T = TypeVar("T")
+
+_MAX_CAPTIONS = 4096
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,13 @@ class Run:
         folder: holds config.yaml and saes/.
         config: what config.yaml says.
         device: where SAEs and denoiser are put.
+        trusted: whether its config may name classes that are not this package's, and files outside of the folder.
     """
 
     folder: Path
     config: dict[str, Any]
     device: torch.device
+    trusted: bool = False
 
     @property
     def name(self) -> str:
@@ -66,9 +72,16 @@ class Run:
     @cached_property
     def data(self) -> ActivationDataModule:
         """The run's datamodule around the same denoiser; its prompts and images must still be where they were."""
+        if not self.trusted:
+            check_files(self._data_config(), self.folder)
         data = build_data(self._data_config(), self.folder / "config.yaml")
         data.adopt(self.denoiser)
         return data
+
+    @cached_property
+    def captions(self) -> list[str]:
+        """What the run was trained on says: some thousands of its prompts."""
+        return list(islice(self.data.corpus.prompts("train"), _MAX_CAPTIONS))
 
     @property
     def guidance_scale(self) -> float:
@@ -92,6 +105,8 @@ class Run:
         data = self.config.get("data")
         if not isinstance(data, dict) or "pretrained" not in data:
             raise UserError(f"{self.folder / 'config.yaml'} names no data.pretrained: not the config of a run")
+        if not self.trusted:
+            check_classes(data, self.folder)
         _check_keys(data, self.folder / "config.yaml")
         return data
 
@@ -124,13 +139,14 @@ def _built(kind: type[T], arguments: dict[str, Any], where: Path | str) -> T:
     return built
 
 
-def open_run(run: str | Path, device: str = "auto", root: str | Path = "runs") -> Run:
+def open_run(run: str | Path, device: str = "auto", root: str | Path = "runs", trust: bool = False) -> Run:
     """Open a run.
 
     Args:
         run: its folder, a folder with `latest` in it, or a name below `root`.
         device: where to; auto takes a GPU where there is one.
         root: folder of all runs.
+        trust: let its config import classes that are not this package's, and read prompts from outside of its folder.
     """
     folder = find_run(Path(run), Path(root))
     path = folder / "config.yaml"
@@ -143,4 +159,4 @@ def open_run(run: str | Path, device: str = "auto", root: str | Path = "runs") -
         where = torch.empty(0, device=chosen).device
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r}: {str(error).splitlines()[0]}") from error
-    return Run(folder, config if isinstance(config, dict) else {}, where)
+    return Run(folder, config if isinstance(config, dict) else {}, where, trust)

@@ -11,23 +11,20 @@ Shapes: N noises, S steps, T tokens, F latents, L latents of the style.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tide_lightning.diffusion import Denoiser, sample
+from tide_lightning.diffusion import Denoiser
 from tide_lightning.errors import UserError
-from tide_lightning.intervene.recording import Forward, recorded
+from tide_lightning.intervene.recording import Forward, Walk, recorded
 from tide_lightning.intervene.splicing import Predictor, splice_denoiser
 from tide_lightning.intervene.steering import effect
 from tide_lightning.saes import SAE
 from tide_lightning.tokens import Half, TokenBatch
-
-Walk = Callable[[Denoiser], None]
-"""Runs a denoiser through its steps on N samples; what is seen on the way is the point."""
 
 
 @dataclass(frozen=True)
@@ -45,30 +42,6 @@ class Style:
     extent: Tensor
     t: Tensor
     difference: Tensor
-
-
-def walk_prompt(prompt: str, noise: Tensor, num_inference_steps: int, guidance_scale: float) -> Walk:
-    """Guided trajectories of one prompt from each noise [N, *latent_shape]."""
-
-    def walk(denoiser: Denoiser) -> None:
-        settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-        sample(denoiser, [prompt] * len(noise), initial_noise=noise, **settings)  # type: ignore[arg-type]
-
-    return walk
-
-
-def walk_image(image: Tensor, noise: Tensor, num_inference_steps: int) -> Walk:
-    """An image [3, H, W] in [-1, 1] under each noise, at the times of a trajectory's steps, without a prompt."""
-
-    @torch.no_grad()
-    def walk(denoiser: Denoiser) -> None:
-        x0 = denoiser.encode_images(image.unsqueeze(0)).expand(len(noise), *denoiser.latent_shape)
-        blank = denoiser.encode_prompts([""] * len(noise))
-        for timestep in denoiser.new_scheduler(num_inference_steps).timesteps:
-            raw_t = denoiser.raw_t(timestep.to(x0.device)).expand(len(x0))
-            denoiser.predict(denoiser.schedule.add_noise(x0, noise.to(x0), raw_t), raw_t, blank)
-
-    return walk
 
 
 @torch.no_grad()
@@ -102,7 +75,7 @@ def separate_style(
             chosen = torch.tensor(list(latents.get(site, ())), dtype=torch.long)
         if len(chosen):
             (t, own), (_, other) = (_recorded(denoiser, site, sae, walk, chosen) for walk in (style, content))
-            found[site] = Style(chosen, spread((own - other).sum(0)), t, own - other)
+            found[site] = Style(chosen, extent_of((own - other).sum(0)), t, own - other)
     if not found:
         raise UserError(
             f"style: no latent differs over at least {least_extent:g} of the image; name latents, or lower the extent"
@@ -110,7 +83,7 @@ def separate_style(
     return found
 
 
-def spread(difference_TL: Tensor) -> Tensor:
+def extent_of(difference_TL: Tensor) -> Tensor:
     """Over what share of the places each difference is spread [L]: 1 if equal everywhere, 1 / T if at one place."""
     size_TL = difference_TL.abs()
     share = size_TL.sum(0).square() / size_TL.square().sum(0).clamp_min(1e-20) / len(size_TL)
@@ -157,7 +130,7 @@ def _adding(sae: SAE, style: Style, strength: float, window: tuple[float, float]
 
 def _wide(difference_TF: Tensor, least_extent: float, count: int) -> Tensor:
     """The most different of those that differ widely."""
-    size = torch.where(spread(difference_TF) >= least_extent, difference_TF.abs().sum(0), 0)
+    size = torch.where(extent_of(difference_TF) >= least_extent, difference_TF.abs().sum(0), 0)
     values, latents = size.topk(min(count, len(size)))
     return latents[values > 0]
 

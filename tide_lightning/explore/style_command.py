@@ -13,10 +13,11 @@ from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import normals
 from tide_lightning.errors import UserError
 from tide_lightning.explore.pictures import picture_format, save_picture, sheet
+from tide_lightning.explore.requests import check_windows, parse_latents, parse_numbers, parse_window
 from tide_lightning.explore.run import open_run
-from tide_lightning.explore.steering.requests import check_windows, parse_latents, parse_numbers, parse_window
-from tide_lightning.explore.style import separate_style, transfer_style, walk_image, walk_prompt
+from tide_lightning.explore.style import separate_style, transfer_style
 from tide_lightning.intervene.edits import Edit, check_edits
+from tide_lightning.intervene.recording import walk_image, walk_prompts
 
 
 def transfer(
@@ -35,6 +36,7 @@ def transfer(
     steps: int = 20,
     guidance_scale: float | None = None,
     device: str = "auto",
+    trust: bool = False,
 ) -> None:
     """Draw a prompt in the style of another prompt or of an image, its content kept.
 
@@ -54,6 +56,7 @@ def transfer(
         steps: of the trajectories.
         guidance_scale: as in the run's data unless given.
         device: where to compute; auto takes a GPU where there is one.
+        trust: let the run's config import classes that are not this package's, and read prompts from elsewhere.
     """
     if steps < 1 or samples < 1:
         raise UserError(f"--steps {steps}, --samples {samples}: at least 1 each")
@@ -61,7 +64,7 @@ def transfer(
         raise UserError("name one source of style: --style PROMPT or --image FILE")
     picture_format(out)
     strengths, (low, high) = parse_numbers("--strength", strength), parse_window(window)
-    opened = open_run(run, device)
+    opened = open_run(run, device, trust=trust)
     denoiser = opened.denoiser
     named = None if latent is None else parse_latents(latent, "add", 0.0, (low, high), None, "both")
     names = [edit.site for edit in named] if named else _split(sites) or list(opened.saes)[:1]
@@ -71,11 +74,11 @@ def transfer(
     scale = opened.guidance_scale if guidance_scale is None else guidance_scale
     settings: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": scale}
     noise = _noise(denoiser, seed, "style", samples)
-    source = walk_prompt(style, noise, **settings)
+    source = walk_prompts([style] * samples, noise, **settings)
     if image is not None:
-        source = walk_image(_read_image(denoiser, image), noise, steps)
+        source = walk_image(_read_image(denoiser, image), noise, num_inference_steps=steps)
     chosen = None if named is None else {site: [int(e.latent) for e in named if e.site == site] for site in saes}
-    content = walk_prompt(prompt, noise, **settings)
+    content = walk_prompts([prompt] * samples, noise, **settings)
     found = separate_style(denoiser, saes, source, content, latents=chosen, least_extent=extent)
     for site, one in found.items():
         print(f"{site}: {len(one.latents)} latents: {', '.join(map(str, one.latents.tolist()))}")

@@ -100,11 +100,53 @@ def _forward(
     return Forward(x_t, raw_t, conditioning, denoiser.schedule.t(raw_t), tokens)
 
 
+Walk = Callable[[Denoiser], Tensor]
+"""Takes N samples through a trajectory's times with a denoiser, and gives the latents that they end with."""
+
+
+def walk_prompts(
+    prompts: Sequence[str],
+    initial_noise: Tensor,
+    *,
+    num_inference_steps: int,
+    guidance_scale: float,
+    callback: Callable[[int, Tensor, Tensor], None] | None = None,
+) -> Walk:
+    """Guided trajectories of prompts, each from its own noise; arguments as of `diffusion.sample`."""
+
+    def walk(denoiser: Denoiser) -> Tensor:
+        return sample(
+            denoiser,
+            prompts,
+            initial_noise=initial_noise,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            callback=callback,
+        )
+
+    return walk
+
+
+def walk_image(image: Tensor, noise: Tensor, *, num_inference_steps: int) -> Walk:
+    """An image [3, H, W] in [-1, 1] under each noise [N, *latent_shape], at a trajectory's times, without a prompt."""
+
+    @torch.no_grad()
+    def walk(denoiser: Denoiser) -> Tensor:
+        x0 = denoiser.encode_images(image.unsqueeze(0)).expand(len(noise), *denoiser.latent_shape)
+        blank = denoiser.encode_prompts([""] * len(noise))
+        for timestep in denoiser.new_scheduler(num_inference_steps).timesteps:
+            raw_t = denoiser.raw_t(timestep.to(x0.device)).expand(len(x0))
+            denoiser.predict(denoiser.schedule.add_noise(x0, noise.to(x0), raw_t), raw_t, blank)
+        return x0
+
+    return walk
+
+
 class Seen(NamedTuple):
-    """Images, and what latents did while they were made.
+    """What latents did on a walk.
 
     Fields:
-        latents: the images' [N, *latent_shape].
+        latents: the samples' in the end [N, *latent_shape].
         t: of each forward [S], falling.
         mean: of each SAE's latents over tokens [N, S, F], in the unit of edits' amounts.
         peak: their highest at any token [N, S, F], likewise.
@@ -117,33 +159,14 @@ class Seen(NamedTuple):
 
 
 @torch.no_grad()
-def watch(
-    denoiser: Denoiser,
-    saes: Mapping[str, SAE],
-    prompts: Sequence[str],
-    *,
-    initial_noise: Tensor,
-    num_inference_steps: int,
-    guidance_scale: float,
-    callback: Callable[[int, Tensor, Tensor], None] | None = None,
-) -> Seen:
-    """Sample, and look at every latent on the way.
-
-    Args:
-        denoiser: what to sample from; steered, perhaps.
-        saes: whom to look at, by site.
-        prompts: one per image.
-        initial_noise: standard normal [N, *latent_shape].
-        num_inference_steps: length of the schedule.
-        guidance_scale: of the denoiser's kind of guidance.
-        callback: called with step, raw timestep and latents after each step.
-    """
-    count = len(prompts)
+def watch(denoiser: Denoiser, saes: Mapping[str, SAE], walk: Walk) -> Seen:
+    """Walk, and look at every latent on the way; the denoiser may be steered, the SAEs' keys may bear labels."""
     times: list[Tensor] = []
     means: dict[str, list[Tensor]] = {key: [] for key in saes}
     peaks: dict[str, list[Tensor]] = {key: [] for key in saes}
 
     def take(forward: Forward) -> None:
+        count = len(forward.x_t)
         times.append(forward.t[:1].cpu())
         for key, sae in saes.items():
             tokens, code = forward.tokens[unlabelled(key)], forward.code(key, sae)
@@ -154,14 +177,7 @@ def watch(
             means[key].append(mean.reshape(count, -1).cpu())
             peaks[key].append(blank.scatter_reduce(0, entries, amounts, "amax").reshape(count, -1).cpu())
 
-    latents = sample(
-        recorded(denoiser, saes, take),
-        prompts,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        initial_noise=initial_noise,
-        callback=callback,
-    )
+    latents = walk(recorded(denoiser, saes, take))
     return Seen(
         latents,
         torch.cat(times),

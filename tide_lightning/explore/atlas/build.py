@@ -39,6 +39,7 @@ def atlas(
     batch: int = 32,
     seed: int = 0,
     device: str = "auto",
+    trust: bool = False,
 ) -> None:
     """Build an atlas of a run: a folder whose index.html opens in any browser, and its data as parquet.
 
@@ -53,8 +54,9 @@ def atlas(
         batch: samples read at once.
         seed: of the noise.
         device: where to read; auto takes a GPU where there is one.
+        trust: let the run's config import classes that are not this package's, and read prompts from elsewhere.
     """
-    opened = open_run(run, device)
+    opened = open_run(run, device, trust=trust)
     folder = Path(out) if out else opened.folder / "atlas"
     page = build_atlas(
         opened,

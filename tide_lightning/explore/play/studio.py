@@ -7,7 +7,6 @@ import io
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -15,16 +14,16 @@ from torch import Tensor
 from tide_lightning.diffusion import sample
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.errors import UserError
+from tide_lightning.explore.change import change, difference
+from tide_lightning.explore.finder import find_by_words
 from tide_lightning.explore.pictures import heat, to_picture
 from tide_lightning.explore.play.fields import Fields
-from tide_lightning.explore.retrieval import find_by_text
+from tide_lightning.explore.requests import check_windows
 from tide_lightning.explore.run import Run
-from tide_lightning.explore.steering import change, difference
-from tide_lightning.explore.steering.requests import check_windows
 from tide_lightning.intervene import Edit, steer
 from tide_lightning.intervene.amounts import full_amounts
 from tide_lightning.intervene.edits import check_edits
-from tide_lightning.intervene.recording import Seen, watch
+from tide_lightning.intervene.recording import Seen, walk_prompts, watch
 from tide_lightning.saes import SAE
 
 _NUM_ACTIVE = 60  # latents of each site that are listed
@@ -113,13 +112,13 @@ class Studio:
         """Latents by which the denoiser makes what a text says."""
         query = Fields(request).text("query", 200)
         with self._working("Searching"):
-            found = find_by_text(self.run, query, top=12, num_prompts=4, num_candidates=4)
-        return {"found": [{"site": one.site, "latent": one.latent, "score": one.score} for one in found]}
+            found = find_by_words(self.run, query, top=12, num_prompts=4)
+        return {"found": [{"site": one.site, "latent": one.latent, "tells": one.tells} for one in found]}
 
     def _examples(self) -> list[str]:
         """A few of the run's own prompts; none where its data is no longer where it was."""
         try:
-            captions = list(islice(self.run.data.corpus.prompts("train"), 4 * _NUM_EXAMPLES))
+            captions = self.run.captions[: 4 * _NUM_EXAMPLES]
         except UserError:
             return []
         return list(dict.fromkeys(filter(None, captions)))[:_NUM_EXAMPLES]
@@ -129,7 +128,8 @@ class Studio:
         key = (fields.text("prompt"), fields.whole("seed", 0, 2**31), *settings.items())
         key = key[:-1]  # the callback says nothing about the image
         if self._original is None or self._original.key != key:
-            seen = watch(self.denoiser, self.saes, [fields.text("prompt")], initial_noise=noise, **settings)
+            walk = walk_prompts([fields.text("prompt")], noise, **settings)
+            seen = watch(self.denoiser, self.saes, walk)
             self._original = Original(key, self.denoiser.decode_latents(seen.latents)[0], seen)
         return self._original
 

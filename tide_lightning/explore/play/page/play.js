@@ -158,7 +158,7 @@ function curve(values) {
 }
 
 function about(entry) {
-  if (entry.when === undefined) return `score ${entry.score.toFixed(2)}`;
+  if (entry.when === undefined) return `tells it ${entry.tells.toFixed(2)}`;
   const step = entry.when.indexOf(Math.max(...entry.when)) + 1;
   return `up to ${entry.peak.toFixed(1)}, most at step ${step} of ${entry.when.length}`;
 }

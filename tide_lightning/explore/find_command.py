@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image
 from rich.console import Console
@@ -13,12 +13,14 @@ from torch import Tensor
 
 from tide_lightning.datamodules.sources import image_tensor
 from tide_lightning.errors import UserError
+from tide_lightning.explore.finder import find_by_images, find_by_prompts, find_by_words
 from tide_lightning.explore.lookup import AtlasTables, look_up, look_up_by_centroid
-from tide_lightning.explore.retrieval import find_by_images, find_by_prompts, find_by_text
 from tide_lightning.explore.run import Run, open_run
 
+_COLUMNS = "site", "latent", "tells", "rise", "level", "amount", "where"
 _LEGEND = (
-    "contrast: by how much more it fires; effect: how far it does what the words do; level: its value where it fires"
+    "tells: how surely it fires for what was asked and not for what stands in its place; rise: by how much higher;"
+    " level: its peak there; amount: to raise it by (tide steer --find); where: at its own places, or with things"
 )
 
 
@@ -32,8 +34,9 @@ def find(
     top: int = 10,
     seed: int = 0,
     device: str = "auto",
+    trust: bool = False,
 ) -> None:
-    """Find latents: in a run by what they do when the denoiser is asked, in an atlas by what was seen there.
+    """Find latents: in a run by what they do when the denoiser draws, in an atlas by what was seen there.
 
     Args:
         where: run folder (or its name below ./runs), or the folder of an atlas.
@@ -45,6 +48,7 @@ def find(
         top: how many are listed.
         seed: of the noise.
         device: where to ask; auto takes a GPU where there is one.
+        trust: let the run's config import classes that are not this package's, and read prompts from elsewhere.
     """
     if AtlasTables.is_one(Path(where)):
         _print_listed(where, query, against, by, clip, sites, top)
@@ -53,7 +57,23 @@ def find(
         raise UserError(
             f"--clip compares texts with the images of an atlas, and {where} is none: give an atlas's folder"
         )
-    _print_found(open_run(where, device), query, against, by, sites, top, seed)
+    if top < 1:
+        raise UserError(f"--top {top}: at least 1")
+    settings: dict[str, Any] = {"sites": sites, "top": top, "seed": seed}
+    run = open_run(where, device, trust=trust)
+    if by == "words":
+        found = find_by_words(run, query, against, **settings)
+    elif against is None:
+        raise UserError(f"--by {by} compares two: give --against")
+    elif by == "prompts":
+        found = find_by_prompts(run, query, against, **settings)
+    else:
+        found = find_by_images(run, _image(run, query), _image(run, against), **settings)
+    table = Table(*_COLUMNS, title=escape(query), title_justify="left", caption=_LEGEND)
+    for one in found:
+        figures = f"{one.tells:.2f}", f"{one.rise:.3g}", f"{one.level:.3g}", f"{one.amount:.2f}"
+        table.add_row(escape(one.site), str(one.latent), *figures, "" if one.home is None else "at home")
+    Console().print(table)
 
 
 def _print_listed(
@@ -72,26 +92,6 @@ def _print_listed(
     table = Table("site", "latent", measure, "page", title=escape(query), title_justify="left", caption=basis)
     for one in found:
         table.add_row(escape(one.site), str(one.latent), f"{one.score:.3f}", escape(f"#{one.site}/{one.latent}"))
-    Console().print(table)
-
-
-def _print_found(
-    run: Run, query: str, against: str | None, by: str, sites: list[str] | None, top: int, seed: int
-) -> None:
-    if by == "words":
-        found = find_by_text(run, query, against, sites=sites, top=top, seed=seed)
-    elif against is None:
-        raise UserError(f"--by {by} compares two: give --against")
-    elif by == "prompts":
-        found = find_by_prompts(run, query, against, sites=sites, top=top, seed=seed)
-    else:
-        found = find_by_images(run, _image(run, query), _image(run, against), sites=sites, top=top, seed=seed)
-    names = "site", "latent", "score", "contrast", "effect", "level"
-    table = Table(*names, title=escape(query), title_justify="left", caption=_LEGEND)
-    for one in found:
-        effect = "" if one.effect is None else f"{one.effect:.2f}"
-        numbers = f"{one.score:.4f}", f"{one.contrast:.4f}", effect, f"{one.level:.2f}"
-        table.add_row(escape(one.site), str(one.latent), *numbers)
     Console().print(table)
 
 

@@ -10,6 +10,8 @@ from PIL import Image
 
 from tests.explore.conftest import D_SAE, SITES
 from tide_lightning.cli import main
+from tide_lightning.explore import open_run
+from tide_lightning.explore.steer_command import first_found
 
 FAST = ["--prompt", "a red cube", "--steps", "2", "--device", "cpu"]
 
@@ -40,6 +42,19 @@ def test_an_amount_of_nothing_changes_no_bit(
     assert np.array_equal(row[:, 8:168], row[:, half + 4 : half + 164])
 
 
+def test_words_steer_by_the_first_that_is_found(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = first_found(open_run(run_folder, device="cpu"), "red")
+    args = ["steer", str(run_folder), *FAST, "--region", "0,0,1,1"]
+    found, named = tmp_path / "found.png", tmp_path / "named.png"
+    assert main([*args, "--find", "red", "--out", str(found)]) == 0
+    assert f"{first.site}/{first.latent} " in capsys.readouterr().out
+    as_named = ["--latent", f"{first.site}/{first.latent}", "--amount", str(first.amount), "--half", "conditional"]
+    assert main([*args, *as_named, "--out", str(named)]) == 0
+    assert found.read_bytes() == named.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -48,6 +63,8 @@ def test_an_amount_of_nothing_changes_no_bit(
         (["--latent", "transformer_block.3/1"], f"did you mean {SITES[0]}?"),
         (["--latent", SITES[0]], "write SITE/NUMBER"),
         ([], "name at least one"),
+        (["--latent", f"{SITES[0]}/1", "--find", "red"], "or give words to --find it by"),
+        (["--find", "red", "--amount", "much"], "give numbers"),
         (["--latent", f"{SITES[0]}/1", "--window", "0.4,0.45"], "holds none of the 2 steps, which are at t = 1, 0.5"),
         (["--latent", f"{SITES[0]}/1", "--window", "0.4"], "give 2 numbers"),
         (["--latent", f"{SITES[0]}/1", "--amount", "much"], "give numbers"),

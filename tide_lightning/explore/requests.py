@@ -17,7 +17,12 @@ _LATENT = re.compile(r"(?P<site>.+)/(?P<latent>\d+)(?::(?P<operation>[a-z]+))?(?
 
 
 def parse_latents(
-    text: str, operation: Operation, amount: float, window: tuple[float, float], region: Region | None, half: Halves
+    text: str,
+    operation: Operation,
+    amount: float,
+    window: tuple[float, float],
+    region: Region | Tensor | None,
+    half: Halves,
 ) -> list[Edit]:
     """Read "SITE/LATENT[:OPERATION[:AMOUNT]]", several separated by commas; what is left out is as given besides."""
     edits = []

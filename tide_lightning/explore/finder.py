@@ -1,0 +1,211 @@
+"""The finder: which latents fire for one thing and not for another.
+
+The denoiser draws prompts that say the thing, and the same prompts with something else in its place, from the same
+noises, and every latent is watched. First stand latents whose peak tells an image of the one from an image of the
+other, whichever two are drawn, and that do much more with the thing, measured by how far that moves tokens. No label,
+no classifier and no mask is asked. Whether a latent also makes the thing, raising it tells (`tide steer --find`).
+
+Shapes: N samples, S forwards, T tokens, F latents, K found ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tide_lightning.diffusion import Denoiser
+from tide_lightning.diffusion.counters import normals
+from tide_lightning.evaluation.scores import auroc
+from tide_lightning.explore.question import pose
+from tide_lightning.explore.run import Run
+from tide_lightning.explore.style import extent_of
+from tide_lightning.intervene import Edit
+from tide_lightning.intervene.amounts import full_amounts
+from tide_lightning.intervene.recording import Forward, Seen, Walk, recorded, walk_image, walk_prompts, watch
+from tide_lightning.saes import SAE
+
+PUSH = 0.6
+"""How far a found latent is to move tokens, as a share of what they hold besides the known part (`full_amounts`)."""
+
+_PAIRS = 16  # of images that a latent should tell right, all of them
+
+_AT_ONE_PLACE = 0.75  # as widely spread in the mean over samples as in each one, from which on a latent has a home
+
+
+class Found(NamedTuple):
+    """A latent that was found.
+
+    Fields:
+        site: key of its SAE.
+        latent: its number.
+        score: what the list is sorted by: `rise`, as a share of the amount of a full push, times the chance that it
+            tells 16 pairs right, `tells` to the 16th power.
+        tells: the chance that its peak is higher in a sample with the thing than in one without (AUROC): .5 is luck.
+        rise: by how much higher its peaks over places are with the thing, in the mean over samples and times (in the
+            unit of amounts).
+        level: its peaks with the thing, likewise.
+        share: of its activity with and without the thing (in the mean over places), how much falls to with.
+        amount: to raise it by.
+        home: where it fires [T], if that is at the same places whatever the sample (as of a latent for "on the left");
+            None for latents that go with things, wherever they stand.
+    """
+
+    site: str
+    latent: int
+    score: float
+    tells: float
+    rise: float
+    level: float
+    share: float
+    amount: float
+    home: Tensor | None = None
+
+    def edit(self) -> Edit:
+        """What steers by it: the latent raised in the prompt's half of each forward, at its home if it has one."""
+        return Edit(self.site, self.latent, "add", self.amount, region=self.home, half="conditional")
+
+
+def find_by_words(
+    run: Run,
+    query: str,
+    against: str | None = None,
+    *,
+    sites: Sequence[str] | None = None,
+    top: int = 10,
+    num_prompts: int = 12,
+    num_inference_steps: int = 10,
+    seed: int = 0,
+) -> list[Found]:
+    """The latents that fire for what a text says, the best first.
+
+    Args:
+        run: an open run, whose captions tell how the words are used.
+        query: a word or a few.
+        against: what stands in its place otherwise; unless given, the phrases that captions have there
+            (for `red` other colours).
+        sites: keys of SAEs; all unless given.
+        top: at most so many.
+        num_prompts: captions that are asked for.
+        num_inference_steps: of the trajectories.
+        seed: of the noise.
+    """
+    question = pose(query, against, run.captions, num_prompts)
+    settings: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": run.guidance_scale}
+    noise = _noise(run.denoiser, seed, len(question.prompts))
+    saes = _chosen(run, sites)
+    return find_by_lists(run.denoiser, saes, question.prompts, question.others, noise, top=top, **settings)
+
+
+def find_by_prompts(
+    run: Run,
+    prompt: str,
+    against: str,
+    *,
+    sites: Sequence[str] | None = None,
+    top: int = 10,
+    num_samples: int = 8,
+    num_inference_steps: int = 10,
+    seed: int = 0,
+) -> list[Found]:
+    """The latents that fire for one prompt and not for another, the best first."""
+    settings: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": run.guidance_scale}
+    noise, lists = _noise(run.denoiser, seed, num_samples), ([prompt] * num_samples, [against] * num_samples)
+    return find_by_lists(run.denoiser, _chosen(run, sites), *lists, noise, top=top, **settings)
+
+
+def find_by_images(
+    run: Run,
+    image: Tensor,
+    against: Tensor,
+    *,
+    sites: Sequence[str] | None = None,
+    top: int = 10,
+    num_samples: int = 8,
+    num_inference_steps: int = 10,
+    seed: int = 0,
+) -> list[Found]:
+    """The latents that fire for one image and not for another, both [3, H, W] in [-1, 1], under the same noises."""
+    denoiser, saes = run.denoiser, _chosen(run, sites)
+    noise = _noise(denoiser, seed, num_samples)
+    walks = [walk_image(one, noise, num_inference_steps=num_inference_steps) for one in (image, against)]
+    return rank(saes, *(watch(denoiser, saes, walk) for walk in walks), top=top)
+
+
+@torch.no_grad()
+def find_by_lists(
+    denoiser: Denoiser,
+    saes: Mapping[str, SAE],
+    wanted: Sequence[str],
+    unwanted: Sequence[str],
+    initial_noise: Tensor,
+    *,
+    num_inference_steps: int = 10,
+    guidance_scale: float = 4.5,
+    top: int = 10,
+) -> list[Found]:
+    """The latents that fire for what one list of prompts says and the other does not, the best first.
+
+    Args:
+        denoiser: the frozen denoiser.
+        saes: by site.
+        wanted: prompts that say it.
+        unwanted: the counterpart of each, best with few words changed.
+        initial_noise: of each pair [N, *latent_shape].
+        num_inference_steps: of the trajectories.
+        guidance_scale: of the trajectories.
+        top: at most so many.
+    """
+    settings: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    walks = [walk_prompts(prompts, initial_noise, **settings) for prompts in (wanted, unwanted)]
+    found = rank(saes, *(watch(denoiser, saes, walk) for walk in walks), top=top)
+    return _with_homes(denoiser, saes, found, walks[0])
+
+
+def rank(saes: Mapping[str, SAE], wanted: Seen, unwanted: Seen, *, top: int) -> list[Found]:
+    """Latents of all sites by what they did on two walks, the best first; those that rise only."""
+    found = []
+    for key, sae in saes.items():
+        own, other = (seen.mean[key].mean((0, 1)) for seen in (wanted, unwanted))
+        level, before = (seen.peak[key].mean((0, 1)) for seen in (wanted, unwanted))
+        full, rise, share = full_amounts(sae).cpu(), level - before, own / (own + other).clamp_min(1e-20)
+        peaks = [seen.peak[key].amax(1) for seen in (wanted, unwanted)]
+        tells = auroc(torch.cat(peaks), torch.arange(sum(map(len, peaks)))[:, None] < len(peaks[0]))[0].float()
+        score = tells**_PAIRS * rise / full
+        for value, latent in zip(*(part.tolist() for part in score.topk(min(top, len(score)))), strict=True):
+            if value > 0:
+                of_latent = torch.stack([tells, rise, level, share, PUSH * full], 1)[latent].tolist()
+                found.append(Found(key, latent, value, *of_latent))
+    return sorted(found, key=lambda one: -one.score)[:top]
+
+
+def _with_homes(denoiser: Denoiser, saes: Mapping[str, SAE], found: Sequence[Found], walk: Walk) -> list[Found]:
+    """The same, with the home of each that has one."""
+    by_site = {site: torch.tensor([one.latent for one in found if one.site == site]) for site in saes}
+    maps: dict[str, list[Tensor]] = {site: [] for site, latents in by_site.items() if len(latents)}
+
+    def take(forward: Forward) -> None:
+        for site in maps:
+            dense = forward.code(site, saes[site]).to_dense()[:, by_site[site].to(forward.t.device)]
+            maps[site].append(dense.float().unflatten(0, (len(forward.x_t), -1)).cpu())
+
+    walk(recorded(denoiser, {site: saes[site] for site in maps}, take))
+    homes: dict[tuple[str, int], Tensor] = {}
+    for site, parts in maps.items():
+        maps_NTK = torch.stack(parts).mean(0)
+        mean_TK = maps_NTK.mean(0)
+        each = torch.stack([extent_of(one) for one in maps_NTK]).mean(0)
+        for place, latent in enumerate(by_site[site].tolist()):
+            if each[place] >= _AT_ONE_PLACE * extent_of(mean_TK)[place]:
+                homes[site, latent] = mean_TK[:, place] >= mean_TK[:, place].amax() / 2
+    return [one._replace(home=homes.get((one.site, one.latent))) for one in found]
+
+
+def _noise(denoiser: Denoiser, seed: int, count: int) -> Tensor:
+    return normals(seed, "find", numbers=range(count), shape=denoiser.latent_shape)
+
+
+def _chosen(run: Run, sites: Sequence[str] | None) -> dict[str, SAE]:
+    return run.saes if sites is None else {site: run.sae(site) for site in sites}

@@ -1,0 +1,63 @@
+"""A word turned into prompts: captions that say it, and the same with something else in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tide_lightning.errors import UserError
+from tide_lightning.explore.phrases import Phrase, alternatives, as_text, replaced, says, words
+
+_MAX_ALTERNATIVES = 3
+
+
+class Question(NamedTuple):
+    """What is compared.
+
+    Fields:
+        prompts: those that say it.
+        others: the counterpart of each, with something else in its place.
+        instead: what stands there, in turn.
+    """
+
+    prompts: list[str]
+    others: list[str]
+    instead: list[str]
+
+
+def pose(query: str, against: str | None, captions: Sequence[str], num_prompts: int) -> Question:
+    """Turn a query into prompts, by the captions at hand.
+
+    Args:
+        query: what shall be said.
+        against: what shall stand in its place; None lets the captions tell (for `red` other colours).
+        captions: how people say it.
+        num_prompts: how many.
+    """
+    phrase, texts = words(query), [words(caption) for caption in captions]
+    if not phrase:
+        raise UserError(f"query {query!r} holds no word")
+    known = alternatives(phrase, texts) if against is None else [words(against)]
+    saying = dict.fromkeys(text for text in texts if says(text, phrase))
+    # A caption that says an alternative as well ("a red cube and a blue ball") would stay half as it is.
+    rest = [other for other in known if not says(phrase, other)]
+    clear = [text for text in saying if not any(says(text, other) for other in rest)]
+    chosen = _spread_out(clear or list(saying), num_prompts)
+    if not chosen:
+        return _appended(as_text(phrase), against, texts, num_prompts)
+    instead = known[:_MAX_ALTERNATIVES] or [()]
+    others = [replaced(text, phrase, instead[number % len(instead)]) for number, text in enumerate(chosen)]
+    return Question([as_text(text) for text in chosen], others, [as_text(other) for other in instead])
+
+
+def _appended(query: str, against: str | None, texts: Sequence[Phrase], num_prompts: int) -> Question:
+    """No caption says it: it is added to captions, and `against` or nothing to the same."""
+    plain = [as_text(text) for text in _spread_out(list(dict.fromkeys(texts)), num_prompts)]
+    others = [f"{caption}, {against}" if against else caption for caption in plain]
+    return Question([f"{caption}, {query}" for caption in plain], others, [against or ""])
+
+
+def _spread_out(texts: Sequence[Phrase], count: int) -> list[Phrase]:
+    """So many, or all, evenly from first to last."""
+    count = min(count, len(texts))
+    return [texts[number * len(texts) // count] for number in range(count)]
