@@ -10,6 +10,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from tide_lightning.datamodules.prompts import text_of
 from tide_lightning.datamodules.sampling import Latents, NoisedOptions, Shard, TrajectoryOptions, gather_objects
 from tide_lightning.datamodules.sources import Corpus, Images, Part
 from tide_lightning.diffusion import Denoiser
@@ -138,7 +139,7 @@ class ImageLatents:
         items = self._images.items(indices)
         try:
             images = torch.stack([item["image"] for item in items])
-            prompts = [str(item["prompt"]) for item in items]
+            prompts = [text_of(item["prompt"], f"{type(self._images.dataset).__name__}: a prompt") for item in items]
         except (KeyError, TypeError, RuntimeError) as error:
             name = type(self._images.dataset).__name__
             raise UserError(f"{name} must give dict(image=[3, H, W] tensor, prompt=str): {error!r}") from None

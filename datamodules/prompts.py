@@ -47,16 +47,47 @@ def _from_file(address: str) -> list[str]:
     path = _path(address)
     if path.suffix in TABLES:
         raise UserError(f"prompt file {path} is a table: name a column, as in {path.name}:caption")
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"prompt file {path} is not UTF-8 (byte {error.start})") from None
-    except OSError as error:
-        raise UserError(f"cannot read prompt file {path}: {error.strerror or error}") from None
+    return read_lines(path, "prompt file ")
 
 
 def _path(name: str) -> Path:
     return package_path(name) if name.startswith("package:") else Path(name).expanduser()
+
+
+def read_lines(path: Path, kind: str = "") -> list[str]:
+    """The lines of a UTF-8 file, with or without a byte order mark; `kind` is put before its name in errors.
+
+    Lines end at a line feed, carriage return or both: Unicode's own separators may stand inside one.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{kind}{path} is not UTF-8 (byte {error.start})") from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(f"{kind}{path}", error) from None
+
+
+def _unreadable(what: str, error: OSError | ValueError) -> UserError:
+    """Of a file that is not there or must not be read; a ValueError is about its name."""
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"cannot read {what}: {reason}".replace("\0", "\\0"))
+
+
+def text_of(value: object, where: str) -> str:
+    """A cell as text: "" where it is empty; an error where it holds anything but text or a number.
+
+    Args:
+        value: what a table or dataset has there.
+        where: file and line, for an error's message.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str | int | float):
+        raise UserError(f"{where} holds a {type(value).__name__}, not text")
+    text = str(value)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UserError(f"{where} holds half a surrogate pair, which is no text")
+    return text
 
 
 def stream_column(address: str) -> list[str]:
@@ -73,25 +104,20 @@ def stream_column(address: str) -> list[str]:
         )
     rows = load_hub_dataset(match["dataset"], match["split"] or "train", streaming=True)
     count, column = int(match["count"] or MAX_STREAMED), match["column"]
-    texts: list[str] = []
-    for row in rows.take(count):
-        require_columns(f"dataset {match['dataset']}", [column], list(row))
-        texts.append(str(row[column] or ""))
+    name, texts = f"dataset {match['dataset']}", []
+    for number, row in enumerate(rows.take(count)):
+        require_columns(name, [column], list(row))
+        texts.append(text_of(row[column], f"{name}, row {number}: {column}"))
     return texts
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> list[list[str]]:
     """Some columns of a table, as text; a row that lacks a value has an empty text there."""
-    try:
-        if path.suffix == ".parquet":
-            return _parquet(path, columns)
-        if path.suffix == ".jsonl":
-            return _json_lines(path, columns)
-        return _separated(path, columns, "\t" if path.suffix == ".tsv" else ",")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start})") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    if path.suffix == ".parquet":
+        return _parquet(path, columns)
+    if path.suffix == ".jsonl":
+        return _json_lines(path, columns)
+    return _separated(path, columns, "\t" if path.suffix == ".tsv" else ",")
 
 
 def require_columns(source: object, wanted: Sequence[str], found: Sequence[str]) -> None:
@@ -102,28 +128,41 @@ def require_columns(source: object, wanted: Sequence[str], found: Sequence[str])
 
 
 def _separated(path: Path, columns: Sequence[str], delimiter: str) -> list[list[str]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, delimiter=delimiter)
-        require_columns(path, columns, rows.fieldnames or [])
-        try:
-            found = [[row[column] or "" for column in columns] for row in rows]
-        except csv.Error as error:
-            raise UserError(f"{path}, line {rows.line_num}: {error}") from None
+    longest, line = csv.field_size_limit(2**31 - 1), 0
+    found: list[list[str]] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, delimiter=delimiter, strict=True)
+            require_columns(path, columns, rows.fieldnames or [])
+            for row in rows:
+                line = rows.line_num
+                found.append([row[column] or "" for column in columns])
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 (some way behind line {line})") from None
+    except csv.Error as error:
+        raise UserError(f"{path}, behind line {line}: {error}") from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(str(path), error) from None
+    finally:
+        csv.field_size_limit(longest)
     return [list(values) for values in zip(*found, strict=True)] or [[] for _ in columns]
 
 
 def _json_lines(path: Path, columns: Sequence[str]) -> list[list[str]]:
     found: list[list[str]] = [[] for _ in columns]
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
+        where = f"{path}, line {number}"
         try:
-            row = dict(json.loads(line))
-        except (ValueError, TypeError):
-            raise UserError(f"{path}, line {number}: not a JSON object") from None
-        require_columns(f"{path}, line {number},", columns, list(row))
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: not a JSON object")
+        require_columns(f"{where},", columns, list(row))
         for values, column in zip(found, columns, strict=True):
-            values.append(str(row[column]))
+            values.append(text_of(row[column], f"{where}: {column}"))
     return found
 
 
@@ -134,10 +173,15 @@ def _parquet(path: Path, columns: Sequence[str]) -> list[list[str]]:
     try:
         with path.open("rb") as raw, pyarrow.parquet.ParquetFile(raw) as file:
             require_columns(path, columns, file.schema_arrow.names)
-            table = file.read(list(columns))
-    except pyarrow.ArrowInvalid as error:
+            cells = [file.read([column]).column(0).to_pylist() for column in columns]
+    except pyarrow.ArrowException as error:
         raise UserError(f"{path} is not a parquet file, or cut off: {str(error).splitlines()[0]}") from None
-    return [["" if value is None else str(value) for value in table[column].to_pylist()] for column in columns]
+    except (OSError, ValueError) as error:
+        raise _unreadable(str(path), error) from None
+    return [
+        [text_of(value, f"{path}, row {number}: {column}") for number, value in enumerate(values)]
+        for column, values in zip(columns, cells, strict=True)
+    ]
 
 
 def load_hub_dataset(name: str, split: str, streaming: bool) -> Any:

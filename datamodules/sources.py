@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tide_lightning.datamodules.prompts import load_hub_dataset, read_columns, read_prompts, require_columns
-from tide_lightning.errors import UserError
+from tide_lightning.datamodules.prompts import (
+    load_hub_dataset,
+    read_columns,
+    read_lines,
+    read_prompts,
+    require_columns,
+    text_of,
+)
+from tide_lightning.errors import UserError, require_at_least
 
 Part = Literal["train", "heldout"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+_WHITE = 2**16 - 1
+"""The largest grey of 16 bits."""
 
 
 class Images:
@@ -49,8 +58,10 @@ class Images:
     def prompts(self, places: Sequence[int]) -> list[str]:
         """The captions at some places."""
         if callable(getattr(self.dataset, "prompts", None)):
-            return [str(prompt) for prompt in self.dataset.prompts([self._indices[place] for place in places])]
-        return [str(self.items([place])[0]["prompt"]) for place in places]  # one image in memory at a time
+            captions = self.dataset.prompts([self._indices[place] for place in places])
+        else:
+            captions = [self.items([place])[0]["prompt"] for place in places]  # one image in memory at a time
+        return [text_of(caption, f"{type(self.dataset).__name__}: a prompt") for caption in captions]
 
     def factors(self, places: Sequence[int]) -> list[dict[str, list[str]]]:
         """What is known of the images at some places; nothing unless the dataset tells."""
@@ -161,8 +172,8 @@ class ImageFolder(Dataset[dict[str, Any]]):
         self._size = size
         if not self._folder.is_dir():
             raise UserError(f"image folder {self._folder}: no such folder")
-        found = (Path(at) / name for at, _, names in os.walk(self._folder, followlinks=True) for name in names)
-        self._paths = sorted(path for path in found if path.suffix.lower() in _SUFFIXES)
+        require_at_least(1, size=size)
+        self._paths = sorted(path for path in _files(self._folder) if path.suffix.lower() in _SUFFIXES)
         if not self._paths:
             raise UserError(f"image folder {self._folder} holds no image ({', '.join(sorted(_SUFFIXES))})")
         self._captions = [""] * len(self._paths) if caption is None else self._read_captions(caption)
@@ -175,7 +186,7 @@ class ImageFolder(Dataset[dict[str, Any]]):
         try:
             with Image.open(path) as picture:
                 image = image_tensor(picture, self._size)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # a decoder of Pillow's may raise anything
             # Pillow names the file in some of its messages and not in others.
             reason = "cut off or not an image" if str(path) in str(error) else error
             raise UserError(f"{path} does not decode: {reason}; remove it or mend it") from None
@@ -231,33 +242,61 @@ class HubImages(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
         try:
-            picture = self._rows[index][self._image]
+            image = image_tensor(self._rows[index][self._image], self._size)
         except Exception as error:  # the decoder's own, of whichever library
             raise UserError(f"dataset {self._name}: image {index} does not decode: {error}") from error
-        return {"image": image_tensor(picture, self._size), "prompt": self.prompts([index])[0]}
+        return {"image": image, "prompt": self.prompts([index])[0]}
 
     def prompts(self, indices: list[int]) -> list[str]:
         """Captions, without decoding an image."""
         if self._captions is None:
             return [""] * len(indices)
-        return [str(self._captions[index][self._caption] or "") for index in indices]
+        where, rows = f"dataset {self._name}: {self._caption}", self._captions
+        return [text_of(rows[index][self._caption], where) for index in indices]
 
 
 def image_tensor(picture: Image.Image, size: int) -> Tensor:
-    """A picture's central square, scaled to [3, size, size] in [-1, 1]."""
+    """A picture's central square, upright as its EXIF data say, scaled to [3, size, size] in [-1, 1]."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of no known range")
+    is_deep = picture.mode.startswith("I")  # grey with more than 8 bits; Pillow's RGB has 8
+    if is_deep:
+        grey = np.asarray(picture, dtype=np.float32)
+        if grey.min() < 0 or grey.max() > _WHITE:
+            raise ValueError("its pixels have more than 16 bits")
+        picture = Image.fromarray(grey)
+    else:
+        picture = picture.convert("RGB")
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.convert("RGB").crop((left, top, left + side, top + side))
-    square = square.resize((size, size), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.asarray(square, dtype=np.float32) / 127.5 - 1)
-    return pixels.permute(2, 0, 1).contiguous()
+    square = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.asarray(square, dtype=np.float32) / (_WHITE / 2 if is_deep else 127.5) - 1)
+    return pixels.clamp(-1, 1).repeat(3, 1, 1) if is_deep else pixels.permute(2, 0, 1).contiguous()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, through links as well; each folder once, however many links lead to it."""
+    seen: set[tuple[int, int]] = set()
+    waiting, links = [folder], deque[Path]()
+    try:
+        while waiting or links:
+            at = waiting.pop() if waiting else links.popleft()
+            status = at.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            for path in sorted(at.iterdir()):
+                if not path.is_dir():
+                    yield path
+                elif path.is_symlink():
+                    links.append(path)
+                else:
+                    waiting.append(path)
+    except OSError as error:
+        raise UserError(f"cannot read image folder {at}: {error.strerror or error}") from None
 
 
 def _sidecar(image: Path) -> str | None:
     path = image.with_suffix(".txt")
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError as error:
-        raise UserError(f"caption file {path} is not UTF-8 (byte {error.start})") from None
+    return "\n".join(read_lines(path, "caption file ")).strip() if path.is_file() else None

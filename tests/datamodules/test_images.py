@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -69,6 +70,63 @@ def test_folders_without_images(tmp_path: Path) -> None:
         ImageFolder(str(tmp_path), 16)
     with pytest.raises(UserError, match="no such folder"):
         ImageFolder(str(tmp_path / "absent"), 16)
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_sixteen_bits_of_grey_are_not_white(tmp_path: Path, kind: str) -> None:
+    grey = np.linspace(0, 65535, 16 * 16).reshape(16, 16).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / f"deep.{kind}")
+    found = torch.as_tensor(ImageFolder(str(tmp_path), 16, caption=None)[0]["image"])
+    expected = torch.from_numpy(grey.astype(np.float32) / 32767.5 - 1)
+    torch.testing.assert_close(found, expected.expand(3, 16, 16))
+    scaled = torch.as_tensor(ImageFolder(str(tmp_path), 40, caption=None)[0]["image"])
+    assert scaled.abs().max() <= 1  # a bicubic filter overshoots
+
+
+def test_pixels_of_no_known_range_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((16, 16), 0.5, dtype=np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(UserError, match="floating-point numbers of no known range"):
+        ImageFolder(str(tmp_path), 16, caption=None)[0]
+    (tmp_path / "float.tiff").unlink()
+    Image.fromarray(np.full((16, 16), 10**6, dtype=np.int32)).save(tmp_path / "deep.tiff")
+    with pytest.raises(UserError, match="more than 16 bits"):
+        ImageFolder(str(tmp_path), 16, caption=None)[0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_stand_upright(tmp_path: Path, orientation: int) -> None:
+    """As a camera stores them: turned, with an EXIF tag that says how."""
+    upright = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: np.rot90(upright, 2).transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "photo.png", exif=exif)
+    found = torch.as_tensor(ImageFolder(str(tmp_path), 16, caption=None)[0]["image"])
+    assert torch.equal(found, torch.from_numpy(upright.astype(np.float32) / 127.5 - 1).permute(2, 0, 1))
+
+
+def test_links_lead_to_each_folder_once(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (folder / "a.png").rename(elsewhere / "a.png")
+    (folder / "a.txt").rename(elsewhere / "a.txt")
+    (folder / "0-linked").symlink_to(elsewhere)  # before all others in order
+    (folder / "1-again").symlink_to(elsewhere)
+    (folder / "0-twin").symlink_to(folder / "sub")
+    (folder / "sub" / "loop").symlink_to(folder)
+    (elsewhere / "back").symlink_to(folder)
+    (folder / "self").symlink_to(folder / "self")
+    images = ImageFolder(str(folder), 16)
+    assert [path.relative_to(folder).as_posix() for path in images._paths] == ["0-linked/a.png", "b.png", "sub/c.png"]
+    assert images.prompts([0, 1, 2]) == ["picture a", "picture b", "picture sub/c"]
 
 
 def test_activations_of_a_folder(make_data: MakeData, folder: Path) -> None:
