@@ -41,7 +41,8 @@ def untrained(denoiser: Denoiser, sites: Sequence[str]) -> dict[str, TideSAE]:
 
 def _untrained(shape: SiteShape) -> TideSAE:
     sae = TideSAE(shape, expansion_factor=2, k=8, unmodulate=True, scale_by_timestep=True)
-    sae.known.intercept.normal_()
+    sae.known.by_time.normal_()
+    sae.known.by_place.normal_()
     sae.known.weight.normal_(std=0.1)
     sae.known.scale.copy_(torch.linspace(5.0, 1.0, sae.num_bins))
     assert sae.modulation is not None

@@ -170,4 +170,4 @@ def test_a_full_amount_moves_a_token_by_what_tokens_hold_besides_the_known_part(
         value = amounts[latent] * sae.unit_at(first.t)
         one = SparseCode(value.reshape(1, 1), torch.tensor([[latent]]), sae.d_sae)
         moved = sae.added(one, first.context).norm()
-        torch.testing.assert_close(moved, rest, rtol=0.02, atol=0)
+        torch.testing.assert_close(moved, rest, rtol=0.06, atol=0)  # the scale is a quarter of the tokens'

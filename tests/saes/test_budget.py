@@ -20,12 +20,12 @@ def uneven(num_tokens: int, seed: int) -> tuple[TideSAE, torch.Tensor]:
     sae = small_sae(budget="batch", modulation="none", known_part="mean").train()
     for step in range(20):
         batch = tokens(num_tokens, seed=seed + step, mean=1.0, rest=1.0)
-        batch.x[num_tokens // 2 :] = sae.known.intercept[0, 0]
+        batch.x[num_tokens // 2 :] = sae.known.by_time[0]
         output = sae(batch)
         assert output.code.l0().double().mean() == pytest.approx(sae.k, rel=0.05)
         sae.follow(batch, output)
     batch = tokens(num_tokens, seed=seed + 100, mean=1.0, rest=1.0)
-    batch.x[num_tokens // 2 :] = sae.known.intercept[0, 0]
+    batch.x[num_tokens // 2 :] = sae.known.by_time[0]
     l0 = sae.eval()(batch).code.l0().double()
     return sae, torch.stack([l0[: num_tokens // 2].mean(), l0[num_tokens // 2 :].mean()])
 

@@ -8,7 +8,8 @@ import torch
 
 from tests.saes.synthetic import SHAPE, knowing, tokens
 from tide_lightning.errors import UserError
-from tide_lightning.saes import KnownPart, KnownStatistics, Rung
+from tide_lightning.saes import HELD_OUT, KnownPart, KnownStatistics, Rung
+from tide_lightning.saes.known_statistics import _is_held_out
 from tide_lightning.saes.regression import BinnedRegression
 from tide_lightning.tokens import TokenBatch, TokenContext
 
@@ -63,6 +64,46 @@ def test_scale_is_the_root_mean_square_of_the_residual() -> None:
     assert float(known.scale) == pytest.approx(float(residual.square().mean().sqrt()), rel=0.01)
 
 
+def test_scale_is_that_of_tokens_that_the_fit_has_not_seen() -> None:
+    """Of few tokens a fit explains much by chance; what it leaves of others is more than there was."""
+    ingredients = {"mean": 1.0, "rest": 1.0}
+    known = KnownPart(SHAPE, "input_token", num_bins=4)
+    statistics = KnownStatistics(known)
+    seen = tokens(200, seed=0, **ingredients)
+    statistics.update(seen)
+    statistics.fit()
+    on_its_own = (seen.x - known(seen.context)).square().mean().sqrt()
+    others = tokens(20_000, seed=1, **ingredients)
+    on_others = (others.x - known(others.context)).square().mean().sqrt()
+    assert on_its_own < 0.95 < 1.05 < on_others
+    assert float(known.scale) == pytest.approx(float(on_others), rel=0.15)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+def test_each_rank_holds_out_a_quarter_of_its_samples(ranks: int) -> None:
+    every = tokens(64 * 16).sample
+    for rank in range(ranks):
+        mine = every[every % ranks == rank]
+        assert _is_held_out(mine).float().mean() == pytest.approx(1 / HELD_OUT, abs=0.01)
+    assert (_is_held_out(every).view(-1, HELD_OUT).sum(1) == 1).all()  # even of four samples one
+
+
+def test_a_fit_by_ranks_is_the_fit_of_all() -> None:
+    """Sums of any parts of the tokens give the same, and those held out count in the end."""
+    batch = tokens(4_000, mean=1.0, place=1.0, input=1.0, rest=0.3)
+    known = fitted("input_token", batch)
+    other = KnownPart(SHAPE, "input_token")
+    statistics = KnownStatistics(other, scales=False)
+    statistics.update(batch)
+    statistics.fit()
+    for name in ("by_time", "by_place", "weight"):
+        torch.testing.assert_close(getattr(known, name), getattr(other, name), rtol=1e-4, atol=1e-5)
+    few = KnownStatistics(KnownPart(SHAPE, "mean"))
+    few.update(tokens(3))
+    with pytest.raises(UserError, match="num_calibration_samples"):
+        few.fit()
+
+
 def test_off_trajectories_the_input_stands_in_for_the_previous_step() -> None:
     """As it does for single tokens of a batch; and noised tokens do not change what trajectories taught."""
     walked = tokens(20_000, noise=1.0)
@@ -86,20 +127,25 @@ def test_off_trajectories_the_input_stands_in_for_the_previous_step() -> None:
 def test_regression_equals_a_dense_least_squares_in_float64() -> None:
     batch = tokens(600, place=1.0, input=1.0, rest=0.5)
     place = batch.position[:, 0] * SHAPE.grid[1] + batch.position[:, 1]
-    regression = BinnedRegression(2, 12, SHAPE.d_input, SHAPE.d_in)
+    curves = torch.tensor([[1.0, 0.0], [0.4, 0.6], [0.0, 1.0]])
+    regression = BinnedRegression(curves, 12, SHAPE.d_input, SHAPE.d_in)
     inputs = batch.context.input
     assert inputs is not None
-    regression.update(batch.t, place, inputs, batch.x)
-    fit = regression.solve(ridge=0.0, shrinkage=0.0)
-    for half in range(2):
-        rows = (batch.t * 2).long() == half
-        places = torch.nn.functional.one_hot(place[rows], 12)
-        design = torch.cat([places, inputs[rows]], 1).double()
-        expected = torch.linalg.lstsq(design, batch.x[rows].double()).solution
-        torch.testing.assert_close(fit.intercept[half], expected[:12])
-        torch.testing.assert_close(fit.weight[half], expected[12:])
-        error = (batch.x[rows].double() - design @ expected).square().mean()
-        torch.testing.assert_close(fit.residual_variance[half], error)
+    for rows in torch.arange(600).split(123):
+        regression.update(batch.t[rows], place[rows], inputs[rows], batch.x[rows])
+    fit = regression.solve(ridge=0.0, shrinkage=1e-7)
+    third = torch.nn.functional.one_hot((batch.t * 3).long(), 3).double()
+    places = torch.nn.functional.one_hot(place, 12).double()
+    features = torch.einsum("bk,bf->bkf", third, inputs.double()).flatten(1)
+    by_curve = [(third @ curves.double())[:, [h]] * places for h in (0, 1)]
+    design = torch.cat([third, features, *by_curve], 1)  # of lower rank: what is the same for all places is told twice
+    expected = torch.linalg.lstsq(design, batch.x.double(), driver="gelsd").solution
+    predicted = third @ fit.by_time + features @ fit.weight.flatten(0, 1)
+    predicted += sum(place_weights @ fit.by_place[h] for h, place_weights in enumerate(by_curve))
+    torch.testing.assert_close(predicted, design @ expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        fit.weight, expected[3 : 3 + 3 * SHAPE.d_input].unflatten(0, (3, -1)), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_bins_without_tokens_take_their_neighbours_estimate() -> None:

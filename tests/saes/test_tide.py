@@ -185,7 +185,7 @@ def test_saved_and_loaded_an_sae_is_the_same(tmp_path: Path) -> None:
     sae = small_sae(unmodulate=True)
     sae.save_pretrained(tmp_path / "site", site="blocks.1", pretrained="a/model")
     cfg = json.loads((tmp_path / "site" / "cfg.json").read_text())
-    assert (cfg["schema"], cfg["d_in"], cfg["d_sae"], cfg["site"]) == (1, 24, 96, "blocks.1")
+    assert (cfg["schema"], cfg["d_in"], cfg["d_sae"], cfg["site"]) == (2, 24, 96, "blocks.1")
     batch = tokens(30, rest=1.0)
     for loaded in (TideSAE.from_pretrained(tmp_path / "site"), TideSAE.from_pretrained(tmp_path, site="site")):
         assert torch.equal(loaded(batch).x_hat, sae(batch).x_hat)

@@ -104,10 +104,11 @@ def test_what_is_lost_is_measured_and_written(run: Path, capsys: pytest.CaptureF
     assert inputs is not None
     place = position[:, 0] * grid[1] + position[:, 1]
     low, mix = 3, 0.5  # of 20 bins 0.2 lies midway between the centres of the fourth and the fifth
-    intercept, weight = (torch.lerp(known[name][low], known[name][low + 1], mix) for name in ("intercept", "weight"))
+    by_time, weight = (torch.lerp(known[name][low], known[name][low + 1], mix) for name in ("by_time", "weight"))
+    by_place = torch.lerp(known["by_place"][0], known["by_place"][1], 0.2 / float(known["knots"][1]))
     then = batch.context._replace(t=torch.full_like(batch.context.t, 0.2))
     expected = original.known(then)
-    torch.testing.assert_close(intercept[place] + inputs @ weight, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(by_time + by_place[place] + inputs @ weight, expected, rtol=1e-4, atol=1e-4)
     pre = (batch.x - expected) @ own["W_enc"].T + own["b_enc"]
     z = pre.where(pre > own["threshold"], 0)
     alone = encoder_alone(original)

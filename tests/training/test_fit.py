@@ -140,7 +140,7 @@ def test_bf16_mixed_trains_in_float32_weights(pretrained: Path, tmp_path: Path) 
     losses = Losses()
     make_trainer(tmp_path, 60, [losses, ResampleDeadLatents(20)], precision="bf16-mixed").fit(module, datamodule=data)
     assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
-    assert module.sae(SITES[0]).known.intercept.dtype == torch.float32
+    assert module.sae(SITES[0]).known.by_time.dtype == torch.float32
     assert sum(losses.seen[-5:]) < 0.8 * sum(losses.seen[:5])
 
 

@@ -43,7 +43,7 @@ class SiteFloors(nn.Module):
         self.num_bins = num_bins
         self.num_components = {"pca_k": min(sae.k, d), "pca_2k": min(2 * sae.k, d)}
         self.ladder = nn.ModuleDict({rung: KnownPart(sae.shape, rung, num_known_bins) for rung in LADDER})
-        self.statistics = nn.ModuleDict({rung: KnownStatistics(self.rung(rung)) for rung in LADDER})
+        self.statistics = nn.ModuleDict({rung: KnownStatistics(self.rung(rung), scales=False) for rung in LADDER})
         sizes = {
             "num_calibration": (),
             "sum_x": (d,),
@@ -85,7 +85,7 @@ class SiteFloors(nn.Module):
         for statistics in self.statistics.values():
             assert isinstance(statistics, KnownStatistics)
             statistics.fit()
-        del self.statistics  # sums for every place and bin: large
+        del self.statistics
         for total in (self.num_calibration, self.sum_x, self.sum_xx):
             all_reduce_sum(total)
         covariance = self.sum_xx / self.num_calibration - torch.outer(self.mean, self.mean)

@@ -8,6 +8,7 @@ from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.diffusion import Site, unlabelled
 from tide_lightning.errors import UserError
 from tide_lightning.planning.work import DenoiserWork, SAEWork, denoiser_work, sae_work
+from tide_lightning.saes import HELD_OUT
 from tide_lightning.training import TideModule
 
 SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -22,6 +23,7 @@ class Plan:
         saes: each SAE's step, by its key.
         tokens: tokens of a step for each SAE, over all ranks.
         widths: d_in of each site.
+        calibration_tokens: of all calibration samples for each SAE.
         noised: noised samples in a step, one stopped forward each.
         walked: samples on trajectories in a step.
         halves: forwards that each of these takes.
@@ -39,6 +41,7 @@ class Plan:
     saes: dict[str, SAEWork]
     tokens: dict[str, int]
     widths: dict[str, int]
+    calibration_tokens: dict[str, int]
     noised: int
     walked: int
     halves: int
@@ -92,8 +95,16 @@ class Plan:
 
     @property
     def calibration(self) -> int:
-        """Bytes on each rank before the first step, when gradients and moments are not there yet."""
-        return sum(work.calibration for work in self.saes.values())
+        """Bytes on each rank before the first step, when gradients and moments are not there yet.
+
+        Each SAE's sums, one more for the tokens held out, and these tokens, of which activations are most.
+        """
+        sums = [work.calibration for work in self.saes.values()]
+        held_out = sum(
+            num_tokens // (HELD_OUT * self.ranks) * SIZES[self.dtype] * self.widths[unlabelled(key)]
+            for key, num_tokens in self.calibration_tokens.items()
+        )
+        return sum(sums) + max(sums) + held_out
 
     @property
     def gradient_bytes(self) -> int:
@@ -130,12 +141,14 @@ def plan_run(
     samples = noised + walked * (2 if data.trajectories.halves == "both" else 1)
     guided = denoiser.guidance == "classifier_free" and data.trajectories.guidance_scale > 1
     halves = 2 if guided else 1
+    rounds = -(-data.num_calibration_samples // data.samples_per_batch)
     batch = data.forward_batch_size or -(-data.samples_per_batch // ranks)
     return Plan(
         denoiser=denoiser_work(denoiser, list(sites.values())),
         saes={key: sae_work(module.sae(key)) for key in module.sites},
         tokens={key: samples * num_kept[unlabelled(key)] for key in module.sites},
         widths=denoiser.site_widths(list(sites.values())),
+        calibration_tokens={key: rounds * samples * num_kept[unlabelled(key)] for key in module.sites},
         noised=noised,
         walked=walked,
         halves=halves,

@@ -51,7 +51,7 @@ def print_plan(plan: Plan, machines: Sequence[Machine], assumed: Assumed) -> Non
     )
     print_table(target, ["", "parameters", "GFLOP a kept token", "share"], rows, note)
     parts = {name: num_bytes for name, num_bytes in plan.memory().items() if num_bytes}
-    parts |= {"in all": sum(parts.values()), "(calibration's sums, before the first step)": plan.calibration}
+    parts |= {"in all": sum(parts.values()), "(calibration, before the first step)": plan.calibration}
     rows = [[name, f"{num_bytes / 1e9:.3f}"] for name, num_bytes in parts.items()]
     print_table(target, [f"memory of a rank ({'sharded' if plan.sharded else 'DDP'})", "GB"], rows)
     rows = []

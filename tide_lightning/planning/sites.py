@@ -53,7 +53,7 @@ class _Measure:
         allowed = [rung for rung in rungs_of(shape) if rung in RUNGS]
         self.rungs: dict[Rung, KnownPart] = {rung: KnownPart(shape, rung) for rung in allowed}
         self.statistics: dict[Rung, KnownStatistics] = {
-            rung: KnownStatistics(part) for rung, part in self.rungs.items()
+            rung: KnownStatistics(part, scales=False) for rung, part in self.rungs.items()
         }
         self.errors: dict[Rung, float] = dict.fromkeys(allowed, 0.0)
         self.tokens, self.square = 0, 0.0

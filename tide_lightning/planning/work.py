@@ -47,7 +47,7 @@ class SAEWork:
 
     Args:
         parameters: trained.
-        buffers: bytes of what is kept besides (the known part's tables).
+        buffers: bytes of what is kept besides (the known part's means and maps).
         calibration: bytes of the sums from which these are fitted, needed before the first step only.
         latents: d_sae.
         products: operations per token in dense products; the encoder's is most of it.

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from tide_lightning.errors import UserError
 from tide_lightning.saes.bins import at_time, between_bins
-from tide_lightning.saes.regression import BinnedRegression
-from tide_lightning.tokens import SiteShape, TokenBatch, TokenContext
+from tide_lightning.tokens import SiteShape, TokenContext
 
 Rung = Literal["mean", "mean_t", "mean_t_position", "previous_step", "input_token", "noise_token"]
 """mean < mean(t) < mean(t, position) < ... and one of the rest.
@@ -34,6 +33,17 @@ _FEATURE: dict[Rung, str] = {
 }
 """The field of `TokenContext` that a rung reads besides time and place."""
 
+KNOTS = (0.0, 0.3, 1.0)
+"""The times at which a place has a mean of its own; on the toybox better than one in all, and than one for each bin."""
+
+
+def curves(t: Tensor, knots: Tensor) -> Tensor:
+    """How much each knot counts at times t [B, knots]: 1 there, 0 at the next ones, linear between."""
+    high_B = torch.searchsorted(knots, t.contiguous()).clamp(1, len(knots) - 1)
+    mix_B = ((t - knots[high_B - 1]) / (knots[high_B] - knots[high_B - 1])).clamp(0, 1)
+    weight_BH = t.new_zeros(len(t), len(knots)).scatter_(1, (high_B - 1).unsqueeze(1), (1 - mix_B).unsqueeze(1))
+    return weight_BH.scatter_(1, high_B.unsqueeze(1), mix_B.unsqueeze(1))
+
 
 def rungs_of(shape: SiteShape) -> tuple[Rung, ...]:
     """Those that a site's tokens allow: text tokens, which stand in one row, are no noised ones."""
@@ -41,7 +51,9 @@ def rungs_of(shape: SiteShape) -> tuple[Rung, ...]:
 
 
 class KnownPart(nn.Module):
-    """known(t, position, f) = intercept(t, position) + f A(t), linear in t between the centres of bins.
+    """known(t, position, f) = mean(t) + mean(position, t) + f A(t), linear in t between the centres of bins.
+
+    A place's mean is linear in t between the few `KNOTS`; one for each bin would be a table larger than the SAE itself.
 
     Args:
         shape: the site's shape.
@@ -50,7 +62,9 @@ class KnownPart(nn.Module):
         scale_by_timestep: whether the residual's scale s is one number or one for each bin.
     """
 
-    intercept: Tensor
+    by_time: Tensor
+    knots: Tensor
+    by_place: Tensor
     weight: Tensor
     estimator: Tensor
     scale: Tensor
@@ -71,7 +85,9 @@ class KnownPart(nn.Module):
         self.is_estimated = rung == "previous_step"
         """Whether the feature is estimated from the token's input where it is not known."""
         d_feature, d_estimated = shape.d_input if self.feature else 0, shape.d_input if self.is_estimated else 0
-        self.register_buffer("intercept", torch.zeros(self.num_bins, places, shape.d_in))
+        self.register_buffer("by_time", torch.zeros(self.num_bins, shape.d_in))
+        self.register_buffer("knots", torch.tensor(KNOTS), persistent=False)
+        self.register_buffer("by_place", torch.zeros(len(KNOTS), places, shape.d_in))
         self.register_buffer("weight", torch.zeros(self.num_bins, d_feature, shape.d_in))
         self.register_buffer("estimator", torch.zeros(self.num_bins, d_feature + 1, d_estimated))
         self.register_buffer("scale", torch.ones(self.num_bins if scale_by_timestep else 1))
@@ -79,13 +95,20 @@ class KnownPart(nn.Module):
     def forward(self, context: TokenContext | None = None) -> Tensor:
         """What is known of each token [B, d]; [1, d] for the rung `mean`, which needs no context."""
         if self.rung == "mean":
-            return self.intercept[0]
+            return self.by_time
         if context is None:
             raise ValueError(f"known part {self.rung!r} depends on the time: pass a context")
         low_B, mix_B = between_bins(context.t.to(self.weight.dtype), self.num_bins)
-        cell_B = self._place(context.position, len(context.t))
         high_B = (low_B + 1).clamp(max=self.num_bins - 1)
-        known = torch.lerp(self.intercept[low_B, cell_B], self.intercept[high_B, cell_B], mix_B.unsqueeze(1))
+        known = torch.lerp(self.by_time[low_B], self.by_time[high_B], mix_B.unsqueeze(1))
+        if self.by_place.shape[1] > 1:
+            if context.position is None:
+                raise ValueError(f"known part {self.rung!r} depends on the position: pass it")
+            place_B = flat_place(context.position, self.grid)
+            for curve_B, by_place in zip(
+                curves(context.t.to(known.dtype), self.knots.to(known.dtype)).unbind(1), self.by_place, strict=True
+            ):
+                known = known + curve_B.unsqueeze(1) * by_place[place_B]
         if self.feature is None:
             return known
         hat_BK = self._hat(low_B, mix_B)
@@ -118,69 +141,6 @@ class KnownPart(nn.Module):
         hat_BK = mix_B.new_zeros(len(low_B), self.num_bins)
         hat_BK.scatter_(1, low_B.unsqueeze(1), (1 - mix_B).unsqueeze(1))
         return hat_BK.scatter_add_(1, (low_B + 1).clamp(max=self.num_bins - 1).unsqueeze(1), mix_B.unsqueeze(1))
-
-    def _place(self, position: Tensor | None, num_tokens: int) -> Tensor | int:
-        if self.intercept.shape[1] == 1:
-            return 0
-        if position is None:
-            raise ValueError(f"known part {self.rung!r} depends on the position: pass it")
-        return flat_place(position, self.grid)
-
-
-class KnownStatistics(nn.Module):
-    """Sums over the first tokens, from which a `KnownPart` is fitted.
-
-    Args:
-        known: the part to fit.
-    """
-
-    def __init__(self, known: KnownPart) -> None:
-        super().__init__()
-        bins, places, d = known.intercept.shape
-        d_feature, d_estimated = known.weight.shape[1], known.estimator.shape[2]
-        self.known = [known]  # not a submodule: its buffers are not statistics
-        self.targets = BinnedRegression(bins, places, d_feature, d)
-        self.features = BinnedRegression(bins, 1, d_feature, d_estimated) if known.is_estimated else None
-
-    def update(self, batch: TokenBatch) -> None:
-        """Add a batch of the site's tokens; what is learned along trajectories takes no others."""
-        known = self.known[0]
-        if known.feature == "trajectory_noise":
-            if batch.context.trajectory_noise is None:
-                return
-            batch = batch.select(~batch.context.trajectory_noise.isinf().any(1))
-        one_place = torch.zeros_like(batch.sample)
-        place = one_place if self.targets.n.shape[1] == 1 else flat_place(batch.position, known.grid)
-        feature = getattr(batch.context, known.feature) if known.feature else batch.x[:, :0]
-        if feature is None:
-            raise UserError(
-                f"known_part {known.rung!r} needs each token's {known.feature}, which this source does not have"
-            )
-        self.targets.update(batch.t, place, feature, batch.x)
-        if self.features is not None:
-            assert batch.context.input is not None
-            self.features.update(batch.t, one_place, batch.context.input, feature)
-
-    def fit(self) -> Tensor:
-        """Solve on all ranks' tokens and write the result into the part; the residual's variance by bin."""
-        known = self.known[0]
-        self.targets.all_reduce()
-        if self.features is not None:
-            self.features.all_reduce()
-            if not self.features.n.any():
-                raise UserError(
-                    f"known_part {known.rung!r} is learned along trajectories: use data.source denoise or both"
-                )
-            estimate = self.features.solve()
-            known.estimator.copy_(torch.cat([estimate.weight, estimate.intercept], 1))
-        fit = self.targets.solve()
-        known.intercept.copy_(fit.intercept)
-        known.weight.copy_(fit.weight)
-        variance = fit.residual_variance
-        if len(known.scale) == 1:
-            variance = (variance * fit.tokens).sum() / fit.tokens.sum().clamp(min=1)
-        known.scale.copy_(variance.sqrt().clamp(min=1e-6))
-        return fit.residual_variance
 
 
 def flat_place(position: Tensor, grid: tuple[int, ...]) -> Tensor:

@@ -12,7 +12,7 @@ from tide_lightning.errors import UserError
 from tide_lightning.saes.untrusted import read_json, read_safetensors
 from tide_lightning.saes.whole import sha256, write_pair
 
-SCHEMA = 1
+SCHEMA = 2
 CFG, WEIGHTS = "cfg.json", "sae.safetensors"
 
 

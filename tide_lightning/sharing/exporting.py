@@ -21,9 +21,10 @@ from tide_lightning.saes.whole import write_pair
 from tide_lightning.sharing.cost import Cost
 
 KNOWN = (
-    "known(t, place, f) = intercept(t)[place] + f weight(t), both linear in t between the centres of equal bins of "
-    "[0, 1] and constant outside; place counts the grid row by row, f is what `reads` names (where there is an "
-    "estimator and f is not known, f = [input, 1] estimator(t))"
+    "known(t, place, f) = by_time(t) + by_place(t)[place] + f weight(t); by_time and weight are linear in t between "
+    "the centres of equal bins of [0, 1] and constant outside, by_place is linear between the times `knots` (0 where "
+    "it has one place); place counts the grid row by row, f is what `reads` names (where there is an estimator and f "
+    "is not known, f = [input, 1] estimator(t))"
 )
 
 
@@ -113,7 +114,7 @@ def _write_known(folder: Path, sae: SAE) -> None:
     """The known part beside an SAE of what it leaves."""
     known = sae.known
     cfg = {"rung": known.rung, "reads": known.feature, "grid": list(known.grid), "num_bins": known.num_bins}
-    tensors = {"intercept": known.intercept, "weight": known.weight}
+    tensors = {name: getattr(known, name) for name in ("by_time", "by_place", "knots", "weight")}
     tensors |= {"estimator": known.estimator} if known.is_estimated else {}
     write_pair(folder, "known.json", {**cfg, "formula": KNOWN}, "known.safetensors", tensors)
 

@@ -150,7 +150,7 @@ CHANGES: list[tuple[str, dict[str, Any], str]] = [
         {"sae": {"expansion_factor": 4, "k": 5, "code": "x"}},
         "does not describe a TideSAE",
     ),
-    ("another schema", {"schema": 7}, "has schema 7; this version reads 1"),
+    ("another schema", {"schema": 7}, "has schema 7; this version reads 2"),
 ]
 
 
