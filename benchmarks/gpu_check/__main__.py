@@ -30,8 +30,8 @@ from benchmarks.gpu_check.section import Figure
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = {
-    "correctness": 3,
-    "fits": 6,
+    "correctness": 5,
+    "fits": 9,
     "repeats": 2,
     "quickstart": 3,
     "steps": 4,

@@ -54,7 +54,7 @@ def measure(section: Section) -> None:
 def _fit(section: Section, pipeline: Path, num_sites: int, seconds: float) -> Watch:
     arguments = ["--config", "pixart", "--data.pretrained", str(pipeline)]
     arguments += ["--data.prompts", str(pipeline.parent / "prompts.txt"), "--data.num_calibration_samples"]
-    arguments += ["32" if section.is_small else "512"]
+    arguments += ["32" if section.is_small else "256"]
     arguments += ["--trainer.strategy", "auto", *(SMALL if section.is_small else [])]
     if num_sites != 5:  # the config's
         arguments += [

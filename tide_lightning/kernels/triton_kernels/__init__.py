@@ -6,6 +6,8 @@ The modules here import Triton, so they are imported where they are used and not
 import functools
 import importlib.util
 import os
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +16,9 @@ from tide_lightning.errors import UserError
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 """What Triton computes here by default; float64 is for checks."""
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def work_on(device: torch.device) -> bool:
@@ -34,6 +39,17 @@ def check(device: torch.device) -> None:
         raise UserError("decode backend 'triton' needs a GPU: choose 'auto' on the CPU")
     if importlib.util.find_spec("triton") is None:
         raise UserError("decode backend 'triton' needs Triton: pip install triton, or choose 'auto'")
+
+
+def on_its_device(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let a function launch its kernels where its first tensor is: Triton itself takes the current GPU."""
+
+    @functools.wraps(function)
+    def launched(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with torch.cuda.device_of(next(arg for arg in args if isinstance(arg, Tensor))):
+            return function(*args, **kwargs)
+
+    return launched
 
 
 @functools.cache

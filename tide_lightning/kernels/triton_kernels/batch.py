@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tide_lightning.kernels.selection.interface import Selected
+from tide_lightning.kernels.triton_kernels import on_its_device
 from tide_lightning.kernels.triton_kernels.keys import bits_of, least_key, to_key
 
 _BINS = 2**16
@@ -49,6 +50,7 @@ class _Matrix(NamedTuple):
         return {"BITS": self.bits, "WEIGHTED": self.weight_n is not None, "GROUPS": self.groups, "num_warps": warps}
 
 
+@on_its_device
 def largest(pre_nm: Tensor, weight_n: Tensor | None, num_taken: int) -> Selected:
     """The largest entries of all rows, or all where there are no more; their order in a row is no particular one.
 

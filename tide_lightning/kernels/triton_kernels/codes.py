@@ -10,10 +10,12 @@ import triton.language as tl
 from torch import Tensor
 
 from tide_lightning.kernels.csr import Csr
+from tide_lightning.kernels.triton_kernels import on_its_device
 
 _ENTRIES = 64  # of a token at a time
 
 
+@on_its_device
 def add(pre_nm: Tensor, code: Csr, first_token: int, first_latent: int) -> None:
     """Add the entries that lie in this block, in place."""
     if pre_nm.numel():
@@ -21,6 +23,7 @@ def add(pre_nm: Tensor, code: Csr, first_token: int, first_latent: int) -> None:
         _add[(len(pre_nm),)](*block, code.values, code.columns, code.row_pointer, ENTRIES=_ENTRIES, num_warps=1)
 
 
+@on_its_device
 def look_up(code: Csr, columns_Z: Tensor, row_pointer: Tensor) -> Tensor:
     """What a code holds at the places of other entries, [Z]; 0 where it holds nothing.
 

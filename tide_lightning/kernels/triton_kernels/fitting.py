@@ -12,10 +12,12 @@ import triton.language as tl
 from torch import Tensor
 
 from tide_lightning.kernels.csr import Csr
+from tide_lightning.kernels.triton_kernels import on_its_device
 
 SIZES = (16, 32, 64, 128)
 
 
+@on_its_device
 def fit(target_ND: Tensor, code: Csr, weight_MD: Tensor, steps: int, longest: int | None) -> Tensor:
     """The fitted values [Z], float32.
 

@@ -10,11 +10,13 @@ import triton.language as tl
 from torch import Tensor
 
 from tide_lightning.kernels.csr import Csr
+from tide_lightning.kernels.triton_kernels import on_its_device
 
 _MOST_CHANNELS_A_PROGRAM = 1024
 _ENTRIES_A_PROGRAM = 16
 
 
+@on_its_device
 def matmul(matrix: Csr, dense: Tensor) -> Tensor:
     """A sparse matrix times a dense one: a program adds up the weighted rows of one result row, a block of columns."""
     dense = dense.contiguous()
@@ -28,6 +30,7 @@ def matmul(matrix: Csr, dense: Tensor) -> Tensor:
     return product
 
 
+@on_its_device
 def dot_products(code: Csr, left_ND: Tensor, right_MD: Tensor) -> Tensor:
     """left[n] . right[m] for every entry (n, m) of the code, [Z]: a program for some entries in a row."""
     left_ND, right_MD = left_ND.contiguous(), right_MD.contiguous()

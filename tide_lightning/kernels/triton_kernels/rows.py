@@ -8,7 +8,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tide_lightning.kernels.triton_kernels import on_its_device
 
+
+@on_its_device
 def project(grad_MD: Tensor, weight_MD: Tensor) -> Tensor:
     """Remove from each row of a gradient its part along the weight's row, in place; the norm of what is left."""
     norm_M = torch.empty(len(grad_MD), dtype=torch.float32, device=grad_MD.device)
@@ -18,6 +21,7 @@ def project(grad_MD: Tensor, weight_MD: Tensor) -> Tensor:
     return torch.linalg.vector_norm(norm_M)
 
 
+@on_its_device
 def normalise(weight_MD: Tensor) -> None:
     """Give each row unit norm, in place; a row of zeros stays one."""
     if weight_MD.numel():

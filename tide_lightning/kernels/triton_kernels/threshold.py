@@ -9,8 +9,10 @@ import triton.language as tl
 from torch import Tensor
 
 from tide_lightning.kernels.selection.interface import Selected
+from tide_lightning.kernels.triton_kernels import on_its_device
 
 
+@on_its_device
 def above(pre_nm: Tensor, threshold: Tensor, weight_n: Tensor | None) -> Selected:
     """The entries that exceed the threshold; their order in a row is no particular one.
 

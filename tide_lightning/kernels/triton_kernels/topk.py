@@ -13,12 +13,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tide_lightning.kernels.triton_kernels import on_its_device
 from tide_lightning.kernels.triton_kernels.keys import bits_of, from_key, least_key, to_key
 
 MOST = 4096
 """The largest k that this is made for."""
 
 
+@on_its_device
 def topk(pre_nm: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of every row and their columns, both [n, k]; columns lie side by side, rows need not."""
     num_rows, num_columns = pre_nm.shape
