@@ -55,6 +55,7 @@ COMMANDS: dict[str, Command] = {
     "export": Command("tide_lightning.sharing.exporting:export", "Write SAEs for other libraries."),
     "find": Command("tide_lightning.explore.find_command:find", "Find latents by words, prompts or images."),
     "play": Command("tide_lightning.explore.play.command:play", "Open a local page to search and steer latents."),
+    "publish": Command("tide_lightning.sharing.publishing:publish", "Publish a run on the hub, with a model card."),
     "steer": Command("tide_lightning.explore.steer_command:steer_run", "Steer latents; see what changes."),
     "style": Command("tide_lightning.explore.style_command:transfer", "Draw a prompt in another's style."),
 }
