@@ -71,6 +71,19 @@ def test_an_exact_fit_and_a_silent_token_stay_as_they_are() -> None:
     torch.testing.assert_close(fit_values(target, values, indices, weight), values, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_steps_beyond_the_solution_change_nothing(k: int) -> None:
+    """Of one latent the first step finds the value, and what rounding leaves must not move it, for any token."""
+    draw = torch.Generator().manual_seed(0)
+    weight_MD = torch.nn.functional.normalize(torch.randn(96, 24, generator=draw), dim=1)
+    indices = torch.rand(20_000, 96, generator=draw).topk(k).indices
+    target_ND, start = 3 * torch.randn(20_000, 24, generator=draw), torch.rand(20_000, k, generator=draw)
+    found = fit_values(target_ND, start, indices, weight_MD, steps=5)
+    rows = weight_MD[indices].double()
+    exact = torch.linalg.lstsq(rows.mT, target_ND.double().unsqueeze(2)).solution.squeeze(2)
+    torch.testing.assert_close(found.double(), exact.clamp(min=0), rtol=1e-4, atol=1e-4)
+
+
 def test_latents_that_repeat_each_other_stay_finite() -> None:
     weight = decoder(40, 24)
     weight[1] = weight[0]

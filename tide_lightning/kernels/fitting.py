@@ -125,13 +125,18 @@ class _Rows:
         return self.product.forward(self._with(values_Z.square()), ones_M1).squeeze(1)
 
     def fit(self, target_ND: Tensor, values_Z: Tensor, steps: int) -> Tensor:
-        """Values whose decoding comes close to the target; norms come along with what is decoded anyway."""
+        """Values whose decoding comes close to the target; norms come along with what is decoded anyway.
+
+        A gradient as small as rounding leaves it counts as none: steps along it, found from such norms, lead anywhere.
+        """
         left_ND = target_ND - self.decoded(values_Z)
+        rounding_N = (16 * torch.finfo(target_ND.dtype).eps) ** 2 * target_ND.square().sum(1)
         direction_Z, direction_ND, square_N = torch.zeros_like(values_Z), torch.zeros_like(left_ND), None
         for _ in range(steps):
             gradient_Z = self.read(left_ND)
             gradient_ND = self.decoded(gradient_Z)
-            before_N, square_N = square_N, (left_ND * gradient_ND).sum(1)  # of the gradient
+            along_N = (left_ND * gradient_ND).sum(1)  # the gradient's square
+            before_N, square_N = square_N, along_N.where(along_N > rounding_N, 0)
             kept_N = torch.zeros_like(square_N) if before_N is None else _ratio(square_N, before_N)
             direction_Z = gradient_Z + kept_N[self.tokens_Z] * direction_Z
             direction_ND = gradient_ND + kept_N.unsqueeze(1) * direction_ND
