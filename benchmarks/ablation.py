@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.pages import over_seeds, write
-from benchmarks.side_by_side import Rows, Way, add_options, builder, measured, read, sae_of, save
+from benchmarks.pages import over_seeds, read, save, write
+from benchmarks.side_by_side import Rows, Way, add_options, builder, measured, sae_of
 
 COLUMNS = {
     "explained_variance": ("explained variance", ".4f"),

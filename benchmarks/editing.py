@@ -11,7 +11,6 @@ prompts alone; erasure finds them on training prompts.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.pages import averaged, markdown, write
+from benchmarks.pages import averaged, markdown, read, save, write
 from tide_lightning.benchmark.prompts import steering_prompts
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import normal, stream
@@ -170,7 +169,7 @@ def main() -> None:
     seeds: list[dict[str, Any]] = []
     for path in options.runs:
         if path.suffix == ".json":
-            seeds += json.loads(path.read_text(encoding="utf-8"))["seeds"]
+            seeds += read(path)["seeds"].values()
             continue
         run = open_run(path, device="cpu")
         found: dict[str, Any] = {"style": style(run, options.prompts)}
@@ -181,7 +180,7 @@ def main() -> None:
             print(concept, found["erasure"][concept], flush=True)
         seeds.append(found)
     if options.out:
-        options.out.write_text(json.dumps({"seeds": seeds}, indent=1) + "\n", encoding="utf-8")
+        save(options.out, {"seeds": {str(number): found for number, found in enumerate(seeds)}})
     for page, mark, table in (
         (options.style_page, "style", style_table(seeds)),
         (options.erasure_page, "erasure", erasure_table(seeds)),

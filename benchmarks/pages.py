@@ -1,9 +1,11 @@
-"""Tables of figures over seeds, and the pages they stand in."""
+"""Figures over seeds: the JSON files that keep them, their tables, and the pages those stand in."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 Columns = Mapping[str, tuple[str, str]]
 """What a column is called and how its numbers are written, by the figure's key."""
@@ -50,3 +52,27 @@ def write(path: Path, mark: str, text: str) -> None:
     before, rest = path.read_text(encoding="utf-8").split(f"<!-- {mark} -->", 1)
     after = rest.split(f"<!-- /{mark} -->", 1)[1]
     path.write_text(f"{before}<!-- {mark} -->\n{text}\n<!-- /{mark} -->{after}", encoding="utf-8")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file's content; nothing where there is none."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file: a line for each innermost group of figures, in six digits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_written(content) + "\n", encoding="utf-8")
+
+
+def _written(content: Any, indent: str = "") -> str:
+    if isinstance(content, float):
+        return f"{content:.6g}"
+    if not isinstance(content, Mapping):
+        return json.dumps(content)
+    if not any(isinstance(part, Mapping) for part in content.values()):
+        return "{" + ", ".join(f"{json.dumps(name)}: {_written(part)}" for name, part in content.items()) + "}"
+    inner = indent + " "
+    parts = [f"{inner}{json.dumps(name)}: {_written(part, inner)}" for name, part in content.items()]
+    return "{\n" + ",\n".join(parts) + f"\n{indent}}}"

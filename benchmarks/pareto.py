@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.pages import over_seeds, write
+from benchmarks.pages import over_seeds, read, save, write
 from benchmarks.pareto_plot import PLOTTED, Pieces, plot
-from benchmarks.side_by_side import Way, add_options, builder, key_of, measured, read, sae_of, save
+from benchmarks.side_by_side import Way, add_options, builder, key_of, measured, sae_of
 from tide_lightning.command_line import packaged_configs
 from tide_lightning.evaluation.comparison.reproducibility import match
 from tide_lightning.evaluation.matching import directions
@@ -111,7 +111,7 @@ def find_again(pieces: Pieces, options: argparse.Namespace) -> None:
                 others = [match(rows_FD, other) for number, other in by_seed.items() if number != seed]
                 if others:
                     share = sum(part["matched_share"] for part in others) / len(others)
-                    seeds[seed][name]["matched_share"] = round(share, 6)
+                    seeds[seed][name]["matched_share"] = share
 
 
 def parse() -> argparse.Namespace:

@@ -7,7 +7,6 @@ is not measured again; trained SAEs and the harvest are kept in a folder.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -167,32 +166,12 @@ def test(data: ActivationDataModule, module: TideModule, folder: Path, options: 
     _trainer([benchmark, protocol, ShowProgress()]).test(module, datamodule=data, verbose=False)
     return {
         site.removeprefix(f"{SITE}@"): {
-            name: float(f"{value:.6g}")
+            name: value
             for name, path in FIGURES.items()
             if (value := value_at(protocol.metrics, path, site)) is not None
         }
         for site in module.sites
     }
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A JSON file's content; nothing where there is none."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
-
-
-def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file: a line for each SAE's figures."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_written(content) + "\n", encoding="utf-8")
-
-
-def _written(content: Any, indent: str = "") -> str:
-    if not isinstance(content, Mapping) or not any(isinstance(part, Mapping) for part in content.values()):
-        return json.dumps(content)
-    inner = indent + " "
-    parts = [f"{inner}{json.dumps(name)}: {_written(part, inner)}" for name, part in content.items()]
-    return "{\n" + ",\n".join(parts) + f"\n{indent}}}"
 
 
 def _load(folder: Path, shape: SiteShape) -> SAE:
