@@ -41,8 +41,8 @@ SECTIONS = {
 }
 """Most valuable first, with their shares of the time."""
 LEAST_SECONDS = 2.0
-GRACE_SECONDS = 10.0
-"""That a section may take beyond its time to come to an end."""
+GRACE = 0.03
+"""The share of all time that a section may take beyond its own to come to an end."""
 
 
 class Started(NamedTuple):
@@ -76,9 +76,9 @@ def main() -> int:
     with _starting(names, args.device, out) as sections:
         for place, section in enumerate(sections):
             _await(section, end)
-            left = end - time.monotonic() - GRACE_SECONDS / 2
+            left = end - time.monotonic()
             seconds = left * SECTIONS[section.name] / sum(SECTIONS[name] for name in names[place:])
-            figures += _run(section, seconds)
+            figures += _run(section, seconds, 60 * GRACE * args.minutes)
             path = page.write(out, about, (time.monotonic() - began) / 60, figures)
     print("\n" + path.read_text())
     print(f"{path} and {path.with_suffix('.json').name}")
@@ -128,7 +128,7 @@ def _await(section: Started, end: float) -> None:
         time.sleep(0.02)
 
 
-def _run(section: Started, seconds: float) -> list[Figure]:
+def _run(section: Started, seconds: float, grace: float) -> list[Figure]:
     """Let it measure; what it found, and why it ended early if it did."""
     print(f"{section.name}: {max(0, seconds):.0f} s ...", flush=True)
     why = ""
@@ -141,7 +141,7 @@ def _run(section: Started, seconds: float) -> list[Figure]:
             section.process.stdin.write(f"{seconds}\n")
             section.process.stdin.close()
         try:
-            if section.process.wait(seconds + GRACE_SECONDS):
+            if section.process.wait(seconds + grace):
                 why = f"it ended with {section.process.returncode}: {_last_line(section.log)}"
         except subprocess.TimeoutExpired:
             why = f"it was stopped after {time.monotonic() - began:.0f} s"

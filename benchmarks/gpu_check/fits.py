@@ -63,7 +63,8 @@ def _fit(section: Section, pipeline: Path, num_sites: int, seconds: float) -> Wa
         ]
     tokens_planned, bytes_planned = _plan(section, arguments)
     ends = {"seconds": seconds / 2, "steps": 12 if section.is_small else 1e9}
-    watch = fit(section.folder, section.device, *arguments, "--run_name", f"sites{num_sites}", **ends)
+    arguments += ["--run_name", f"sites{num_sites}"]
+    watch = fit(section.folder, section.device, *arguments, is_alone=True, **ends)
     tokens = watch.tokens / watch.step_seconds()
     note = f"{len(watch.times)} steps of {1e3 * watch.step_seconds():.0f} ms, {watch.tokens} tokens a site"
     section.found(f"a fit at {num_sites} sites", tokens, "tokens/s", note)

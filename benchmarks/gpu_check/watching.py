@@ -72,23 +72,34 @@ def bits_of(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def fit(folder: Path, device: torch.device, *arguments: str, seconds: float = 1e9, steps: float = 1e9) -> Watch:
-    """`tide fit` with these arguments, and what was seen of it."""
+def fit(
+    folder: Path,
+    device: torch.device,
+    *arguments: str,
+    seconds: float = 1e9,
+    steps: float = 1e9,
+    is_alone: bool = False,
+) -> Watch:
+    """`tide fit` with these arguments, and what was seen of it.
+
+    Args:
+        folder: of its runs.
+        device: that it runs on.
+        arguments: as on the command line.
+        seconds: after the first step, at which it ends.
+        steps: at which it ends.
+        is_alone: without the config's callbacks, which look at a whole run from time to time.
+    """
     os.environ["TIDE_DEBUG"] = "1"  # errors come here
-    accelerator = ["--trainer.accelerator", "gpu" if device.type == "cuda" else "cpu"]
-    watched = [
-        "--trainer.min_epochs",
-        "0",
-        "--trainer.limit_val_batches",
-        "0",
-        "--trainer.callbacks+",
-        "benchmarks.gpu_check.watching.Watch",
-    ]
+    accelerator = ["--trainer.accelerator", "gpu" if device.type == "cuda" else "cpu", "--trainer.devices", "1"]
+    watched = ["--trainer.min_epochs", "0", "--trainer.limit_val_batches", "0"]
+    watched += ["--trainer.callbacks", "[]"] if is_alone else []
+    watched += ["--trainer.callbacks+", "benchmarks.gpu_check.watching.Watch"]
     watched += [f"--trainer.callbacks.seconds={seconds}", f"--trainer.callbacks.steps={steps}"]
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    code = main(["fit", *arguments, "--runs", str(folder), "--trainer.devices", "1", *accelerator, *watched])
+    code = main(["fit", *arguments, "--runs", str(folder), *accelerator, *watched])
     if code:
         raise RuntimeError(f"tide fit ended with {code}")
     return Watch.last
