@@ -33,6 +33,7 @@ def write_pair(
         hash_of_weights = {"sha256": sha256(weights)} if hashed else {}
         text = json.dumps({**cfg, **hash_of_weights}, indent=2, allow_nan=False)
         description.write_text(text + "\n", encoding="utf-8")
+        weights.chmod(description.stat().st_mode)  # safetensors lets nobody else read
         for part in (weights, description):
             with part.open("rb+") as written:
                 os.fsync(written.fileno())
