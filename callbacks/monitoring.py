@@ -235,7 +235,7 @@ class MonitorFeatures(Callback):
 
 
 def _spliced(denoiser: Denoiser, site: str, sae: SAE) -> Denoiser:
-    return splice_denoiser(denoiser, {site: reconstruct_by(sae)}, {site: sae.shape})
+    return splice_denoiser(denoiser, {site: reconstruct_by(sae)})
 
 
 def _spliceable(pl_module: TideModule) -> dict[str, SAE]:

@@ -54,9 +54,8 @@ class KeepPredictions(Callback):
                 raise UserError(f"KeepPredictions: {site} cannot be spliced: its {reason}")
         calls, denoiser = data.noised_calls(self.num_samples), data.denoiser
         own_loss = _own_loss(denoiser, calls)
-        shapes = {site: sae.shape for site, sae in saes.items()}
         spliced = [
-            (name, splice_denoiser(denoiser, {site: reconstruct_by(saes[site]) for site in sites}, shapes))
+            (name, splice_denoiser(denoiser, {site: reconstruct_by(saes[site]) for site in sites}))
             for name, sites in splice_cases(saes).items()
         ]
         first = self.from_fraction * steps_of_fit(trainer)

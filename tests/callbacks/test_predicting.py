@@ -27,11 +27,10 @@ pytestmark = pytest.mark.filterwarnings(
 def changes(module: TideModule, data: ActivationDataModule) -> list[float]:
     """What splicing each site alone, and both, does to predictions on samples that no step has seen."""
     saes = {site: module.sae(site).eval() for site in module.sites}
-    shapes = {site: sae.shape for site, sae in saes.items()}
     call = data.noised_calls(32)(1_000_000)
     with torch.no_grad():
         return [
-            float(prediction_change(data.denoiser, splice_denoiser(data.denoiser, predictors, shapes), call))
+            float(prediction_change(data.denoiser, splice_denoiser(data.denoiser, predictors), call))
             for sites in splice_cases(saes).values()
             for predictors in [{site: reconstruct_by(saes[site]) for site in sites}]
         ]
@@ -56,8 +55,7 @@ def test_spliced_together_every_site_learns_what_the_others_make_of_it(pretraine
     module = make_module(data, {"pursuits": pursuits})
     make_trainer(pretrained.parent / f"run-{pursuits}", 1, []).fit(module, datamodule=data)
     saes = {site: module.sae(site) for site in module.sites}
-    shapes = {site: sae.shape for site, sae in saes.items()}
-    twin = splice_denoiser(data.denoiser, {site: reconstruct_by(sae) for site, sae in saes.items()}, shapes)
+    twin = splice_denoiser(data.denoiser, {site: reconstruct_by(sae) for site, sae in saes.items()})
     module.zero_grad()
     prediction_change(data.denoiser, twin, data.noised_calls(4)(0)).backward()
     for sae in saes.values():

@@ -9,11 +9,11 @@ import torch
 
 from tests.training.fitting import SITES, make_data, make_module
 from tide_lightning.datamodules import ActivationDataModule, HeldOutBatch
-from tide_lightning.diffusion import Conditioning, record
+from tide_lightning.diffusion import Conditioning, Site, record
 from tide_lightning.diffusion.trajectories import guided_prediction, sample
 from tide_lightning.evaluation import Fidelity, Trajectories, splice_denoiser
 from tide_lightning.evaluation.end_to_end import similarity, unrelated
-from tide_lightning.intervene.splicing import constant, known_alone, reconstruct_by, site_context
+from tide_lightning.intervene.splicing import constant, known_alone, reconstruct_by, unread_tokens
 from tide_lightning.saes import SAE, SAEOutput, TideSAE
 from tide_lightning.tokens import SiteShape, TokenBatch
 from tide_lightning.training import TideModule
@@ -65,7 +65,7 @@ def measure(data: ActivationDataModule, saes: Mapping[str, SAE], batch: HeldOutB
 
 def test_a_splice_knows_what_the_harvest_knew(data: ActivationDataModule, batch: HeldOutBatch) -> None:
     for site, tokens in batch.tokens.items():
-        context = site_context(data.denoiser, shape_of(data, site), *what(batch)).context
+        context = unread_tokens(data.denoiser, [Site.parse(site)], *what(batch))[Site.parse(site)].context
         for name in ("t", "position", "input"):
             torch.testing.assert_close(getattr(context, name), getattr(tokens.context, name), rtol=0, atol=0)
 
@@ -76,7 +76,7 @@ def test_a_splice_is_the_reconstruction_of_the_same_tokens(
 ) -> None:
     site = SITES[0]
     sae, call = module.sae(site), batch.call
-    spliced = splice_denoiser(data.denoiser, {site: reconstruct_by(sae)}, {site: sae.shape})
+    spliced = splice_denoiser(data.denoiser, {site: reconstruct_by(sae)})
     following = data.denoiser.resolve_sites(["transformer_blocks.1"])
     with record(data.denoiser.module, following) as found:
         spliced.predict(call.x_t, call.raw_t, call.conditioning)
@@ -119,7 +119,7 @@ def test_losses_by_hand(data: ActivationDataModule, module: TideModule, batch: H
         "known": known_alone(sae),
         "ablated": constant(batch.tokens[site].x.mean(0)),
     }.items():
-        spliced = splice_denoiser(data.denoiser, {site: predictor}, {site: sae.shape})
+        spliced = splice_denoiser(data.denoiser, {site: predictor})
         with torch.no_grad():
             prediction = spliced.predict(call.x_t, call.raw_t, call.conditioning)
         loss = float((prediction - call.noise).double().square().mean())
@@ -169,11 +169,7 @@ def test_both_halves_of_a_guided_forward_are_spliced(
     data: ActivationDataModule, module: TideModule, batch: HeldOutBatch
 ) -> None:
     denoiser, call = data.denoiser, batch.call
-    spliced = splice_denoiser(
-        denoiser,
-        {site: reconstruct_by(module.sae(site)) for site in SITES},
-        {site: module.sae(site).shape for site in SITES},
-    )
+    spliced = splice_denoiser(denoiser, {site: reconstruct_by(module.sae(site)) for site in SITES})
     prompts = denoiser.encode_prompts(["red ball"] * len(call))
     blank = denoiser.encode_prompts([""] * len(call))
     together = guided_prediction(spliced, call.x_t, call.raw_t, prompts, 3.0)

@@ -10,10 +10,11 @@ import torch
 
 from tests.training.fitting import SITES, make_data, make_module
 from tide_lightning.datamodules import ActivationDataModule
+from tide_lightning.diffusion import Site
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.evaluation import Trajectories
 from tide_lightning.evaluation.tracking import MAX_TIMES, Tracker
-from tide_lightning.intervene.splicing import site_context
+from tide_lightning.intervene.splicing import unread_tokens
 from tide_lightning.saes import TideSAE
 from tide_lightning.tokens import SiteShape
 from tide_lightning.training import TideModule
@@ -58,7 +59,7 @@ def test_watching_changes_nothing_and_sees_what_the_denoiser_did(
         conditioning, raw_t = denoiser.encode_prompts([prompt]), denoiser.raw_t(t).expand(1)
         with torch.no_grad(), denoiser.record(denoiser.resolve_sites([SITES[0]])) as values:
             denoiser.predict(x_t, raw_t, conditioning)
-        context = site_context(denoiser, sae.shape, x_t, raw_t, conditioning)
+        (context,) = unread_tokens(denoiser, [Site.parse(SITES[0])], x_t, raw_t, conditioning).values()
         tokens = replace(context, x=values[SITES[0]].flatten(0, 1))
         with torch.no_grad():
             code = sae.encode(tokens.x, tokens.context)

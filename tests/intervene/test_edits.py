@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from tests.untrained import DEEP, PROMPTS, SHALLOW
-from tide_lightning.diffusion import Conditioning, Denoiser, sample
+from tide_lightning.diffusion import Conditioning, Denoiser, Site, sample
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.errors import UserError
 from tide_lightning.intervene import Edit, Mode, Region, Shift, effect, steer
-from tide_lightning.intervene.splicing import site_context
+from tide_lightning.intervene.splicing import unread_tokens
 from tide_lightning.intervene.steering import edited_by
 from tide_lightning.saes import SAE, TideSAE
 from tide_lightning.tokens import TokenBatch
@@ -33,7 +33,7 @@ def tokens_of(denoiser: Denoiser, sae: SAE, rows: int = 4) -> TokenBatch:
     noise = torch.stack([normal(stream(0, i), denoiser.latent_shape) for i in range(rows // 2)])
     raw_t = torch.tensor([800.0, 200.0]).repeat(2)
     x_t = torch.cat([noise, noise])
-    found = site_context(denoiser, sae.shape, x_t, raw_t, halves(denoiser, rows // 2))
+    (found,) = unread_tokens(denoiser, [Site.parse(DEEP)], x_t, raw_t, halves(denoiser, rows // 2)).values()
     x = torch.randn(len(found), sae.d_in, generator=torch.Generator().manual_seed(0))
     return replace(found, x=x)
 

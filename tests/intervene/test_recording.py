@@ -16,7 +16,7 @@ from tide_lightning.diffusion import Conditioning, Denoiser, around_calls, sampl
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.intervene import Edit, steer
 from tide_lightning.intervene.recording import Forward, record, recorded, walk_prompts, watch
-from tide_lightning.intervene.splicing import site_context
+from tide_lightning.intervene.splicing import unread_tokens
 from tide_lightning.saes import SAE
 from tide_lightning.tokens import Half
 
@@ -52,7 +52,7 @@ def _mean_sum(denoiser: Denoiser, sae: SAE, noise: Tensor, settings: dict[str, A
     def around(x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Iterator[None]:
         with denoiser.record(sites) as found:
             yield
-        tokens = site_context(denoiser, sae.shape, x_t, raw_t, conditioning)
+        (tokens,) = unread_tokens(denoiser, sites, x_t, raw_t, conditioning).values()
         here = replace(tokens, x=found[DEEP].flatten(0, 1))
         here = here.select(slice(len(here) // 2, None))
         code = sae.encode(here.x, here.context).to_dense() / sae.unit_at(here.t)

@@ -50,9 +50,8 @@ def factors_kept(
     """
     saes = {site: sae for site, sae in saes.items() if why_not(sae) is None}
     judges = ground.judges(str(denoiser.device))
-    shapes = {site: sae.shape for site, sae in saes.items()}
     runners = {
-        name: splice_denoiser(denoiser, {site: reconstruct_by(saes[site]) for site in sites}, shapes)
+        name: splice_denoiser(denoiser, {site: reconstruct_by(saes[site]) for site in sites})
         for name, sites in splice_cases(saes).items()
     }
     seen: dict[str, list[dict[str, Tensor]]] = {name: [] for name in ("original", *runners)}

@@ -99,7 +99,6 @@ class Trajectories:
         clip: str | None = None,
     ) -> None:
         saes = {site: sae for site, sae in saes.items() if why_not(sae) is None}
-        shapes = {site: sae.shape for site, sae in saes.items()}
         splices = {
             name: {site: reconstruct_by(saes[site]) for site in sites} for name, sites in splice_cases(saes).items()
         }
@@ -108,7 +107,7 @@ class Trajectories:
             splices[KNOWN] = {site: known_alone(saes[site]) for site in firsts}
         self.sites = list(saes)
         self.denoiser = denoiser
-        self.spliced = {name: splice_denoiser(denoiser, predictors, shapes) for name, predictors in splices.items()}
+        self.spliced = {name: splice_denoiser(denoiser, predictors) for name, predictors in splices.items()}
         self.num_inference_steps, self.guidance_scale, self.seed = num_inference_steps, guidance_scale, seed
         self.cases = [ORIGINAL, *self.spliced]
         self.quality = ImageQuality(self.cases, features, clip, denoiser.device)

@@ -53,10 +53,9 @@ class Fidelity:
         cases = splice_cases(saes)
         if self.absent:
             cases.pop(ALL, None)
-        shapes = {site: sae.shape for site, sae in saes.items()}
         self.cases = list(cases)
         self.spliced = {
-            (name, kind): splice_denoiser(denoiser, {site: predictors[kind][site] for site in sites}, shapes)
+            (name, kind): splice_denoiser(denoiser, {site: predictors[kind][site] for site in sites})
             for name, sites in cases.items()
             for kind in KINDS
         }

@@ -109,7 +109,7 @@ def transfer_style(
         window: low and high t of the steps in which it is.
     """
     predictors = {site: _adding(saes[site], style, strength, window) for site, style in styles.items()}
-    yield splice_denoiser(denoiser, predictors, {site: saes[site].shape for site in styles})
+    yield splice_denoiser(denoiser, predictors)
 
 
 def _adding(sae: SAE, style: Style, strength: float, window: tuple[float, float]) -> Predictor:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from tide_lightning.diffusion import Conditioning, Denoiser, Site, sample, unlabelled
-from tide_lightning.intervene.splicing import site_context
+from tide_lightning.intervene.splicing import unread_tokens
 from tide_lightning.saes import SAE, SparseCode
-from tide_lightning.tokens import SiteShape, TokenBatch
+from tide_lightning.tokens import TokenBatch
 
 
 class Forward(NamedTuple):
@@ -52,8 +52,7 @@ def recorded(denoiser: Denoiser, saes: Mapping[str, SAE], take: Callable[[Forwar
         saes: whose sites are read; their keys may bear labels.
         take: called after each forward.
     """
-    shapes = _shapes(saes)
-    sites = [Site.parse(site) for site in shapes]
+    sites = _sites(saes)
 
     @contextmanager
     def around(x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Iterator[None]:
@@ -62,7 +61,7 @@ def recorded(denoiser: Denoiser, saes: Mapping[str, SAE], take: Callable[[Forwar
             rows = rows[~conditioning.unconditional]
         with denoiser.record(sites, select=lambda site, x_NTD: x_NTD[rows]) as values:
             yield
-        take(_forward(denoiser, shapes, values, x_t[rows], raw_t[rows], conditioning.select(rows)))
+        take(_forward(denoiser, values, x_t[rows], raw_t[rows], conditioning.select(rows)))
 
     return denoiser.within(around)
 
@@ -72,31 +71,20 @@ def record(
     denoiser: Denoiser, saes: Mapping[str, SAE], x_t: Tensor, raw_t: Tensor, conditioning: Conditioning
 ) -> Forward:
     """One forward, which ends after the last of the SAEs' sites."""
-    shapes = _shapes(saes)
-    with denoiser.record([Site.parse(site) for site in shapes], stop_early=True) as values:
+    with denoiser.record(_sites(saes), stop_early=True) as values:
         denoiser.predict(x_t, raw_t, conditioning)
-    return _forward(denoiser, shapes, values, x_t, raw_t, conditioning)
+    return _forward(denoiser, values, x_t, raw_t, conditioning)
 
 
-def _shapes(saes: Mapping[str, SAE]) -> dict[str, SiteShape]:
-    return {unlabelled(key): sae.shape for key, sae in saes.items()}
+def _sites(saes: Mapping[str, SAE]) -> list[Site]:
+    return [Site.parse(name) for name in dict.fromkeys(map(unlabelled, saes))]
 
 
 def _forward(
-    denoiser: Denoiser,
-    shapes: Mapping[str, SiteShape],
-    values: Mapping[str, Tensor],
-    x_t: Tensor,
-    raw_t: Tensor,
-    conditioning: Conditioning,
+    denoiser: Denoiser, values: Mapping[str, Tensor], x_t: Tensor, raw_t: Tensor, conditioning: Conditioning
 ) -> Forward:
-    contexts: dict[tuple[str, SiteShape], TokenBatch] = {}  # shared by sites of one layout
-    tokens = {}
-    for site, shape in shapes.items():
-        key = Site.parse(site).stream, replace(shape, d_in=0)
-        if key not in contexts:
-            contexts[key] = site_context(denoiser, shape, x_t, raw_t, conditioning, key[0])
-        tokens[site] = replace(contexts[key], x=values[site].float().flatten(0, 1))
+    unread = unread_tokens(denoiser, map(Site.parse, values), x_t, raw_t, conditioning)
+    tokens = {str(site): replace(some, x=values[str(site)].float().flatten(0, 1)) for site, some in unread.items()}
     return Forward(x_t, raw_t, conditioning, denoiser.schedule.t(raw_t), tokens)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from tide_lightning.diffusion import Conditioning, Denoiser, Layout, Site, token_context, unlabelled
 from tide_lightning.diffusion.denoiser import Around
 from tide_lightning.saes import LEAKING, SAE
-from tide_lightning.tokens import Half, SiteShape, Source, TokenBatch
+from tide_lightning.tokens import Half, Source, TokenBatch
 
 Predictor = Callable[[TokenBatch], Tensor]
 """Makes x_hat [B, D] of a site's tokens."""
@@ -27,46 +27,40 @@ ALL = "all"
 """The name of the case with every site spliced at once."""
 
 
-def splice_denoiser(
-    denoiser: Denoiser, predictors: Mapping[str, Predictor], shapes: Mapping[str, SiteShape]
-) -> Denoiser:
+def splice_denoiser(denoiser: Denoiser, predictors: Mapping[str, Predictor]) -> Denoiser:
     """The denoiser with its sites replaced in every forward; it shares weights and prompts with the original.
 
     Args:
         denoiser: the original.
         predictors: what replaces each site's tokens.
-        shapes: each site's sizes.
     """
-    return denoiser.within(splicing(denoiser, predictors, shapes))
+    return denoiser.within(splicing(denoiser, predictors))
 
 
-def splicing(denoiser: Denoiser, predictors: Mapping[str, Predictor], shapes: Mapping[str, SiteShape]) -> Around:
+def splicing(denoiser: Denoiser, predictors: Mapping[str, Predictor]) -> Around:
     """What has to be entered for a forward, so that the sites are replaced in it; arguments as above."""
+    by_site = {Site.parse(name): predictor for name, predictor in predictors.items()}
 
     def around(x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> AbstractContextManager[None]:
-        contexts: dict[Layout, TokenBatch] = {}  # shared by the sites of one layout
-        replacements = {}
-        for name, predictor in predictors.items():
-            site, shape = Site.parse(name), shapes[name]
-            layout = denoiser.layout(site)
-            if layout not in contexts:
-                contexts[layout] = site_context(denoiser, shape, x_t, raw_t, conditioning, site.stream)
-            replacements[site] = _replacement(predictor, contexts[layout])
-        return denoiser.splice(replacements)
+        unread = unread_tokens(denoiser, by_site, x_t, raw_t, conditioning)
+        return denoiser.splice({site: _replacement(predictor, unread[site]) for site, predictor in by_site.items()})
 
     return around
 
 
-def site_context(
-    denoiser: Denoiser,
-    shape: SiteShape,
-    x_t: Tensor,
-    raw_t: Tensor,
-    conditioning: Conditioning,
-    stream: str = "image",
-) -> TokenBatch:
-    """What is known of a site's tokens in a forward on x_t [N, ...] at raw_t [N], with activations still to come."""
-    layout = Layout(stream, tuple(shape.grid))
+def unread_tokens(
+    denoiser: Denoiser, sites: Iterable[Site], x_t: Tensor, raw_t: Tensor, conditioning: Conditioning
+) -> dict[Site, TokenBatch]:
+    """Each site's tokens in a forward on x_t [N, ...] at raw_t [N], with activations still to come.
+
+    Sites of one layout share theirs.
+    """
+    layouts = {site: denoiser.layout(site) for site in sites}
+    unread = {layout: _unread(denoiser, layout, x_t, raw_t, conditioning) for layout in set(layouts.values())}
+    return {site: unread[layout] for site, layout in layouts.items()}
+
+
+def _unread(denoiser: Denoiser, layout: Layout, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> TokenBatch:
     num_tokens = layout.num_tokens
     raw_B = raw_t.float().repeat_interleave(num_tokens)
     return TokenBatch(

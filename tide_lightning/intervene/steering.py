@@ -57,7 +57,7 @@ def steer(
     check_edits(denoiser, saes, edits)
     by_site = {site: [edit for edit in edits if edit.site == site] for site in dict.fromkeys(e.site for e in edits)}
     predictors = {site: edited_by(saes[site], some, mode, preserve_norm) for site, some in by_site.items()}
-    inner = splicing(denoiser, predictors, {site: saes[site].shape for site in by_site})
+    inner = splicing(denoiser, predictors)
 
     def around(x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> AbstractContextManager[None]:
         if tuple(x_t.shape[1:]) != denoiser.latent_shape:

@@ -40,7 +40,7 @@ class Cost:
         self.saes = {"whole": whole, "part": part}
         self.sums = {name: _Sums() for name in self.saes}
         self.spliced = {
-            name: splice_denoiser(data.denoiser, {self.site: reconstruct_by(sae)}, {self.site: sae.shape})
+            name: splice_denoiser(data.denoiser, {self.site: reconstruct_by(sae)})
             for name, sae in self.saes.items()
             if why_not(sae) is None
         }
