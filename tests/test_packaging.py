@@ -23,6 +23,8 @@ NEEDED = (
     "tide_lightning/grounds/toybox/pipeline/model_index.json",
     "tide_lightning/grounds/toybox/pipeline/transformer/diffusion_pytorch_model.safetensors",
     "tide_lightning/grounds/photos/dit/config.json",
+    "tide_lightning/trained/quickstart/config.yaml",
+    "tide_lightning/trained/quickstart/saes/transformer_blocks.3/sae.safetensors",
     "tide_lightning/explore/atlas/static/index.html",
     "tide_lightning/explore/atlas/static/atlas.js",
 )

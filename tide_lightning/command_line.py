@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from tide_lightning.errors import UserError
-from tide_lightning.runs import find_run, last_checkpoint, newest_run, run_of_checkpoint
+from tide_lightning.runs import find_run, last_checkpoint, newest_run, run_of_checkpoint, to_write_in
 
 FOLLOWING = ("validate", "test", "predict")
 """Subcommands that look at a finished run."""
@@ -62,7 +62,7 @@ def follow_run(args: list[str]) -> list[str]:
     run_given, checkpoint = _last(rest, "--run"), _last(rest, "--ckpt_path")
     run: Path | None
     if run_given:
-        run = find_run(Path(run_given), root)
+        run = to_write_in(find_run(Path(run_given), root), root)
     elif checkpoint and checkpoint != "last":
         run = run_of_checkpoint(Path(checkpoint))
         if run is None:

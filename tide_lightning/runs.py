@@ -15,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from tide_lightning.errors import UserError
 
 _STAMP = "TIDE_RUN_STAMP"  # lets processes that a launcher started anew share their parent's folder
+_SHIPPED = Path(__file__).parent / "trained"  # runs that come with the package, by name
 
 
 def new_run(root: Path, name: str) -> Path:
@@ -51,15 +52,26 @@ def newest_run(root: Path, name: str | None = None) -> Path | None:
 
 
 def find_run(run: Path, root: Path) -> Path:
-    """The folder of a run: named by it, by a folder with `latest` in it, by a name below `root`, or by a hub id."""
+    """The folder of a run: by its path, that of a folder with `latest` in it, a name below `root`, or a hub id.
+
+    What comes with the package is found by its name where there is no run of that name below `root`.
+    """
     for folder in (run, run / "latest", root / run / "latest", root / run):
         if (folder / "config.yaml").is_file():
             return folder.resolve()
+    if str(run) in shipped_runs():
+        return shipped_runs()[str(run)]
     if (fetched := run_on_the_hub(str(run), root)) is not None:
         return fetched
     newest = newest_run(root)
-    hint = f"; the newest below {root} is {newest.parent.name}" if newest else "; make one with `tide fit --config …`"
+    known = f"the newest below {root} is {newest.parent.name}" if newest else "make one with `tide fit --config …`"
+    hint = f"; {known}, or take what comes with the package: {', '.join(shipped_runs())}"
     raise UserError(f"{run}: no run folder there (it would hold config.yaml){hint}")
+
+
+def shipped_runs() -> dict[str, Path]:
+    """The runs that come with the package, by name."""
+    return {path.parent.name: path.parent.resolve() for path in sorted(_SHIPPED.glob("*/config.yaml"))}
 
 
 def run_on_the_hub(repository: str, root: Path) -> Path | None:
@@ -72,13 +84,22 @@ def run_on_the_hub(repository: str, root: Path) -> Path | None:
         return None
     if not (snapshot / "config.yaml").is_file():
         raise UserError(f"{repository}: a repository of the hub, but no run: it has no config.yaml")
-    folder = root / repository.replace("/", "--") / snapshot.name[:12]
+    return _linked(snapshot, root / repository.replace("/", "--") / snapshot.name[:12])
+
+
+def to_write_in(run: Path, root: Path) -> Path:
+    """The run; one that comes with the package as a folder below `root`, for nothing is written into the package."""
+    return _linked(run, root / run.name / "shipped") if run.is_relative_to(_SHIPPED.resolve()) else run
+
+
+def _linked(run: Path, folder: Path) -> Path:
+    """A folder with a run's files and a link to its SAEs."""
     folder.mkdir(parents=True, exist_ok=True)
-    for entry in snapshot.iterdir():
+    for entry in run.iterdir():
         if entry.is_file() and not (folder / entry.name).exists():
             shutil.copyfile(entry, folder / entry.name)
     if not (folder / "saes").exists():
-        (folder / "saes").symlink_to((snapshot / "saes").absolute())
+        (folder / "saes").symlink_to((run / "saes").absolute())
     return folder.resolve()
 
 
