@@ -124,8 +124,8 @@ def first_found(run: Run, query: str, against: str | None = None, seed: int = 0)
 def _title(edits: Sequence[Edit], operation: str, amount: float) -> str:
     own = {edit.operation for edit in edits}
     if own != {operation}:
-        return f"{len(edits)} edits, amount {amount:g}"
-    return f"{operation} {amount:g}" if operation in ("add", "scale", "clamp") else operation
+        return f"{len(edits)} edits, amount {amount:.3g}"
+    return f"{operation} {amount:.3g}" if operation in ("add", "scale", "clamp") else operation
 
 
 def _firing(edit: Edit, seen: Seen) -> str:
