@@ -21,7 +21,7 @@ from tide_lightning.datamodules.harvest import Call, Harvester, Places
 from tide_lightning.diffusion import Layout
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.diffusion.streams import sent
-from tide_lightning.diffusion.trajectories import StaggeredTrajectories
+from tide_lightning.diffusion.trajectories import StaggeredTrajectories, Step
 from tide_lightning.errors import UserError, require_at_least, require_one_of
 from tide_lightning.tokens import TokenBatch
 
@@ -262,16 +262,17 @@ class DenoiseStream:
 
     def batch(self, k: int) -> dict[str, TokenBatch]:
         """The k-th batch's share of this rank; k must count up from 0 or from a loaded state."""
-        draw, slots = self._draw, self.trajectories.current().slot.tolist()
-        places = draw.places([draw.rng("places", slot, k) for slot in slots], self._harvester.denoiser.device)
-        return self._walk(places)[1]
+        draw, step = self._draw, self.trajectories.current()
+        rngs = [draw.rng("places", slot, k) for slot in step.slot.tolist()]
+        return self._walk(step, draw.places(rngs, self._harvester.denoiser.device))[1]
 
     def whole(self) -> tuple[Call, dict[str, TokenBatch]]:
         """The next step's call, and all tokens."""
-        return self._walk(self._harvester.everywhere(len(self.trajectories.current().slot)))
+        step = self.trajectories.current()
+        return self._walk(step, self._harvester.everywhere(len(step.slot)))
 
-    def _walk(self, places: Places) -> tuple[Call, dict[str, TokenBatch]]:
-        step, denoiser = self.trajectories.current(), self._harvester.denoiser
+    def _walk(self, step: Step, places: Places) -> tuple[Call, dict[str, TokenBatch]]:
+        denoiser = self._harvester.denoiser
         device = denoiser.device
         call = Call(
             x_t=step.x_t,

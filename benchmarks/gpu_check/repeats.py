@@ -11,7 +11,7 @@ import torch
 from benchmarks.gpu_check.section import Section
 from benchmarks.gpu_check.watching import fit
 from benchmarks.harvest import make_data
-from tide_lightning.datamodules import Shard
+from tide_lightning.datamodules import ActivationDataModule, Shard
 from tide_lightning.training import TideModule
 
 TOYBOX = "package:tide_lightning.grounds.toybox/pipeline"
@@ -34,17 +34,44 @@ def measure(section: Section) -> None:
     for source in ("noise", "denoise"):
         with section.trying(f"{source}: batches ahead and in turn"):
             section.holds(f"{source}: batches ahead and in turn, bit for bit", _same_batches(section, source))
+    if section.device.type == "cuda":
+        for source in ("noise", "denoise"):
+            with section.trying(f"{source}: a batch for which the host does not wait"):
+                waits = _waits(section, source)
+                section.holds(f"{source}: the host waits for no forward while a batch is made", not waits, waits)
     if not any("graph" in name for name in inspect.signature(TideModule).parameters):
         section.could_not("with and without graphs", "there is no such option yet")
 
 
+def _data(section: Section, source: str) -> ActivationDataModule:
+    data = make_data(source, 2, argparse.Namespace(pretrained=TOYBOX, samples=8, tokens=1 / 16, dtype="float32"))
+    data.denoiser.to(section.device)
+    return data
+
+
 def _same_batches(section: Section, source: str) -> bool:
+    """Whether they are; between them the training's stream fills the same caches, as `KeepPredictions` does."""
     found = []
     for ahead in (False, True):
-        args = argparse.Namespace(pretrained=TOYBOX, samples=8, tokens=1 / 16, dtype="float32")
-        data = make_data(source, 2, args)
-        data.denoiser.to(section.device)
-        found.append(list(islice(data.train_loader(Shard(), ahead=ahead), 6)))
+        data = _data(section, source)
+        batches, calls = islice(data.train_loader(Shard(), ahead=ahead), 6), data.noised_calls(8)
+        found.append([(batch, calls(number).x_t) for number, batch in enumerate(batches)])
     return all(
-        torch.equal(one[site].x, other[site].x) for one, other in zip(*found, strict=True) for site in one
-    ) and len(found[0]) == len(found[1])
+        torch.equal(x_t, other_x_t) and all(torch.equal(one[site].x, other[site].x) for site in one)
+        for (one, x_t), (other, other_x_t) in zip(*found, strict=True)
+    )
+
+
+def _waits(section: Section, source: str) -> str:
+    """Where the host waits for the GPU while a batch is made whose prompts and latents are kept already."""
+    batches = iter(_data(section, source).train_loader(Shard()))
+    for _ in range(4):
+        next(batches)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        next(batches)
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return ""
