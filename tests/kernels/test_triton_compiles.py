@@ -49,7 +49,7 @@ def of_products(dtype):
 def of_selection(dtype):
     bits = 32 if dtype == "fp32" else 16
     compile_for_hopper(topk._candidates, dtype, BITS=bits, GROUPS=1024, MOST=128)
-    compile_for_hopper(topk._finish, dtype, num_warps=1, BITS=bits, MOST=128, STRIP=1024)
+    compile_for_hopper(topk._finish, dtype, num_warps=1, BITS=bits, MOST=128, STRIP=256)
     for weighted in (False, True):
         sizes = {"BITS": 32 if weighted else bits, "WEIGHTED": weighted, "GROUPS": 512, "num_warps": 2}
         compile_for_hopper(batch._count_maxima, dtype, **sizes)

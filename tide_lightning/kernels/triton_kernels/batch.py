@@ -254,14 +254,17 @@ def _write(
     equal_left = tl.load(equal_taken + row).to(tl.int32) - (tl.cumsum(num_equal, axis=0) - num_equal)
     equal_left = tl.minimum(tl.maximum(equal_left, 0), num_equal)  # of each group
     number = (number & 0xFFFF) + equal_left
-    place = tl.load(row_pointer + row) + tl.cumsum(number, axis=0) - number
+    place = tl.cumsum(number, axis=0) - number
+    pre += row * stride
+    values += tl.load(row_pointer + row)
+    columns += tl.load(row_pointer + row)
     for first in range(0, num_columns, GROUPS):
         inside = first + groups < num_columns
-        numbers = tl.load(pre + row * stride + first + groups, mask=inside, other=0.0)
+        numbers = tl.load(pre + first + groups, mask=inside, other=0.0)
         key = _compared(numbers, weight, BITS, WEIGHTED)
         is_equal = inside & (key == last) & (equal_left > 0)
         taken = (inside & (key > last)) | is_equal
         tl.store(values + place, numbers, mask=taken)
         tl.store(columns + place, (first + groups).to(tl.int64), mask=taken)
-        place += taken.to(tl.int64)
+        place += taken.to(tl.int32)
         equal_left -= is_equal.to(tl.int32)

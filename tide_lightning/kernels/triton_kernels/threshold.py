@@ -107,11 +107,14 @@ def _write(
     weight = _weight_of(weights, row, WEIGHTED)
     groups = tl.arange(0, GROUPS)
     number = tl.load(counts + row * GROUPS + groups)
-    place = tl.load(row_pointer + row) + tl.cumsum(number, axis=0) - number
+    place = tl.cumsum(number, axis=0) - number
+    pre += row * stride
+    values += tl.load(row_pointer + row)
+    columns += tl.load(row_pointer + row)
     for first in range(0, num_columns, GROUPS):
         inside = first + groups < num_columns
-        numbers = tl.load(pre + row * stride + first + groups, mask=inside, other=0.0)
+        numbers = tl.load(pre + first + groups, mask=inside, other=0.0)
         taken = _exceed(numbers, inside, first + groups, weight, threshold, WEIGHTED, BY_COLUMN)
         tl.store(values + place, numbers, mask=taken)
         tl.store(columns + place, (first + groups).to(tl.int64), mask=taken)
-        place += taken.to(tl.int64)
+        place += taken.to(tl.int32)

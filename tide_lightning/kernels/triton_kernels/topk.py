@@ -37,7 +37,7 @@ def topk(pre_nm: Tensor, k: int) -> tuple[Tensor, Tensor]:
             *rows, *candidates, BITS=bits, GROUPS=num_groups, MOST=most, num_warps=_warps(num_groups)
         )
         _finish[(num_rows,)](
-            *rows, *candidates, values_nk, columns_nk, BITS=bits, MOST=most, STRIP=1024, num_warps=_warps(most)
+            *rows, *candidates, values_nk, columns_nk, BITS=bits, MOST=most, STRIP=256, num_warps=_warps(most)
         )
     return values_nk, columns_nk
 
@@ -69,26 +69,28 @@ def _candidates(
     pre, stride, num_columns, k, keys, places, count, BITS: tl.constexpr, GROUPS: tl.constexpr, MOST: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
+    pre += row * stride
     groups = tl.arange(0, GROUPS)
     largest = tl.full([GROUPS], least_key(BITS), dtype=tl.int32)
     for first in range(0, num_columns, GROUPS):
         inside = first + groups < num_columns
-        numbers = tl.load(pre + row * stride + first + groups, mask=inside, other=0.0)
+        numbers = tl.load(pre + first + groups, mask=inside, other=0.0)
         largest = tl.maximum(largest, tl.where(inside, to_key(numbers, BITS), least_key(BITS)))
     floor = _kth_largest(largest, groups < num_columns, k, BITS)
     number = tl.zeros([GROUPS], dtype=tl.int32)
     for first in range(0, num_columns, GROUPS):
         inside = first + groups < num_columns
-        numbers = tl.load(pre + row * stride + first + groups, mask=inside, other=0.0)
+        numbers = tl.load(pre + first + groups, mask=inside, other=0.0)
         number += (inside & (to_key(numbers, BITS) >= floor)).to(tl.int32)
-    place = row * MOST + tl.cumsum(number, axis=0) - number
-    end = (row + 1) * MOST
+    place = tl.cumsum(number, axis=0) - number
+    keys += row * MOST
+    places += row * MOST
     for first in range(0, num_columns, GROUPS):
         inside = first + groups < num_columns
-        key = to_key(tl.load(pre + row * stride + first + groups, mask=inside, other=0.0), BITS)
+        key = to_key(tl.load(pre + first + groups, mask=inside, other=0.0), BITS)
         chosen = inside & (key >= floor)
-        tl.store(keys + place, key, mask=chosen & (place < end))
-        tl.store(places + place, first + groups, mask=chosen & (place < end))
+        tl.store(keys + place, key, mask=chosen & (place < MOST))
+        tl.store(places + place, first + groups, mask=chosen & (place < MOST))
         place += chosen.to(tl.int32)
     tl.store(count + row, tl.sum(number, axis=0))
 
