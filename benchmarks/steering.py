@@ -14,7 +14,6 @@ site's mean tokens with the words and without, pushed as far; the words in the p
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from benchmarks.pages import averaged, markdown, write
+from benchmarks.pages import averaged, markdown, read, save, write
 from tide_lightning.benchmark.prompts import SteeringPrompts, steering_prompts
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import normals, stream
@@ -78,10 +77,10 @@ class Bench:
             counted = torch.tensor(
                 [prompt != changed for prompt, changed in zip(cases.prompts, cases.changed[value], strict=True)]
             )
-            read = {method: _figures(factor, value, plain[0], after[method], counted) for method in METHODS}
+            judged = {method: _figures(factor, value, plain[0], after[method], counted) for method in METHODS}
             one = {"site": found.site, "latent": found.latent, "amount": found.amount, "tells": found.tells}
-            figures[name] = {**one, "at_home": found.home is not None, "methods": read}
-            said = ", ".join(f"{method} {read[method]['success']:.2f}" for method in METHODS)
+            figures[name] = {**one, "at_home": found.home is not None, "methods": judged}
+            said = ", ".join(f"{method} {judged[method]['success']:.2f}" for method in METHODS)
             print(f"{factor} {name}: {found.site}/{found.latent} (tells {found.tells:.2f}): {said}", flush=True)
         return {"mean": _mean(figures), "values": figures}
 
@@ -157,17 +156,17 @@ def _mean(values: Mapping[str, Any]) -> dict[str, Any]:
 def tables(figures: Mapping[str, Any]) -> str:
     """What the page shows: success by factor, by value, and how far other factors stay."""
     parts = []
-    for about in dict.fromkeys(about for seed in figures["seeds"] for about in seed):
-        seeds = [seed[about] for seed in figures["seeds"] if about in seed]
+    for about in dict.fromkeys(about for seed in figures["seeds"].values() for about in seed):
+        seeds = [seed[about] for seed in figures["seeds"].values() if about in seed]
         rows = []
         for factor in dict.fromkeys(factor for seed in seeds for factor in seed):
             here = [seed[factor] for seed in seeds if factor in seed]
             lines = {f"**{factor}**": [one["mean"] for one in here]}
             lines |= {name: [one["values"][name]["methods"] for one in here] for name in here[0]["values"]}
-            for name, read in lines.items():
-                cells = [averaged([one[method]["success"] for one in read], "%") for method in METHODS]
-                confirmed = averaged([one["latent"]["confirmed"] for one in read], "%")
-                stable = averaged([one["latent"]["stability"]["mean"] for one in read], "%")
+            for name, seen in lines.items():
+                cells = [averaged([one[method]["success"] for one in seen], "%") for method in METHODS]
+                confirmed = averaged([one["latent"]["confirmed"] for one in seen], "%")
+                stable = averaged([one["latent"]["stability"]["mean"] for one in seen], "%")
                 rows.append([name, *cells, confirmed, stable])
         head = ["", *METHODS, "latent, both oracles", "others stay"]
         parts.append(f"{_PROMPTS_THAT[about]}; success:\n\n" + markdown(head, rows))
@@ -190,19 +189,20 @@ def main() -> None:
     for text in options.targets:
         factor, _, value = text.partition(":")
         wanted.setdefault(factor, []).extend([value] if value else FACTORS[factor])
-    figures: dict[str, Any] = {"settings": {"prompts": options.prompts, **_SETTINGS}, "seeds": []}
+    figures: dict[str, Any] = {"settings": {"prompts": options.prompts, **_SETTINGS}, "seeds": {}}
     for path in options.runs:
         if path.suffix == ".json":
-            figures["seeds"] += json.loads(path.read_text(encoding="utf-8"))["seeds"]
+            for measured in read(path)["seeds"].values():
+                figures["seeds"][str(len(figures["seeds"]))] = measured
             continue
         bench = Bench(open_run(path, device="cpu"))
         seed: dict[str, Any] = {about: {} for about in options.about}
-        figures["seeds"].append(seed)
+        figures["seeds"][str(len(figures["seeds"]))] = seed
         for about in options.about:
             for factor, values in wanted.items():
                 seed[about][factor] = bench.measure(factor, values, about, options.prompts)
                 if options.out:
-                    options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+                    save(options.out, figures)
     print(tables(figures))
     if options.page:
         write(options.page, "steering", tables(figures))

@@ -13,9 +13,9 @@ from tide_lightning.explore.atlas.chart import draw_chart
 from tide_lightning.explore.atlas.meaning import gather_traits
 from tide_lightning.explore.atlas.neighbours import FiringSample
 from tide_lightning.explore.atlas.pages import write_pages
+from tide_lightning.explore.atlas.parquet import write_tables
 from tide_lightning.explore.atlas.reading import Labels
 from tide_lightning.explore.atlas.statistics import SiteStatistics
-from tide_lightning.explore.atlas.tables import write_tables
 from tide_lightning.saes import SparseCode
 
 CPU = torch.device("cpu")

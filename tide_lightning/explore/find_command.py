@@ -8,6 +8,7 @@ from typing import Any, Literal
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
+from rich.status import Status
 from rich.table import Table
 from torch import Tensor
 
@@ -61,19 +62,25 @@ def find(
         raise UserError(f"--top {top}: at least 1")
     settings: dict[str, Any] = {"sites": sites, "top": top, "seed": seed}
     run = open_run(where, device, trust=trust)
-    if by == "words":
-        found = find_by_words(run, query, against, **settings)
-    elif against is None:
-        raise UserError(f"--by {by} compares two: give --against")
-    elif by == "prompts":
-        found = find_by_prompts(run, query, against, **settings)
-    else:
-        found = find_by_images(run, _image(run, query), _image(run, against), **settings)
+    with searching():
+        if by == "words":
+            found = find_by_words(run, query, against, **settings)
+        elif against is None:
+            raise UserError(f"--by {by} compares two: give --against")
+        elif by == "prompts":
+            found = find_by_prompts(run, query, against, **settings)
+        else:
+            found = find_by_images(run, _image(run, query), _image(run, against), **settings)
     table = Table(*_COLUMNS, title=escape(query), title_justify="left", caption=_LEGEND)
     for one in found:
         figures = f"{one.tells:.2f}", f"{one.rise:.3g}", f"{one.level:.3g}", f"{one.amount:.2f}"
         table.add_row(escape(one.site), str(one.latent), *figures, "" if one.home is None else "at home")
     Console().print(table)
+
+
+def searching() -> Status:
+    """A line on the terminal while the denoiser draws."""
+    return Console(stderr=True).status("watching latents while images are drawn with it and without")
 
 
 def _print_listed(

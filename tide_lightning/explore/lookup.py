@@ -21,7 +21,7 @@ from torch import Tensor
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation.scores import auroc
 from tide_lightning.explore.atlas.pages import read_thumbnails
-from tide_lightning.explore.atlas.tables import read_table
+from tide_lightning.explore.atlas.parquet import read_table
 from tide_lightning.explore.embedding import ImageText
 from tide_lightning.explore.phrases import Phrase, says, words
 

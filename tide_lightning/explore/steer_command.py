@@ -13,6 +13,7 @@ from tide_lightning.diffusion import sample
 from tide_lightning.diffusion.counters import normals
 from tide_lightning.errors import UserError
 from tide_lightning.explore.change import change, difference
+from tide_lightning.explore.find_command import searching
 from tide_lightning.explore.finder import Found, find_by_words
 from tide_lightning.explore.pictures import heat, picture_format, save_picture, sheet
 from tide_lightning.explore.requests import check_windows, parse_latents, parse_numbers, parse_window
@@ -86,7 +87,8 @@ def steer_run(
     opened = open_run(run, device, trust=trust)
     denoiser, saes = opened.denoiser, opened.saes
     if find:
-        one = first_found(opened, find, against, seed)
+        with searching():
+            one = first_found(opened, find, against, seed)
         name, region_found = f"{one.site}/{one.latent}", one.home if where is None else where
         amounts, variants = edits_by(name, amount or str(one.amount), region_found, half or "conditional")
     check_edits(denoiser, saes, variants[0])

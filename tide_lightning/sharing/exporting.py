@@ -36,6 +36,7 @@ def export(
     at: str = "",
     samples: int = 64,
     device: str = "cpu",
+    trust: bool = False,
 ) -> None:
     """Write a run's SAEs so that other tools can load them.
 
@@ -47,8 +48,9 @@ def export(
         at: times for SAEs that depend on t, separated by commas, as 0.1,0.5,0.9; each gets an SAE of its own.
         samples: held-out samples for measuring what is lost, where refinement or pursuit has to be left out.
         device: where that is measured.
+        trust: let the run's config import classes that are not this package's, and read prompts from elsewhere.
     """
-    opened = open_run(run, device)
+    opened = open_run(run, device, trust=trust)
     chosen = [name.strip() for name in sites.split(",") if name.strip()] or list(opened.saes)
     saes = {site: opened.sae(site) for site in chosen}
     can = {site: exportable(sae) for site, sae in saes.items()}

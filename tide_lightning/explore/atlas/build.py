@@ -17,10 +17,10 @@ from tide_lightning.explore.atlas.chart import draw_chart
 from tide_lightning.explore.atlas.meaning import gather_traits
 from tide_lightning.explore.atlas.neighbours import FiringSample
 from tide_lightning.explore.atlas.pages import write_pages
+from tide_lightning.explore.atlas.parquet import write_tables
 from tide_lightning.explore.atlas.reading import Group, Labels, num_samples_of, read_groups
 from tide_lightning.explore.atlas.sheets import thumbnails
 from tide_lightning.explore.atlas.statistics import SiteStatistics
-from tide_lightning.explore.atlas.tables import write_tables
 from tide_lightning.explore.run import Run, open_run
 from tide_lightning.saes import SAE
 

@@ -1,4 +1,4 @@
-"""An atlas as parquet: for pandas, polars and DuckDB, and for `find_in_atlas`."""
+"""An atlas as parquet: for pandas, polars and DuckDB, and for `explore.lookup`."""
 
 from __future__ import annotations
 
