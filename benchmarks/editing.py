@@ -1,6 +1,6 @@
 r"""What style transfer and concept erasure do on the toybox, as its oracles see it.
 
-python -m benchmarks.editing runs/encoder-only-{0,1,2}/latest --out docs/editing.json \
+python -m benchmarks.editing runs/quickstart/latest --prompts 6 --out docs/editing.json \
   --style-page docs/style.md --erasure-page docs/erasure.md
 
 Style: held-out prompts are drawn with the wall of a style prompt that shows nothing else; content should stay. Erasure:
