@@ -6,8 +6,10 @@ r"""Every rival against TideSAE, at equal L0 and on the same tokens: what is kep
     python -m benchmarks.pareto                                     # everything: about a day on two cores
     python -m benchmarks.pareto --only_table                        # what is there so far
 
-One middle block of the toybox. The rivals are those of configs/rivals, each as its paper has it and with our known
-part, and TideSAE is configs/quickstart's. All SAEs of a piece (a seed, a size, an L0) are trained on the same tokens,
+One block of the toybox. The rivals are those of configs/rivals, each as its paper has it, and with what we have, as far
+as its class takes it: our known part (`-known`), besides it the quickstart's metric, scales and budget over time
+(`-metric`), besides those its refinement and pursuit (`-pursuit`). TideSAE is configs/quickstart's; its settings were
+found on the default site. All SAEs of a piece (a seed, a size, an L0) are trained on the same tokens,
 from one harvest, which is kept on disk for the seed's other pieces. Resumable: rows that the JSON file holds are not
 measured again, unless they were not steered with and shall be, and rows of other settings are refused.
 """
@@ -31,13 +33,20 @@ from tide_lightning.saes import SAE
 
 OURS = "tide"
 """The quickstart's SAE."""
-WITH_KNOWN = "-known"
-"""Behind the name of a rival that got our known part."""
+PAPER = "tide-paper"
+"""The paper's own recipe, which stands as it is."""
+
+EQUIPMENT = {
+    "-known": ("known_part", "num_bins"),
+    "-metric": ("fidelity_weight", "scale_by_timestep", "budget", "budget_over_time"),
+    "-pursuit": ("refinements", "pursuits"),
+}
+"""The quickstart's arguments that a rival gets with each of these behind its name, and with all before it."""
 
 QUICK = {"ks": [16], "factors": [8], "seeds": [0], "steps": 800, "test_samples": 1024, "steer_prompts": 0}
 """The preset: one L0, one size, one seed, short fits, no steering; all rivals."""
 
-SETTINGS = ("steps", "scenes", "test_samples", "fidelity_samples", "labelled_images")
+SETTINGS = ("site", "lr", "steps", "scenes", "test_samples", "fidelity_samples", "labelled_images")
 """What rows of one file have in common; those that were steered with also the number of prompts."""
 
 COLUMNS = {
@@ -56,15 +65,18 @@ COLUMNS = {
 
 
 def variants() -> dict[str, dict[str, Any]]:
-    """By name, the class and the arguments of each SAE."""
+    """By name, the class and the arguments of each SAE; of equipped ones that are the same, the first."""
     ours = sae_of("quickstart")
-    found = {OURS: ours}
+    found, given = {OURS: ours}, {"num_bins": 20} | ours["init_args"]
     for name in packaged_configs():
         if name.startswith("rivals/"):
-            config, short = sae_of(name), name.removeprefix("rivals/")
-            found[short] = config
-            known = config["init_args"] | {"known_part": ours["init_args"]["known_part"], "num_bins": 20}
-            found[short + WITH_KNOWN] = config | {"init_args": known}
+            short, rival = name.removeprefix("rivals/"), sae_of(name)
+            found[short] = rival
+            for suffix, arguments in EQUIPMENT.items() if short != PAPER else ():
+                taken = {key: given[key] for key in arguments if key in {"num_bins", *rival["init_args"]}}
+                rival = rival | {"init_args": rival["init_args"] | taken}
+                if rival not in found.values():
+                    found[short + suffix] = rival
     return found
 
 
@@ -89,7 +101,7 @@ def load(options: argparse.Namespace) -> dict[str, Any]:
     """The file's content; of other settings it is an error."""
     wanted = {name: getattr(options, name) for name in SETTINGS + ("steer_prompts",) * bool(options.steer_prompts)}
     content = read(options.json) or {"settings": wanted, "pieces": {}}
-    have: dict[str, int] = content["settings"]
+    have: dict[str, Any] = content["settings"]
     if not options.only_table:
         if any(have.get(name, value) != value for name, value in wanted.items()):
             raise SystemExit(f"{options.json} was measured with {have}, not {wanted}: name another")

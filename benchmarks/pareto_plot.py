@@ -12,11 +12,13 @@ Pieces = dict[str, dict[str, dict[str, dict[str, float]]]]
 PLOTTED = {"f1": "factor F1 of the best latents", "steering_success": "share of images that one latent turns"}
 """What the loss increase may be plotted against."""
 
+_MARKERS = {"-known": "o", "-metric": "s", "-pursuit": "^"}
+
 
 def plot(pieces: Mapping[tuple[float, int], Mapping[str, Mapping[str, Any]]], column: str, path: Path) -> None:
     """Loss increase against one of `PLOTTED`, a row a size, a column a k, where there are such figures.
 
-    Hollow are SAEs as in their papers, filled those with the known part.
+    Hollow are SAEs as in their papers, filled those with some of our equipment.
     """
     import matplotlib
 
@@ -24,7 +26,7 @@ def plot(pieces: Mapping[tuple[float, int], Mapping[str, Mapping[str, Any]]], co
     from matplotlib import pyplot, ticker
 
     names = list(dict.fromkeys(name for seeds in pieces.values() for rows in seeds.values() for name in rows))
-    rivals = sorted({name.removesuffix("-known") for name in names} - {"tide"})
+    rivals = sorted({_rival(name) for name in names} - {"tide"})
     colours = {"tide": "black"} | dict(zip(rivals, pyplot.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
     found = {
         piece: points
@@ -37,14 +39,14 @@ def plot(pieces: Mapping[tuple[float, int], Mapping[str, Mapping[str, Any]]], co
     for (size, k), points in found.items():
         axis = axes[sizes.index(size)][ks.index(k)]
         for name, (losses, scores) in points.items():
-            rival, ours = name.removesuffix("-known"), name == "tide"
+            rival, ours = _rival(name), name == "tide"
             x, y = sum(losses) / len(losses), sum(scores) / len(scores)
             axis.errorbar(
                 x,
                 y,
                 xerr=[[x - min(losses)], [max(losses) - x]],
                 yerr=[[y - min(scores)], [max(scores) - y]],
-                fmt="*" if ours else "o",
+                fmt=_MARKERS.get(name.removeprefix(rival), "*" if ours else "o"),
                 markersize=14 if ours else 7,
                 color=colours[rival],
                 markerfacecolor=colours[rival] if ours or rival != name else "white",
@@ -60,7 +62,7 @@ def plot(pieces: Mapping[tuple[float, int], Mapping[str, Mapping[str, Any]]], co
         axis.set_visible(axis.has_data())
     for row in axes:
         row[0].set_ylabel(PLOTTED[column])
-    key = "hollow: as in its paper\nfilled: with our known part"
+    key = "hollow: as in its paper\ncircle: with our known part\nsquare: and metric, budget\ntriangle: and pursuit"
     shown = [axis.get_legend_handles_labels() for axis in axes.flat]
     markers = {label: handle for handles, labels in shown for handle, label in zip(handles, labels, strict=True)}
     place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
@@ -69,6 +71,10 @@ def plot(pieces: Mapping[tuple[float, int], Mapping[str, Mapping[str, Any]]], co
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _rival(name: str) -> str:
+    return next((name.removesuffix(suffix) for suffix in _MARKERS if name.endswith(suffix)), name)
 
 
 def _both(seeds: Mapping[str, Mapping[str, Any]], name: str, column: str) -> tuple[list[float], list[float]] | None:

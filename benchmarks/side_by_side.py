@@ -28,8 +28,6 @@ from tide_lightning.saes import SAE
 from tide_lightning.tokens import SiteShape
 from tide_lightning.training import TideModule
 
-SITE = "transformer_blocks.3"
-
 FIGURES = {
     "l0": "sites/*/l0",
     "explained_variance": "sites/*/explained_variance",
@@ -82,6 +80,8 @@ def builder(sae: Mapping[str, Any], **changes: Any) -> Builder:
 
 def add_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     """What all tables are measured with."""
+    parser.add_argument("--site", default="transformer_blocks.3")
+    parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="of 512 tokens")
     parser.add_argument("--scenes", type=int, default=2048)
@@ -103,9 +103,9 @@ def measured(builders: Mapping[str, Builder], way: Way, seed: int, folder: Path,
     named = {key_of(name): make for name, make in builders.items()}
     missing = {key: make for key, make in named.items() if not (folder / key / "cfg.json").is_file()}
     if missing:
-        module = train(data, missing, way, seed, options.steps)
+        module = train(data, missing, way, seed, options)
         for key in missing:
-            module.sae(f"{SITE}@{key}").save_pretrained(folder / key, site=SITE)
+            module.sae(f"{options.site}@{key}").save_pretrained(folder / key, site=options.site)
     loaded: dict[str, Builder] = {key: partial(_load, folder / key) for key in named}
     rows = test(data, TideModule(data.site_shapes, saes=loaded), folder, options)
     return {name: rows[key_of(name)] for name in builders}
@@ -121,7 +121,7 @@ def harvest(seed: int, way: Way, options: argparse.Namespace) -> ActivationDataM
     kind = "whole" if way.whole_images else "harvest"
     return ActivationDataModule(
         PIPELINE,
-        [SITE],
+        [options.site],
         images=Scenes(split="train", num_scenes=options.scenes),
         samples_per_batch=8 if way.whole_images else 16,
         tokens_per_sample=64 if way.whole_images else 32,
@@ -136,17 +136,19 @@ def harvest(seed: int, way: Way, options: argparse.Namespace) -> ActivationDataM
     )
 
 
-def train(data: ActivationDataModule, builders: Mapping[str, Builder], way: Way, seed: int, steps: int) -> TideModule:
-    """The SAEs after `steps` batches: the quickstart's training for all of them."""
+def train(
+    data: ActivationDataModule, builders: Mapping[str, Builder], way: Way, seed: int, options: argparse.Namespace
+) -> TideModule:
+    """The SAEs after the wanted steps: the quickstart's training for all of them."""
     seed_everything(seed, verbose=False)
     alpha = 1 / 32 if way.auxk else 0.0
     module = TideModule(
-        data.site_shapes, saes=dict(builders), lr=1.5e-3, warmup_steps=200, dead_after_tokens=30_000, alpha=alpha
+        data.site_shapes, saes=dict(builders), lr=options.lr, warmup_steps=200, dead_after_tokens=30_000, alpha=alpha
     )
     callbacks: list[Callback] = [ShowProgress()]
     if way.resampling:
         callbacks.append(ResampleDeadLatents(every_n_steps=100))
-    _trainer(callbacks, max_steps=steps, gradient_clip_val=1.0).fit(module, datamodule=data)
+    _trainer(callbacks, max_steps=options.steps, gradient_clip_val=1.0).fit(module, datamodule=data)
     return module.eval()
 
 
@@ -165,7 +167,7 @@ def test(data: ActivationDataModule, module: TideModule, folder: Path, options: 
     protocol = EvaluateProtocol(str(folder), fidelity_samples=options.fidelity_samples, num_images=0)
     _trainer([benchmark, protocol, ShowProgress()]).test(module, datamodule=data, verbose=False)
     return {
-        site.removeprefix(f"{SITE}@"): {
+        site.removeprefix(f"{options.site}@"): {
             name: value
             for name, path in FIGURES.items()
             if (value := value_at(protocol.metrics, path, site)) is not None
