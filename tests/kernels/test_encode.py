@@ -98,14 +98,6 @@ def test_topk_and_the_dead_latents_code(num_tokens: int, k: int, dead: int, k_au
 
 
 @pytest.mark.usefixtures("_blocks")
-def test_k_of_each_token() -> None:
-    case = Problem(30, 50, 7)
-    k_N = torch.arange(30) % 6
-    kept = torch.stack([case.largest(max(1, k))[n] * (k > 0) for n, k in enumerate(k_N.tolist())])
-    assert_same(case.run(TopK(5, k_N)), case.reference(kept))
-
-
-@pytest.mark.usefixtures("_blocks")
 @pytest.mark.parametrize(("num_tokens", "k"), [(1, 1), (33, 2), (33, 45), (0, 3)])
 def test_a_budget_shared_by_the_batch(num_tokens: int, k: int) -> None:
     case = Problem(num_tokens, 50, 7, dead=5)

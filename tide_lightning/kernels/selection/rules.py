@@ -34,16 +34,14 @@ class TopK:
 
     Args:
         k: how many of each token; the code's width.
-        k_N: int64 [N], how many of them each token keeps, at most k, where tokens differ; the others are 0.
     """
 
     k: int
-    k_N: Tensor | None = None
 
     def start(self, num_tokens: int, num_latents: int, in_triton: bool = False) -> Selection:
         """Begin to select."""
         check_k(self.k, num_latents)
-        return TokenwiseSelection(self.k, self.k_N, by_triton.topk if in_triton else topk)
+        return TokenwiseSelection(self.k, by_triton.topk if in_triton else topk)
 
 
 @dataclass(frozen=True)

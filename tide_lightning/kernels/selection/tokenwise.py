@@ -17,12 +17,11 @@ class TokenwiseSelection:
 
     Args:
         k: how many.
-        k_N: how many each token keeps, where they differ.
         topk: the k largest of each row of a matrix, and their columns.
     """
 
-    def __init__(self, k: int, k_N: Tensor | None, topk: Callable[[Tensor, int], tuple[Tensor, Tensor]]) -> None:
-        self.k, self.k_N, self.topk, self.room = k, k_N, topk, k
+    def __init__(self, k: int, topk: Callable[[Tensor, int], tuple[Tensor, Tensor]]) -> None:
+        self.k, self.topk, self.room = k, topk, k
         self.parts: list[tuple[Tensor, Tensor]] = []
         self.current_token = -1
 
@@ -46,10 +45,4 @@ class TokenwiseSelection:
     def finish(self) -> Selected:
         """What was selected."""
         values, indices = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*self.parts, strict=True))
-        values = values.relu_()
-        if self.k_N is not None:
-            values, by_size = values.sort(dim=1, descending=True)
-            indices = indices.gather(1, by_size)
-            rank = torch.arange(values.shape[1], device=values.device)
-            values = values.where(rank < self.k_N.unsqueeze(1), 0)
-        return Selected(values, indices, None)
+        return Selected(values.relu_(), indices, None)
