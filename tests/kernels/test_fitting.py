@@ -84,6 +84,26 @@ def test_steps_beyond_the_solution_change_nothing(k: int) -> None:
     torch.testing.assert_close(found.double(), exact.clamp(min=0), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nor_do_they_in_a_gpus_kernels(dtype: torch.dtype) -> None:
+    """A token whose latents nearly repeat each other, by both ways that its length may take."""
+    pytest.importorskip("triton")
+    draw = torch.Generator().manual_seed(0)
+    weight = decoder(140, 24).to(dtype)
+    weight[1] = weight[0]
+    indices = torch.stack([torch.randperm(138, generator=draw)[:3] + 2 for _ in range(20)])
+    indices[0, :2] = torch.tensor([0, 1])
+    target = 3 * torch.randn(20, 24, generator=draw)
+    found = fit_values(target, torch.rand(20, 3, generator=draw), indices, weight, None, 9, "triton")
+    lost = (target.double() - decode(found.double(), indices, weight.double())).square().sum(1)
+    start = torch.zeros(20, 3, dtype=torch.float64)
+    best = fit_values(target.double(), start, indices, weight.double(), None, 9)
+    least = (target.double() - decode(best, indices, weight.double())).square().sum(1)
+    torch.testing.assert_close(lost, least, rtol=1e-3, atol=1e-3)
+    many = torch.arange(140).unsqueeze(0)
+    assert fit_values(target[:1], torch.rand(1, 140, generator=draw), many, weight, None, 9, "triton").max() < 10
+
+
 def test_latents_that_repeat_each_other_stay_finite() -> None:
     weight = decoder(40, 24)
     weight[1] = weight[0]

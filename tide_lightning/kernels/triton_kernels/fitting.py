@@ -62,6 +62,12 @@ def fit(target_ND: Tensor, code: Csr, weight_MD: Tensor, steps: int, longest: in
 
 
 @triton.jit
+def _rounding(square):
+    """What counts as no gradient's square, given the target's: see `fit_values` on a CPU."""
+    return 3.637979e-12 * square  # (16 times the epsilon of float32) squared
+
+
+@triton.jit
 def _ratio(above, below):
     """A quotient of squares that is 0 where nothing is left to divide by."""
     tiny = 1.1754944e-38
@@ -93,12 +99,14 @@ def _fit_by_gram(
         rows = weight + tl.load(columns + entry, mask=inside, other=0)[:, None] * num_channels
         gram = tl.zeros([SIZE, SIZE], dtype=tl.float32)
         left = tl.zeros([SIZE], dtype=tl.float32)
+        goal_square = tl.zeros([CHANNELS], dtype=tl.float32)
         for first in range(0, num_channels, CHANNELS):
             channel = first + tl.arange(0, CHANNELS)
             is_channel = channel < num_channels
             part = tl.load(rows + channel[None, :], mask=inside[:, None] & is_channel[None, :], other=0.0)
             goal = tl.load(target + token * num_channels + channel, mask=is_channel, other=0.0)
             left += tl.sum(part.to(tl.float32) * goal[None, :], axis=1)
+            goal_square += goal * goal
             if IS_NARROW:
                 gram = tl.dot(part, tl.trans(part), gram)
             else:
@@ -107,10 +115,12 @@ def _fit_by_gram(
         value = tl.load(values + entry, mask=inside, other=0.0)
         left -= tl.sum(gram * value[None, :], axis=1)
         direction = tl.zeros([SIZE], dtype=tl.float32)
+        rounding = _rounding(tl.sum(goal_square, axis=0))
         square = 0.0
         for _ in range(steps):
             before = square
             square = tl.sum(left * left, axis=0)
+            square = tl.where(square > rounding, square, 0.0)
             direction = left + _ratio(square, before) * direction
             image = tl.sum(gram * direction[None, :], axis=1)
             length = _ratio(square, tl.sum(direction * image, axis=0))
@@ -143,6 +153,7 @@ def _fit_by_rows(
     if end - start > low:
         channel = tl.arange(0, CHANNELS)
         left = tl.load(target + token * num_channels + channel, mask=channel < num_channels, other=0.0)
+        rounding = _rounding(tl.sum(left * left, axis=0))
         for first in range(start, end, ENTRIES):
             part, value = _part(weight, columns, values, first, end, channel, num_channels, ENTRIES)
             left -= tl.sum(part * value[:, None], axis=0)
@@ -157,6 +168,7 @@ def _fit_by_rows(
                 gradient += tl.sum(part * tl.sum(part * left[None, :], axis=1)[:, None], axis=0)
             before = square
             square = tl.sum(left * gradient, axis=0)
+            square = tl.where(square > rounding, square, 0.0)
             kept = _ratio(square, before)
             direction = gradient + kept * direction
             source = left + kept * source
