@@ -117,7 +117,7 @@ class Ours(Implementation):
             tensor.grad for name, (tensor, _) in self.tensors.items() if name != "W_dec" and tensor.grad is not None
         ]
         norms = torch.stack([self.decoder_norm, nn.utils.get_total_norm([grad for grad in others if grad is not None])])
-        self.optimiser.clip_next_step(torch.linalg.vector_norm(norms).unsqueeze(0), MAX_NORM)
+        self.optimiser.prepare_step(torch.linalg.vector_norm(norms).unsqueeze(0), MAX_NORM)
 
     def normalise(self) -> None:
         """In place."""

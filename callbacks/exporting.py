@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from tide_lightning.diffusion import folder_name
 from tide_lightning.sharding import is_sharded, whole_weights
 from tide_lightning.training import TideModule
+from tide_lightning.training.finite import not_finite
+
+_log = logging.getLogger(__name__)
 
 
 class ExportSAEs(Callback):
@@ -58,6 +62,9 @@ class ExportSAEs(Callback):
         for site in pl_module.sites:
             with whole_weights(pl_module.sae(site)):
                 if trainer.is_global_zero:
+                    if (name := not_finite(pl_module.sae(site).state_dict())) is not None:
+                        _log.warning("%s is not exported: its %s is not finite", site, name)
+                        continue
                     pl_module.sae(site).save_pretrained(
                         self._run / "saes" / folder_name(site),
                         site=site,

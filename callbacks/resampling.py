@@ -145,6 +145,7 @@ class ResampleDeadLatents(Callback):
         rng = stream(self.seed, "resample", site, step, _rank())
         gumbel = torch.from_numpy(rng.gumbel(size=len(tokens))).to(error.device)
         key = error.double().square().sum(1).log() + gumbel
+        key = key.where(key.isfinite() & read.isfinite().all(1), -torch.inf)  # no latent starts from what is not finite
         key, best = key.topk(min(self.num_candidates, len(key)))
         return Candidates(*(_gather(part) for part in (key, read[best], target[best])))
 

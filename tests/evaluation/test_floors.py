@@ -7,7 +7,7 @@ import torch
 
 from tests.evaluation.constructed import make_output, make_sae, make_tokens
 from tests.saes.synthetic import SHAPE, tokens
-from tide_lightning.evaluation import SiteFloors
+from tide_lightning.evaluation import SiteFloors, SiteReconstruction
 from tide_lightning.saes import KnownStatistics, TideSAE
 
 
@@ -65,3 +65,20 @@ def test_principal_components_of_data_of_known_rank() -> None:
     assert found["pca_2k"]["explained_variance"] == pytest.approx(1, abs=1e-6)
     assert found["mean"]["mse"] == pytest.approx(whole / 6, rel=0.02)
     assert floors.mean == pytest.approx(x.double().mean(0))
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_constant_activations_have_defined_figures(value: float) -> None:
+    tokens = make_tokens(torch.full((400, 6), value))
+    sae = make_sae(d_in=6)
+    floors, found = SiteFloors(sae, num_bins=4), SiteReconstruction(sae, num_bins=4)
+    floors.calibrate(tokens)
+    floors.fit()
+    exact, wrong = (make_output(tokens, tokens.x + shift) for shift in (0.0, 1.0))
+    floors.update(tokens, exact)
+    assert floors.compute()["mean"]["explained_variance"] == 1
+    found.update(tokens, exact)
+    assert found.compute()["explained_variance"] == 1
+    found = SiteReconstruction(sae, num_bins=4)
+    found.update(tokens, wrong)
+    assert found.compute()["explained_variance"] == 0

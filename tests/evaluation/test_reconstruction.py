@@ -90,7 +90,7 @@ def test_a_latent_that_fires_too_seldom_is_not_alive() -> None:
     found = metric.compute()
     assert found["alive_fraction"] == 0.5
     assert "alive_fraction_note" not in found
-    assert "explained_variance" not in found  # nothing varies: not measured, and no NaN either
+    assert found["explained_variance"] == 1  # zeros, and reconstructed as such
     assert sum(found["firing_frequency"]["latents"]) == 2
 
 

@@ -33,7 +33,7 @@ def test_clipping_in_the_step_equals_clipping_each_group_before_it(max_norm: flo
                 twin.grad = mine.grad.clone()
             nn.utils.clip_grad_norm_(their, max_norm)
             their_adams[number].step()
-        our_adam.clip_next_step(torch.stack([norm(group) for group in ours]), max_norm)
+        our_adam.prepare_step(torch.stack([norm(group) for group in ours]), max_norm)
         our_adam.step()
     for our, their in zip(ours, theirs, strict=True):
         for mine, twin in zip(our, their, strict=True):

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tide_lightning.evaluation.figures import bin_edges, measured, ratio
+from tide_lightning.evaluation.figures import bin_edges, measured
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAE, KnownPart, KnownStatistics, Rung, SAEOutput
 from tide_lightning.tokens import TokenBatch
+from tide_lightning.training.metrics import quotient
 
 LADDER: tuple[Rung, ...] = ("mean", "mean_t", "mean_t_position")
 """Rungs that are fitted anew on the calibration tokens."""
@@ -129,7 +130,6 @@ class SiteFloors(nn.Module):
 
     def _explained(self, index: int, bins: slice) -> dict[str, float]:
         tokens, sums = self.tokens[bins].sum(), self.sums[bins].sum(0)
-        spread = self.square[bins].sum() - sums.square().sum() / tokens
-        error = float(self.errors[index, bins].sum())
-        fvu = ratio(error, float(spread))
-        return {"mse": error / float(tokens * sums.numel()), "fvu": fvu, "explained_variance": 1 - fvu}
+        square, error = self.square[bins].sum(), self.errors[index, bins].sum()
+        fvu = quotient(error, square - sums.square().sum() / tokens, square)
+        return {"mse": float(error) / float(tokens * sums.numel()), "fvu": fvu, "explained_variance": 1 - fvu}

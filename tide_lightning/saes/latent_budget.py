@@ -44,7 +44,7 @@ class SharedThreshold(nn.Module):
     @torch.no_grad()
     def follow(self, values: Tensor) -> None:
         """Take in what a batch of each rank kept; where nothing fired, there is nothing to learn."""
-        fires = values > 0
+        fires = (values > 0) & values.isfinite()
         smallest = values.where(fires, torch.inf).amin() if values.numel() else values.new_tensor(torch.inf)
         sums = all_reduce_sum(torch.stack([smallest.where(fires.any(), 0).double(), fires.any().double()]))
         weight = (1 / (self.num_updates + 1)).clamp(min=_SLOWEST) * (sums[1] > 0)

@@ -8,9 +8,12 @@ from typing import Protocol
 import torch
 
 from tide_lightning.diffusion import Denoiser, unlabelled
+from tide_lightning.errors import UserError
+from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAE, KnownStatistics
 from tide_lightning.sharding import whole_weights
 from tide_lightning.tokens import Sensitivity, TokenBatch
+from tide_lightning.training.finite import not_finite
 
 
 class ActivationSource(Protocol):
@@ -32,11 +35,22 @@ def calibrate(saes: Mapping[str, SAE], source: ActivationSource, device: torch.d
     """Fit every SAE's known part and scale on the source's first tokens; begin modulation at the site's adaLN."""
     statistics = {site: KnownStatistics(sae.known).to(device) for site, sae in saes.items()}
     first: dict[str, TokenBatch] = {}
+    bad = {site: torch.zeros(2, dtype=torch.int64, device=device) for site in saes}  # tokens not finite, and all
     for batch in source.calibration_batches():
         first = first or batch
         for site, one in statistics.items():
             if unlabelled(site) in batch:
-                one.update(batch[unlabelled(site)])
+                tokens = batch[unlabelled(site)]
+                one.update(tokens)
+                is_finite = tokens.x.isfinite().all(1)
+                bad[site] += torch.stack([(~is_finite).sum(), is_finite.new_tensor(len(tokens), dtype=torch.int64)])
+    for site, counts in bad.items():
+        number, total = all_reduce_sum(counts).tolist()
+        if number:
+            raise UserError(
+                f"{site}: the activations of {number:,} of {total:,} calibration tokens are not finite; "
+                "give the denoiser a wider range (data.dtype: float32, or bfloat16), or read another site"
+            )
     weighted = [site for site, sae in saes.items() if sae.asks_sensitivity]
     sensitivity = source.sensitivity(list(dict.fromkeys(map(unlabelled, weighted)))) if weighted else {}
     for site, sae in saes.items():
@@ -45,6 +59,8 @@ def calibrate(saes: Mapping[str, SAE], source: ActivationSource, device: torch.d
             if site in weighted:
                 sae.fit_sensitivity(sensitivity[unlabelled(site)], first[unlabelled(site)])
             _start_modulation(sae, source.denoiser, site, device)
+        if (name := not_finite(sae.state_dict())) is not None:
+            raise UserError(f"{site}: {name} is not finite after calibration; give more data.num_calibration_samples")
 
 
 def _start_modulation(sae: SAE, denoiser: Denoiser, site: str, device: torch.device) -> None:

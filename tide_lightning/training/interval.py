@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
@@ -21,6 +22,7 @@ class Interval:
     def add(self, site: str, parts: dict[str, Tensor]) -> None:
         """Add a step."""
         values = torch.stack([*parts.values(), torch.ones_like(next(iter(parts.values())))]).double()
+        values = values.where(values.isfinite().all(), 0)  # a step that is skipped
         before = self._sums[site][1] if site in self._sums else 0
         self._sums[site] = list(parts), before + values
 
@@ -28,7 +30,7 @@ class Interval:
         """Over the steps of all ranks; the sums start anew."""
         names, sums = self._sums.pop(site)
         *totals, count = all_reduce_sum(sums).tolist()
-        return {name: total / count for name, total in zip(names, totals, strict=True)}
+        return {name: total / count if count else math.nan for name, total in zip(names, totals, strict=True)}
 
     def tokens_per_second(self, tokens_seen: int) -> dict[str, float]:
         """Since the last call, under its name; nothing at the first."""

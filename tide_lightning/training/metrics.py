@@ -19,7 +19,9 @@ class Reconstruction(TypedDict):
         tokens: how many were measured.
         mse: mean over tokens and channels of (x - x_hat)^2, in the activation's own units.
         nmse: sum ||x - x_hat||^2 / sum ||x||^2.
-        fvu: sum ||x - x_hat||^2 / sum ||x - m||^2, m the mean of the tokens measured (in a bin, of the bin's).
+        fvu: sum ||x - x_hat||^2 / sum ||x - m||^2, m the mean of the tokens measured (in a bin, of the bin's). Where
+            the denominator is nothing but rounding (constant activations), this and the other quotients are 0 for an
+            error that is no more, and 1 for any other.
         explained_variance: 1 - fvu.
         explained_variance_beyond_known: the same with the SAE's own known part as m.
         cosine: mean cosine of x and x_hat.
@@ -94,10 +96,20 @@ class ReconstructionMetric(Metric):
         return {
             "tokens": int(tokens),
             "mse": float(error / (tokens * len(mean))),
-            "nmse": float(error / square),
-            "fvu": float(error / variance),
-            "explained_variance": float(1 - error / variance),
-            "explained_variance_beyond_known": float(1 - error / known),
+            "nmse": quotient(error, square, square),
+            "fvu": quotient(error, variance, square),
+            "explained_variance": 1 - quotient(error, variance, square),
+            "explained_variance_beyond_known": 1 - quotient(error, known, square),
             "cosine": float(self.cosine[bins].sum() / tokens),
             "l0": float(self.l0[bins].sum() / tokens),
         }
+
+
+_ROUNDING = 1e-12  # of the sum of squares, in float32's squares
+
+
+def quotient(error: Tensor, whole: Tensor, square: Tensor) -> float:
+    """Error / whole, parts of a sum of squares; where the whole is but rounding, 0 for an error that is too, else 1."""
+    if float(whole) > _ROUNDING * float(square):
+        return float(error / whole)
+    return float(float(error) > _ROUNDING * float(square))

@@ -7,6 +7,7 @@ denoiser with all of them spliced does.)
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from tide_lightning.saes.storage import saes_in
 from tide_lightning.sharding import is_sharded, local_rows, norm_over_ranks, shard_rows
 from tide_lightning.tokens import SiteShape, TokenBatch
 from tide_lightning.training.calibration import ActivationSource, calibrate
+from tide_lightning.training.finite import SkippedSteps, not_finite, poisoned
 from tide_lightning.training.health import FiringClock
 from tide_lightning.training.interval import Interval
 from tide_lightning.training.metrics import ReconstructionMetric
@@ -34,6 +36,9 @@ from tide_lightning.training.optimisation import IndependentAdam, warmup_then_de
 from tide_lightning.training.steps import check_place, steps_of_fit
 
 Batch = dict[str, TokenBatch]
+
+_log = logging.getLogger(__name__)
+_GREAT_LOSS = 1e7  # in normalised units, where predicting nothing costs about 1
 
 
 class HeldOut(Protocol):
@@ -108,6 +113,8 @@ class TideModule(LightningModule):
         self.register_buffer("is_calibrated", torch.tensor(pretrained is not None))
         self.further_loss: Callable[[], Tensor | None] | None = None  # what a callback adds to a step's loss
         self._interval = Interval()
+        self._skipped = SkippedSteps()
+        self._has_warned = False
         self._decoder_norms: list[Tensor] = []  # of the gradients at this step
 
     def sae(self, site: str) -> SAE:
@@ -168,7 +175,7 @@ class TideModule(LightningModule):
             sae, clock = self.sae(site), self.clock(site)
             output: SAEOutput = sae(tokens, clock.dead_latents(), self.k_aux)
             loss = training_loss(output, self.alpha)
-            losses.append(loss.total)
+            losses.append(poisoned(loss.total))
             sae.follow(tokens, output)
             seen = torch.maximum(seen, clock.tick(output.code.fired(), len(tokens), self.global_step))
             self._interval.add(site, loss.named())
@@ -188,15 +195,18 @@ class TideModule(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip each SAE by its own gradient's norm, inside the optimiser's pass; other ways are Lightning's."""
-        has_scaler = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        if not gradient_clip_val or gradient_clip_algorithm == "value" or has_scaler:
+        """In the optimiser's pass clip each SAE by its gradient's norm, and skip its step where that is not finite."""
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:  # which skips by itself
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
+        by_value = gradient_clip_algorithm == "value"
+        if by_value:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         rest = torch.stack([_norm_without_decoder(self.sae(site)) for site in self.sites])
         rest = norm_over_ranks(rest, self.sae(self.sites[0]).W_dec)
         assert isinstance(optimizer, IndependentAdam)
-        optimizer.clip_next_step(torch.hypot(torch.stack(self._decoder_norms), rest), gradient_clip_val)
+        norms = torch.hypot(torch.stack(self._decoder_norms), rest)
+        self._skipped.add(optimizer.prepare_step(norms, None if by_value else gradient_clip_val))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then give the decoder's rows unit norm: here, so that no callback list can leave it out."""
@@ -205,7 +215,16 @@ class TideModule(LightningModule):
             self.sae(site).normalise_decoder()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the interval's figures."""
+        """End a fit that goes nowhere; log the interval's figures."""
+        if (found := self._skipped.too_many()) is not None:
+            place, how_many = found
+            kept = self.trainer.checkpoint_callback
+            last = (getattr(kept, "last_model_path", "") or getattr(kept, "best_model_path", "")) or "there is none"
+            raise UserError(
+                f"{self.sites[place]}: the loss or the gradient was not finite in {how_many}, up to step "
+                f"{self.global_step}; these steps were skipped, and the weights are finite. Lower model.lr, or see "
+                f"whether the denoiser's activations are finite (data.dtype). The last good checkpoint: {last}"
+            )
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._log_training()
 
@@ -214,9 +233,14 @@ class TideModule(LightningModule):
         figures = {"train/tokens_seen": float(total), "train/lr": self.optimizers().param_groups[0]["lr"]}  # type: ignore[union-attr]
         figures |= {f"train/{name}": value for name, value in self._interval.tokens_per_second(total).items()}
         losses = []
+        skipped = dict(zip(self.sites, self._skipped.totals(), strict=False))
+        figures |= {f"train/{site}/skipped_steps": float(number) for site, number in skipped.items()}
         for site in self.sites:
             parts = self._interval.means(site)
             losses.append(parts["loss"])
+            if parts["loss"] > _GREAT_LOSS and self.global_step > self.warmup_steps and not self._has_warned:
+                self._has_warned = True
+                _log.warning("the loss at %s is %.1e after warm-up: lower model.lr", site, parts["loss"])
             figures |= {f"train/{site}/{name}": value for name, value in parts.items()}
             dead = self.clock(site).dead().double().mean()
             figures[f"train/{site}/dead_fraction"] = float(dead)
@@ -254,6 +278,11 @@ class TideModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember which denoiser the SAEs belong to: by its fingerprint, none of its weights."""
+        for part in ("state_dict", "optimizer_states"):
+            if (name := not_finite(checkpoint.get(part))) is not None:
+                raise UserError(
+                    f"step {self.global_step}: {name} is not finite, so no checkpoint is written; lower model.lr"
+                )
         denoiser = self._denoiser()
         if denoiser is not None:
             checkpoint["denoiser"] = denoiser.fingerprint()
@@ -274,6 +303,8 @@ class TideModule(LightningModule):
         theirs = checkpoint.get("state_dict")
         if theirs is None:
             return  # a model-parallel strategy has loaded them into the shares already
+        if (name := not_finite(theirs)) is not None:
+            raise UserError(f"the checkpoint's {name} is not finite: use an older one")
         for name, tensor in self.state_dict().items():
             if name not in theirs:
                 raise UserError(f"the checkpoint has no {name}: its sites or its SAEs differ from the configured ones")

@@ -16,7 +16,8 @@ class IndependentAdam(torch.optim.Adam):
     """Adam for groups of parameters that know nothing of each other: each is clipped by its own gradient's norm.
 
     All is done in one pass over the weights (fused: a ninth of the unfused time on a CPU). So is clipping: `grad_scale`
-    is how PyTorch's gradient scaler hands a fused optimiser the number that gradients are divided by.
+    is how PyTorch's gradient scaler hands a fused optimiser the number that gradients are divided by, and `found_inf`
+    how it lets it skip a step.
 
     Args:
         groups: of parameters.
@@ -25,14 +26,24 @@ class IndependentAdam(torch.optim.Adam):
     """
 
     _divisors: Tensor | None = None  # [groups], of the next step
+    _skipped: Tensor | None = None  # [groups], 1 where it is none
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
 
     def __init__(self, groups: Iterable[Iterable[nn.Parameter]], lr: float, betas: tuple[float, float]) -> None:
         super().__init__([{"params": list(group)} for group in groups], lr=lr, betas=betas, fused=True)
 
     @torch.no_grad()
-    def clip_next_step(self, norms: Tensor, max_norm: float) -> None:
-        """Let the next step scale down each group's gradients to `max_norm` where their norm [groups] is above it."""
-        self._divisors = (norms / max_norm).clamp(min=1)
+    def prepare_step(self, norms: Tensor, max_norm: float | None = None) -> Tensor:
+        """Let the next step skip groups whose gradients' norm [groups] is not finite, and clip those above `max_norm`.
+
+        Returns:
+            Whether each group is skipped.
+        """
+        skipped = ~norms.isfinite()
+        self._skipped = skipped.to(norms.dtype)
+        self._divisors = (norms / max_norm).clamp(min=1) if max_norm else None
+        return skipped
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -41,16 +52,18 @@ class IndependentAdam(torch.optim.Adam):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._divisors is None:
+        if self._skipped is None:
             super().step()
             return loss
-        groups, divisors, self._divisors = self.param_groups, self._divisors, None
+        groups, skipped, divisors = self.param_groups, self._skipped, self._divisors
+        self._skipped = self._divisors = None
         try:
-            for group, divisor in zip(groups, divisors, strict=True):
-                self.param_groups, self.grad_scale = [group], divisor
+            for place, group in enumerate(groups):
+                self.param_groups, self.found_inf = [group], skipped[place]
+                self.grad_scale = None if divisors is None else divisors[place]
                 super().step()
         finally:
-            self.param_groups, self.grad_scale = groups, None
+            self.param_groups, self.found_inf, self.grad_scale = groups, None, None
         return loss
 
 
