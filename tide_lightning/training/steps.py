@@ -6,6 +6,8 @@ import math
 
 from lightning import Trainer
 
+from tide_lightning.datamodules import ActivationDataModule
+from tide_lightning.datamodules.loader import ActivationLoader
 from tide_lightning.errors import UserError
 
 
@@ -23,8 +25,10 @@ def steps_of_fit(trainer: Trainer) -> int | float:
     Not by `trainer.estimated_stepping_batches`, which makes the loader: where a checkpoint's state has not reached it
     yet, the loader would begin anew and train on the same batches again.
     """
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    num_batches, limit = data.batches_per_epoch, trainer.limit_train_batches
+    data, limit = trainer.datamodule, trainer.limit_train_batches  # type: ignore[attr-defined]
+    if not isinstance(data, ActivationDataModule):  # another one, whose loader has no state that could be lost
+        return trainer.estimated_stepping_batches
+    num_batches = data.batches_per_epoch
     num_batches = min(num_batches, limit) if isinstance(limit, int) else int(num_batches * limit)
     return total_steps(num_batches, trainer.max_steps, trainer.max_epochs, trainer.accumulate_grad_batches)
 
@@ -33,7 +37,7 @@ def check_place(trainer: Trainer) -> None:
     """Refuse a resumed fit whose loader stands before the checkpoint's place; every rank must call it."""
     trained = trainer.fit_loop.total_batch_idx + 1
     loader = trainer.train_dataloader
-    if trained and loader is not None:
+    if trained and isinstance(loader, ActivationLoader):
         made = loader.state_dict()["batches"]
         if made < trained:
             raise UserError(
