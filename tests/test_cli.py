@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ import yaml
 
 import tide_lightning
 from tide_lightning.cli import main
+from tide_lightning.runs import leave_runs, new_run, newest_run, point_latest
 from tide_lightning.saes import TideSAE
 
 TINY = [
@@ -234,6 +238,21 @@ def test_what_is_nested_is_composed_key_by_key(work: Path, capsys: pytest.Captur
         (["--ckpt_path=last", "--run_name=new"], "leave it out to start"),
         (["--ckpt_path=nowhere.ckpt"], "no such file"),
         (["--data.pretrained=nowhere/at-all"], "nowhere/at-all"),
+        (["--model.lr=-1"], "model.lr = -1"),
+        (["--model.lr=.nan"], "model.lr: nan is not a number"),
+        (["--checkpoint=.nan"], "nan"),
+        (["--trainer.precision=16-true"], "overflows"),
+        (["--trainer.precision=64"], "bf16-mixed"),
+        (["--trainer.precision=bf16-true"], "an Adam step below 6e-5 vanishes"),
+        (["--run_name=a/b"], "name one folder below --runs"),
+        (["--run_name=.."], "name one folder below --runs"),
+        (["--run_name=" + 300 * "x"], "name one folder below --runs"),
+        (["--data.prompts=a\0b"], "NUL"),
+        (["--config=latin.yaml"], "not UTF-8 (byte 12"),
+        (["--config=loop.yaml"], "an alias refers to itself"),
+        (["--config=bomb.yaml"], "multiply to more than 100,000"),
+        (["--config=deep.yaml"], "nested too deeply"),
+        (["--data.sites=[&a [*a]]"], "an alias refers to itself"),
         (["--data.prompts=missing.txt"], "missing.txt"),
         (["--data.tokens_per_sample=65"], "tokens_per_sample"),
     ],
@@ -243,8 +262,46 @@ def test_a_mistake_is_told_in_one_line(
 ) -> None:
     Path("old.yaml").write_text("data: {heldout_images: {class_path: tide_lightning.grounds.toybox.Scenes}}\n")
     Path("empty.yaml").write_text("data:\n  heldout:\n")
+    (work / "latin.yaml").write_bytes("run_name: über".encode("latin-1"))
+    (work / "loop.yaml").write_text("data: &a {sites: [*a]}")
+    names = [f"a{number}" for number in range(9)]
+    lines = ["a: &a0 [x]", *(f"{b}_: &{b} [{', '.join(8 * ['*' + a])}]" for a, b in pairwise(names))]
+    (work / "bomb.yaml").write_text("\n".join(lines))
+    (work / "deep.yaml").write_text("data: " + 5000 * "[" + 5000 * "]")
     assert said.lower() in complaint(capsys, "fit", *TINY, *args).lower()
     assert not (work / "runs").exists(), "a refused command writes nothing"
+
+
+def test_a_folder_that_may_not_be_written_is_told_in_one_line(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / "file").touch()
+    assert "cannot be created: not a directory" in complaint(capsys, "fit", *TINY, "--runs=file/runs").lower()
+
+
+def test_runs_of_one_second_have_a_folder_each_and_the_tenth_is_newer_than_the_ninth(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Noon(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Noon:
+            return cls(2026, 1, 1, 12)
+
+    monkeypatch.setattr("tide_lightning.runs.datetime", Noon)
+    runs = []
+    for _ in range(11):
+        runs.append(new_run(work, "name"))
+        (runs[-1] / "config.yaml").touch()
+        point_latest(runs[-1])
+        leave_runs()
+    assert len(set(runs)) == 11
+    assert [run.name for run in runs[:2]] == ["20260101-120000", "20260101-120000-2"]
+    other = work / "other" / "20260101-120000-9"
+    other.mkdir(parents=True)
+    point_latest(other)
+    assert newest_run(work) == runs[-1]
+    nothing = new_run(work / "deep" / "runs", "name")
+    assert nothing.is_dir()
+    leave_runs()
+    assert not (work / "deep").exists()
 
 
 def test_nothing_to_test_is_told_in_one_line(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,8 +319,32 @@ def test_a_checkpoint_of_other_sizes_is_refused_and_stays_as_it_is(
     assert "W_dec" in said
     assert "512" in said
     assert checkpoint.read_bytes() == before
-    checkpoint.write_bytes(before[:5000])
-    assert "not a checkpoint, or cut off" in complaint(capsys, "test")
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_an_older_whole_one(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tide("fit", *TINY, "--checkpoint.save_top_k=-1") == 0
+    folder = work / "runs" / "debug" / "latest" / "checkpoints"
+    assert not list(folder.glob(".*"))
+    last, whole = folder / "last.ckpt", (folder / "last.ckpt").read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for damaged, said in ((whole[:5000], "not a checkpoint, or cut off"), (bytes(flipped), "is damaged")):
+        last.write_bytes(damaged)
+        (folder / ".last.ckpt.part").write_bytes(damaged)
+        capsys.readouterr()
+        assert tide("test", "--evaluation.num_images=0", "--data.heldout.num_test_samples=16") == 0
+        told = capsys.readouterr().err
+        assert said in told
+        assert "going on from epoch=0-step=4.ckpt" in told
+        assert said in complaint(capsys, "test", f"--ckpt_path={last}")
+    assert tide("fit", *TINY, "--trainer.max_steps=6", "--ckpt_path=last") == 0
+    assert torch.load(last, weights_only=True)["global_step"] == 6
+    assert not list(folder.glob(".*"))
+    for path in folder.glob("*.ckpt"):
+        path.write_bytes(b"")
+    assert "no checkpoint is whole" in complaint(capsys, "test")
 
 
 def test_a_traceback_is_shown_on_request(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

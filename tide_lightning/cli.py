@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -18,6 +19,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
 
 from tide_lightning.callbacks import ExportSAEs, ShowProgress, WriteCodes
 from tide_lightning.class_paths import importable
@@ -27,15 +29,10 @@ from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation import EvaluateProtocol
 from tide_lightning.planning.commands import plan, sites
-from tide_lightning.runs import (
-    check_checkpoint,
-    forget_stamp,
-    last_checkpoint,
-    new_run,
-    newest_run,
-    point_latest,
-)
+from tide_lightning.runs import check_name, leave_runs, new_run, newest_run, point_latest
 from tide_lightning.training import TideModule
+from tide_lightning.training.checkpoints import WholeCheckpointIO, last_checkpoint, remove_unfinished, what_is_wrong
+from tide_lightning.yaml_text import check_settings
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -50,6 +47,7 @@ class SaveRunConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Rank 0 has written config.yaml."""
         assert self._run_folder is not None
+        remove_unfinished(Path(self._run_folder) / "checkpoints")
         point_latest(Path(self._run_folder))
 
 
@@ -119,31 +117,30 @@ class TideCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
-        """Find the run folder and the checkpoint."""
+        """Refuse what cannot be meant; find the run folder and the checkpoint."""
         config = self.config
+        check_settings(config.as_dict())
         for name, parameter in signature(ActivationDataModule).parameters.items():
             if is_dataclass(parameter.default) and config.data[name] is None:
                 raise UserError(f"data.{name} is empty: write below it what it holds, or leave it out")
         torch.set_float32_matmul_precision(config.matmul_precision)
         if self.command in LOOKS:
             return
-        root, name, checkpoint = Path(config.runs).absolute(), config.run_name, config.ckpt_path
-        if self.command == "fit":
-            self.run_folder = new_run(root, name)
-            if checkpoint == "last":
-                run = newest_run(root, name)
-                found = last_checkpoint(run) if run else None
-                if run is None or found is None:
-                    raise UserError(
-                        f"--ckpt_path last: {root / name} holds no run with a checkpoint; leave it out to start"
-                    )
-                self.run_folder, config.ckpt_path = run, str(found)
-        elif config.run:
+        root, name = Path(config.runs).absolute(), check_name(config.run_name)
+        if self.command == "fit" and config.ckpt_path == "last":
+            run = newest_run(root, name)
+            found = last_checkpoint(run) if run else None
+            if run is None or found is None:
+                raise UserError(
+                    f"--ckpt_path last: {root / name} holds no run with a checkpoint; leave it out to start"
+                )
+            self.run_folder, config.ckpt_path = run, str(found)
+        elif config.ckpt_path and (fault := what_is_wrong(Path(config.ckpt_path))) is not None:
+            raise UserError(f"--ckpt_path {config.ckpt_path}: {fault}; use another one of the same folder")
+        elif self.command != "fit" and config.run:
             self.run_folder = Path(config.run).absolute()
         else:
             self.run_folder = new_run(root, name)
-        if config.ckpt_path:
-            check_checkpoint(Path(config.ckpt_path))
         if self.command == "test":
             config.evaluation.run_folder = str(self.run_folder)
             config.evaluation.budget = config.evaluation.budget if config.budget is None else config.budget
@@ -157,6 +154,10 @@ class TideCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(
                 run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False
             )
+        given = self.config_init.trainer.plugins or []
+        plugins = given if isinstance(given, list) else [given]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, WholeCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
     def run(self) -> None:
@@ -205,12 +206,20 @@ def main(args: list[str] | None = None) -> int:
         print(f"tide: error: {_one_line(str(mistake))}", file=sys.stderr)
         return 2
     finally:
-        forget_stamp()
+        leave_runs()
     return 0
 
 
+_ENVIRONMENT = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
+
+
 def _mistake(error: BaseException | None) -> BaseException | None:
-    """What the user is meant to see of an error: jsonargparse wraps what a class says while it is made."""
+    """What the user is meant to see of an error: jsonargparse wraps what a class says while it is made.
+
+    Also what the machine says: a full disk, a folder that may not be written, a name too long.
+    """
+    if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
+        return UserError(f"{error.filename or 'writing'}: {error.strerror}")
     while error is not None and not isinstance(error, UserError | MisconfigurationException):
         error = error.__cause__
     return error

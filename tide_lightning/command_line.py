@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-import yaml
-
 from tide_lightning.errors import UserError
-from tide_lightning.runs import find_run, last_checkpoint, newest_run, run_of_checkpoint, to_write_in
+from tide_lightning.runs import find_run, newest_run, run_of_checkpoint, to_write_in
+from tide_lightning.training.checkpoints import last_checkpoint
+from tide_lightning.yaml_text import check_yaml, read_yaml
 
 FOLLOWING = ("validate", "test", "predict")
 """Subcommands that look at a finished run."""
@@ -33,10 +33,17 @@ def packaged_configs() -> dict[str, Path]:
 
 
 def resolve_configs(args: list[str]) -> list[str]:
-    """Replace `--config NAME` by the path of the packaged config, unless a file of that name is there."""
+    """Replace `--config NAME` by the path of the packaged config, unless a file of that name is there.
+
+    What is no YAML is refused here: a parser would spin for ever over an alias that refers to itself.
+    """
     resolved = list(args)
+    for option in args:
+        if "&" in option and "*" in option:  # values are YAML, too
+            check_yaml(option.partition("=")[2] or option, option.partition("=")[0])
     for place, value in _values(args, "--config", "-c"):
         path = config_path(value)
+        read_yaml(path, f"--config {value}")
         if "=" in args[place]:
             resolved[place] = f"{args[place].split('=', 1)[0]}={path}"
         else:
@@ -88,6 +95,8 @@ def follow_run(args: list[str]) -> list[str]:
 def config_path(value: str) -> Path:
     """The file that is meant by a path or the name of a packaged config."""
     path, known = Path(value), packaged_configs()
+    if "\0" in value:
+        raise UserError(f"--config {value!r}: no path may hold a NUL")
     if path.is_file():
         return path
     if value in known:
@@ -99,11 +108,7 @@ def _run_name_in_config(args: list[str]) -> str | None:
     values = _values(args, "--config", "-c")
     if not values:
         return None
-    path = Path(values[-1][1])
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from error
+    config = read_yaml(Path(values[-1][1]), f"--config {values[-1][1]}")
     return str(config.get("run_name", "tide")) if isinstance(config, dict) else "tide"
 
 

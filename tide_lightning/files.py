@@ -1,27 +1,46 @@
-"""Writing results: each file appears whole or not at all."""
+"""Writing files: each appears whole or not at all, also when the power goes or the disk fills."""
 
 from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tide_lightning.errors import UserError
 
 
-def write_bytes(path: Path, content: bytes) -> Path:
-    """Write a file in one go; an interruption leaves the old one as it was."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its place once it is whole and on the disk.
+
+    What goes wrong leaves the old file as it was and the new one nowhere.
+    """
+    part = unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
+        yield part
+        _to_disk(part)
         part.replace(path)
+        _to_disk(path.parent)
     except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
         with suppress(OSError):
-            part.unlink()
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+            part.unlink(missing_ok=True)
+
+
+def unfinished(path: Path) -> Path:
+    """Where a file is written until it is whole; the same name each time, so that a kill leaves no more than one."""
+    return path.with_name(f".{path.name}.part")
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a file in one go."""
+    with whole_file(path) as part:
+        part.write_bytes(content)
     return path
 
 
@@ -29,3 +48,14 @@ def write_json(path: Path, content: dict[str, Any]) -> Path:
     """Write JSON; NaN, which JSON does not have, is an error."""
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
     return write_bytes(path, (text + "\n").encode())
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until it is on the disk: a file's content, a folder's names."""
+    if path.is_dir() and os.name == "nt":  # which has no such thing
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

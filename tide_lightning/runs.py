@@ -5,41 +5,71 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import zipfile
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from lightning.pytorch.utilities import rank_zero_only
 
 from tide_lightning.errors import UserError
 
 _STAMP = "TIDE_RUN_STAMP"  # lets processes that a launcher started anew share their parent's folder
 _SHIPPED = Path(__file__).parent / "trained"  # runs that come with the package, by name
+_created: list[Path] = []
 
 
 def new_run(root: Path, name: str) -> Path:
-    """The folder of a run that begins now; nothing is written yet."""
-    stamp = os.environ.get(_STAMP)
+    """The folder of a run that begins now: created by the first rank, so that no other run can have it."""
+    check_name(name)
+    stamp, number = os.environ.get(_STAMP), 1
     if stamp is None:
         stamp = base = datetime.now().strftime("%Y%m%d-%H%M%S")
-        number = 1
-        while (root / name / stamp).exists():
+        while rank_zero_only.rank == 0 and not _create(root / name / stamp):
             number += 1
             stamp = f"{base}-{number}"
         os.environ[_STAMP] = stamp
     return root / name / stamp
 
 
-def forget_stamp() -> None:
-    """The next run in this process gets a folder of its own."""
+def check_name(name: str) -> str:
+    """The name of a run, if it can be one folder's below --runs."""
+    if not name or name.startswith(".") or re.search(r"[/\\\x00-\x1f]", name) or len(name.encode()) > 200:
+        raise UserError(f"--run_name {name!r}: name one folder below --runs, without / and of at most 200 letters")
+    return name
+
+
+def _create(folder: Path) -> bool:
+    """Whether this folder is a new one, of ours."""
+    missing = [one for one in folder.parents if not one.exists()]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except FileExistsError:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: something else lies there") from None
+        return False
+    except OSError as error:
+        raise UserError(f"{folder} cannot be created: {error.strerror}") from error
+    _created.extend([folder, *missing])
+    return True
+
+
+def leave_runs() -> None:
+    """The next run in this process gets a folder of its own; one in which nothing was written goes."""
     os.environ.pop(_STAMP, None)
+    for folder in _created:
+        with suppress(OSError):  # not empty: a run
+            folder.rmdir()
+    _created.clear()
 
 
 def point_latest(run: Path) -> None:
     """Let `latest` beside the run point to it."""
     link = run.parent / "latest"
     fresh = run.parent / f".latest-{os.getpid()}"
+    fresh.unlink(missing_ok=True)
     fresh.symlink_to(run.name)
     fresh.replace(link)
 
@@ -48,7 +78,13 @@ def newest_run(root: Path, name: str | None = None) -> Path | None:
     """The run that `latest` points to; of all names the one that was begun last."""
     links = [root / name / "latest"] if name else sorted(root.glob("*/latest"))
     runs = [link.resolve() for link in links if link.is_dir()]
-    return max(runs, key=lambda run: run.name, default=None)
+    return max(runs, key=_begun, default=None)
+
+
+def _begun(run: Path) -> list[int]:
+    """When a run was begun, from its folder's name: the tenth of a second comes behind the ninth."""
+    found = re.fullmatch(r"(\d{8})-(\d{6})(?:-(\d+))?", run.name)
+    return [int(number or 1) for number in found.groups()] if found else []
 
 
 def find_run(run: Path, root: Path) -> Path:
@@ -103,22 +139,7 @@ def _linked(run: Path, folder: Path) -> Path:
     return folder.resolve()
 
 
-def last_checkpoint(run: Path) -> Path | None:
-    """The checkpoint from which a run can go on."""
-    checkpoints = sorted((run / "checkpoints").glob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
-    return checkpoints[-1] if checkpoints else None
-
-
 def run_of_checkpoint(checkpoint: Path) -> Path | None:
     """The run folder that a checkpoint lies in, if it does."""
     run = checkpoint.resolve().parent.parent
     return run if (run / "config.yaml").is_file() else None
-
-
-def check_checkpoint(path: Path) -> Path:
-    """The path, if a whole checkpoint file lies there."""
-    if not path.is_file():
-        raise UserError(f"--ckpt_path {path}: there is no such file")
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"--ckpt_path {path}: not a checkpoint, or cut off; use an older one of the same folder")
-    return path

@@ -21,8 +21,8 @@ from tide_lightning.errors import UserError
 from tide_lightning.evaluation import EvaluateProtocol, Plot, Section, Table
 from tide_lightning.evaluation.budget import Budget
 from tide_lightning.evaluation.figures import measured
-from tide_lightning.evaluation.files import write_json
 from tide_lightning.evaluation.plots import save_image
+from tide_lightning.files import write_json
 from tide_lightning.training import TideModule
 
 pytestmark = pytest.mark.filterwarnings(

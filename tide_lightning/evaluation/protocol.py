@@ -19,7 +19,6 @@ from tide_lightning.evaluation.budget import FIDELITY_SHARE, Budget, is_late
 from tide_lightning.evaluation.end_to_end import NUM_SHOWN, EndToEnd, RealImages, Trajectories, evenly_chosen
 from tide_lightning.evaluation.fidelity import Fidelity
 from tide_lightning.evaluation.figures import measured
-from tide_lightning.evaluation.files import write_bytes, write_json
 from tide_lightning.evaluation.floors import SiteFloors
 from tide_lightning.evaluation.lifetimes import Lifetimes
 from tide_lightning.evaluation.plots import image_grid
@@ -29,6 +28,7 @@ from tide_lightning.evaluation.sections import MeasuresSection, Section, measure
 from tide_lightning.evaluation.summary import clock, print_summary, time_left
 from tide_lightning.evaluation.time_section import time_section
 from tide_lightning.evaluation.tracking import Tracker
+from tide_lightning.files import write_bytes, write_json
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAE, SAEOutput
 from tide_lightning.sharding import is_sharded

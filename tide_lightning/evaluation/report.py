@@ -9,10 +9,10 @@ from typing import Any
 
 from tide_lightning.evaluation import headlines
 from tide_lightning.evaluation.end_to_end import EndToEnd
-from tide_lightning.evaluation.files import write_bytes
 from tide_lightning.evaluation.page import Block, breakable, data_uri, html_list, html_page, html_part
 from tide_lightning.evaluation.plots import draw_plots, image_grid, image_strip, save_image
 from tide_lightning.evaluation.sections import Plot, Section
+from tide_lightning.files import write_bytes
 from tide_lightning.intervene.splicing import ALL
 
 _CAPTIONS = {

@@ -13,8 +13,8 @@ from rich.progress import track
 import tide_lightning
 from tide_lightning.diffusion import folder_name
 from tide_lightning.errors import UserError
-from tide_lightning.evaluation.files import write_json
 from tide_lightning.explore.run import Run, open_run
+from tide_lightning.files import write_json
 from tide_lightning.saes import SAE
 from tide_lightning.saes.exchange.writing import Exportable, Format, encoder_alone, exportable, folded, write_as
 from tide_lightning.saes.whole import write_pair

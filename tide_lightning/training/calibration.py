@@ -49,7 +49,7 @@ def calibrate(saes: Mapping[str, SAE], source: ActivationSource, device: torch.d
         if number:
             raise UserError(
                 f"{site}: the activations of {number:,} of {total:,} calibration tokens are not finite; "
-                "give the denoiser a wider range (data.dtype: float32, or bfloat16), or read another site"
+                "give the denoiser a wider range (data.loading.dtype: float32, or bfloat16), or read another site"
             )
     weighted = [site for site, sae in saes.items() if sae.asks_sensitivity]
     sensitivity = source.sensitivity(list(dict.fromkeys(map(unlabelled, weighted)))) if weighted else {}

@@ -8,6 +8,7 @@ denoiser with all of them spliced does.)
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,13 @@ class TideModule(LightningModule):
         dead_after_tokens: int = 200_000,
     ) -> None:
         super().__init__()
+        for name, value, least in (("lr", lr, 0), ("alpha", alpha, 0), ("warmup_steps", warmup_steps, 0)):
+            if not least <= value < math.inf:
+                raise UserError(f"model.{name} = {value}: give a number from {least} on")
+        if not 0 <= decay_fraction <= 1:
+            raise UserError(f"model.decay_fraction = {decay_fraction}: give a part of the run, from 0 to 1")
+        if dead_after_tokens < 1 or (k_aux is not None and k_aux < 1):
+            raise UserError("model.dead_after_tokens and model.k_aux: give numbers from 1 on")
         self.save_hyperparameters(ignore=["sae", "saes", "betas"])  # classes: checkpoints hold primitives only
         self.save_hyperparameters({"betas": list(betas)})  # nor has YAML tuples
         self.lr, self.warmup_steps, self.decay_fraction, self.betas = lr, warmup_steps, decay_fraction, betas
@@ -223,7 +231,7 @@ class TideModule(LightningModule):
             raise UserError(
                 f"{self.sites[place]}: the loss or the gradient was not finite in {how_many}, up to step "
                 f"{self.global_step}; these steps were skipped, and the weights are finite. Lower model.lr, or see "
-                f"whether the denoiser's activations are finite (data.dtype). The last good checkpoint: {last}"
+                f"whether the denoiser's activations are finite (data.loading.dtype). The last good checkpoint: {last}"
             )
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._log_training()

@@ -10,7 +10,7 @@ from tide_lightning.evaluation.comparison.compared import compare_figures, unequ
 from tide_lightning.evaluation.comparison.report import Comparison, comparison_page, tables
 from tide_lightning.evaluation.comparison.reproducibility import reproducibility
 from tide_lightning.evaluation.comparison.runs import group_runs, read_run, setting_differences
-from tide_lightning.evaluation.files import write_bytes, write_json
+from tide_lightning.files import write_bytes, write_json
 from tide_lightning.terminal import console, print_table, say
 
 SCHEMA = 1

@@ -8,12 +8,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation.protocol import SCHEMA
 from tide_lightning.evaluation.settings import comparable_settings, differing
 from tide_lightning.runs import find_run
+from tide_lightning.yaml_text import read_yaml
 
 
 class TestedRun(NamedTuple):
@@ -57,11 +56,9 @@ def read_run(run: str, root: str) -> TestedRun:
         raise UserError(f"{folder}: not tested yet; do it with `tide test --run {folder}`")
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{folder}: metrics.json or config.yaml cannot be read: {' '.join(str(error).split())}"
-        ) from error
+        config = read_yaml(folder / "config.yaml", f"{folder}/config.yaml")
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{folder}: metrics.json cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(metrics, dict) or metrics.get("schema") != SCHEMA or not metrics.get("sites"):
         raise UserError(f"{path}: not what this version writes; test again with `tide test --run {folder}`")
     return TestedRun(folder, metrics, *comparable_settings(config))

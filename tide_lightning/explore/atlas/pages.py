@@ -17,11 +17,11 @@ from PIL import Image
 
 from tide_lightning.diffusion import folder_name
 from tide_lightning.errors import UserError
-from tide_lightning.evaluation.files import write_bytes
 from tide_lightning.explore.atlas.chart import Chart
 from tide_lightning.explore.atlas.meaning import Traits
 from tide_lightning.explore.atlas.neighbours import Nearest
 from tide_lightning.explore.atlas.sheets import COLUMNS, THUMBNAILS_A_SHEET, heat_sheet, thumbnail_sheets
+from tide_lightning.files import write_bytes
 
 LATENTS_A_FILE = 64
 _MAX_CAPTION = 400  # letters of a caption on a page; the tables hold all of it
