@@ -248,7 +248,7 @@ def test_what_is_nested_is_composed_key_by_key(work: Path, capsys: pytest.Captur
         (["--run_name=.."], "name one folder below --runs"),
         (["--run_name=" + 300 * "x"], "name one folder below --runs"),
         (["--data.prompts=a\0b"], "NUL"),
-        (["--config=latin.yaml"], "not UTF-8 (byte 12"),
+        (["--config=latin.yaml"], "not UTF-8 (byte 10"),
         (["--config=loop.yaml"], "an alias refers to itself"),
         (["--config=bomb.yaml"], "multiply to more than 100,000"),
         (["--config=deep.yaml"], "nested too deeply"),
