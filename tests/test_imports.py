@@ -8,12 +8,12 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "tide_lightning"
 LAYERS = [
-    {"errors", "reduction", "cores", "class_paths", "moved", "terminal", "drawing"},
+    {"errors", "reduction", "cores", "class_paths", "moved", "terminal", "drawing", "files", "yaml_text"},
     {"tokens", "sharding", "kernels"},
     {"saes", "diffusion"},
-    {"intervene", "runs", "command_line"},
+    {"intervene", "runs"},
     {"training", "datamodules", "callbacks"},
-    {"evaluation", "planning"},
+    {"evaluation", "planning", "command_line"},
     {"grounds"},
     {"explore"},
     {"sharing", "benchmark"},

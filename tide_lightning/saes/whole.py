@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -14,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tide_lightning.errors import UserError
+from tide_lightning.files import whole_file
 
 
 def write_pair(
@@ -26,23 +25,15 @@ def write_pair(
 ) -> Path:
     """Write JSON and safetensors; `hashed` lets the JSON name the hash of the other."""
     folder = Path(folder)
-    weights, description = folder / f"{weights_name}.part", folder / f"{cfg_name}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, weights)
+    with whole_file(folder / cfg_name) as description, whole_file(folder / weights_name) as weights:
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, weights)
+        except SafetensorError as error:
+            raise UserError(f"{folder / weights_name} cannot be written: {error}") from error
         hash_of_weights = {"sha256": sha256(weights)} if hashed else {}
         text = json.dumps({**cfg, **hash_of_weights}, indent=2, allow_nan=False)
         description.write_text(text + "\n", encoding="utf-8")
         weights.chmod(description.stat().st_mode)  # safetensors lets nobody else read
-        for part in (weights, description):
-            with part.open("rb+") as written:
-                os.fsync(written.fileno())
-            part.replace(part.with_suffix(""))
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            weights.unlink(missing_ok=True)
-            description.unlink(missing_ok=True)
-        raise UserError(f"{folder} cannot be written: {getattr(error, 'strerror', None) or error}") from error
     return folder
 
 
