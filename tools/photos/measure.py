@@ -1,13 +1,13 @@
-"""`python -m tools.photos.measure`: how good the photographs' judges and denoiser are, as numbers and a picture.
+"""`python -m tools.photos.measure denoiser`, then `… judges`: how good they are, as numbers and a picture.
 
-Judges are measured on all test images. The denoiser's error is that of v on test images, at times spread evenly; its
-samples are of each class alike, and both judges say which class they see.
+The denoiser's error is that of v on test images at times spread evenly; its samples, as many of each class, make a
+picture. Judges are measured on test images, and say which classes they see in that picture.
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,120 +17,143 @@ from torch import Tensor
 
 from tide_lightning.diffusion import sample
 from tide_lightning.diffusion.counters import normals
+from tide_lightning.errors import UserError
 from tide_lightning.grounds.photos.classes import CLASSES
 from tide_lightning.grounds.photos.classifiers import CLASSIFIERS, ClassifierName, guesses, load_classifier
 from tide_lightning.grounds.photos.denoiser import SHIPPED, PhotoDiT, build_scheduler
-from tide_lightning.grounds.photos.sources import Photographs, read_photographs
+from tide_lightning.grounds.photos.sources import Photographs, read_photographs, read_tiles
 from tools.photos.pacing import any_device, run
 
-BATCH = 50
-PICTURED = 16
-"""Samples of each class in the picture."""
+BATCH = 40
+FIGURES = "photos-quality.json"
+PICTURE = "photos-samples.png"
 
 
-def measure(
+def denoiser(
     photographs: str | None = None,
     pretrained: str = SHIPPED,
-    judges: Path | None = None,
     out: Path = Path("docs"),
     device: str | None = None,
-    num_images: int = 0,
-    num_samples: int = 200,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    num_images: int = 1000,
+    samples_a_class: int = 16,
     num_inference_steps: int = 50,
     guidance_scale: float = 3.0,
 ) -> None:
-    """Write photos-quality.json and photos-samples.png.
+    """Measure the denoiser's error and sample from it.
 
     Args:
         photographs: their source; unless given $TIDE_PHOTOS, or ../shared/cifar10.
         pretrained: folder of the denoiser.
-        judges: folder of the judges; the repository's unless given.
         out: where figures and picture go.
         device: a GPU unless given, where there is one.
-        num_images: test images; 0 for all.
-        num_samples: images sampled, as many of each class.
+        dtype: precision of the denoiser.
+        num_images: test images.
+        samples_a_class: columns of the picture.
         num_inference_steps: of a sample.
         guidance_scale: of samples.
     """
     place = any_device(device)
+    measured = PhotoDiT(pretrained, dtype=getattr(torch, dtype))
+    measured.to(place)
     test = Photographs(*(part.to(place) for part in read_photographs("test", photographs, num_images)))
-    networks = {name: load_classifier(name, judges).to(place) for name in CLASSIFIERS}
-    said = {name: guesses(network, test.images) for name, network in networks.items()}
-    denoiser = PhotoDiT(pretrained).to(place)
-    assert isinstance(denoiser, PhotoDiT)
-    classes = [CLASSES[number % len(CLASSES)] for number in range(num_samples)]
-    samples = sampled(denoiser, classes, num_inference_steps, guidance_scale)
-    wanted = torch.arange(num_samples, device=place) % len(CLASSES)
-    seen = {name: guesses(network, samples) for name, network in networks.items()}
-    figures: dict[str, Any] = {
-        "judges": {name: _share(guess == test.classes) for name, guess in said.items()} | agreement(said, test.classes),
-        "denoiser": {"v_error": v_error(denoiser, test)},
-        "samples": {name: _share(guess == wanted) for name, guess in seen.items()}
-        | agreement(seen, wanted)
-        | {"num": num_samples, "steps": num_inference_steps, "guidance_scale": guidance_scale},
-    }
+    settings = {"num": samples_a_class * len(CLASSES), "steps": num_inference_steps, "guidance_scale": guidance_scale}
+    figures = {"v_error": v_error(measured, test), "images": len(test.images), "dtype": dtype, "samples": settings}
+    prompts = [name for name in CLASSES for _ in range(samples_a_class)]
+    images = sampled(measured, prompts, num_inference_steps, guidance_scale)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "photos-quality.json").write_text(json.dumps(figures, indent=1) + "\n")
-    picture(samples).save(out / "photos-samples.png")
-    print(json.dumps(figures, indent=1))
+    tiles = images.unflatten(0, (len(CLASSES), samples_a_class)).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
+    pixels = tiles.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    Image.fromarray(np.asarray(pixels.cpu())).save(out / PICTURE)
+    _add(out, "denoiser", figures)
 
 
-def agreement(said: Mapping[ClassifierName, Tensor], right: Tensor) -> dict[str, float]:
-    """How often both judges say the same, and how often both are right where one of them is."""
-    first, second = said.values()
-    correct = [guess == right for guess in (first, second)]
-    both, either = correct[0] & correct[1], correct[0] | correct[1]
-    return {"agree": _share(first == second), "both_right": _share(both), "both_right_of_either": _share(both[either])}
+def judges(
+    photographs: str | None = None,
+    folder: Path | None = None,
+    out: Path = Path("docs"),
+    device: str | None = None,
+    num_images: int = 0,
+) -> None:
+    """Measure the judges on test images and let them judge the denoiser's samples.
+
+    Args:
+        photographs: their source; unless given $TIDE_PHOTOS, or ../shared/cifar10.
+        folder: of the judges; the repository's unless given.
+        out: where figures go, and the samples' picture is.
+        device: a GPU unless given, where there is one.
+        num_images: test images; 0 for all.
+    """
+    place = any_device(device)
+    if not (out / PICTURE).exists():
+        raise UserError(f"{out / PICTURE}: no samples there; `python -m tools.photos.measure denoiser` makes them")
+    samples = read_tiles(out / PICTURE).to(place)
+    wanted = torch.arange(len(CLASSES), device=place).repeat_interleave(len(samples) // len(CLASSES))
+    test = Photographs(*(part.to(place) for part in read_photographs("test", photographs, num_images)))
+    networks = {name: load_classifier(name, folder).to(place) for name in CLASSIFIERS}
+    on_test = {name: guesses(network, test.images) for name, network in networks.items()}
+    on_samples = {name: guesses(network, samples) for name, network in networks.items()}
+    _add(out, "judges", {"images": len(test.images), **_compared(on_test, test.classes)})
+    _add(out, "samples", {"images": len(samples), **_compared(on_samples, wanted)})
 
 
 @torch.no_grad()
-def v_error(denoiser: PhotoDiT, photographs: Photographs, most: int = 1000) -> float:
-    """Mean squared error of v on the first images, told their class, at times spread evenly."""
-    images, classes = photographs.images[:most].float() / 127.5 - 1, photographs.classes[:most]
+def v_error(measured: PhotoDiT, photographs: Photographs) -> float:
+    """Mean squared error of v on images, told their class, at times spread evenly."""
+    images, classes = photographs.images.float() / 127.5 - 1, photographs.classes
     alphas = build_scheduler().alphas_cumprod.to(images.device)
     timesteps = torch.arange(len(images), device=images.device) * len(alphas) // len(images)
-    noise = normals(0, "measure", numbers=range(len(images)), shape=denoiser.latent_shape).to(images.device)
+    noise = normals(0, "measure", numbers=range(len(images)), shape=measured.latent_shape).to(images.device)
     total = 0.0
     for part in track(torch.arange(len(images)).split(BATCH), "error of v", transient=True):
         signal = alphas[timesteps[part]].sqrt().view(-1, 1, 1, 1)
         level = (1 - signal.square()).sqrt()
-        told = denoiser.encode_prompts([CLASSES[number] for number in classes[part].tolist()])
+        told = measured.encode_prompts([CLASSES[number] for number in classes[part].tolist()])
         x_t = signal * images[part] + level * noise[part]
-        v = denoiser.predict(x_t, timesteps[part].float(), told)
+        v = measured.predict(x_t, timesteps[part].float(), told)
         total += float((v - signal * noise[part] + level * images[part]).double().square().mean((1, 2, 3)).sum())
     return round(total / len(images), 5)
 
 
 @torch.no_grad()
-def sampled(denoiser: PhotoDiT, prompts: list[str], num_inference_steps: int, guidance_scale: float) -> Tensor:
+def sampled(measured: PhotoDiT, prompts: list[str], num_inference_steps: int, guidance_scale: float) -> Tensor:
     """Images in [-1, 1], each from noise of its own."""
-    noise = normals(0, "measure", "samples", numbers=range(len(prompts)), shape=denoiser.latent_shape)
+    noise = normals(0, "measure", "samples", numbers=range(len(prompts)), shape=measured.latent_shape)
     parts = []
     for start in track(range(0, len(prompts), BATCH), "samples", transient=True):
         some = slice(start, start + BATCH)
         latents = sample(
-            denoiser,
+            measured,
             prompts[some],
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             initial_noise=noise[some],
         )
-        parts.append(denoiser.decode_latents(latents))
+        parts.append(measured.decode_latents(latents))
     return torch.cat(parts)
 
 
-def picture(samples: Tensor, scale: int = 2) -> Image.Image:
-    """A row a class; samples come with the classes in turn."""
-    columns = min(PICTURED, len(samples) // len(CLASSES))
-    rows = samples[: columns * len(CLASSES)].unflatten(0, (columns, len(CLASSES))).transpose(0, 1)
-    pixels = rows.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 3, 1, 4, 2).flatten(0, 1)
-    large = pixels.flatten(1, 2).repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-    return Image.fromarray(np.asarray(large.cpu()))
+def _compared(said: Mapping[ClassifierName, Tensor], right: Tensor) -> dict[str, float]:
+    """How often each is right, both say the same, and both are right where one of them is."""
+    first, second = said.values()
+    both, either = (first == right) & (second == right), (first == right) | (second == right)
+    return {name: _share(guess == right) for name, guess in said.items()} | {
+        "agree": _share(first == second),
+        "both_right": _share(both),
+        "both_right_of_either": _share(both[either]),
+    }
 
 
 def _share(true: Tensor) -> float:
     return round(float(true.double().mean()), 4)
 
 
+def _add(out: Path, key: str, figures: Mapping[str, Any]) -> None:
+    path = out / FIGURES
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(known | {key: figures}, indent=1) + "\n")
+    print(f"{path}: {key} {json.dumps(figures)}")
+
+
 if __name__ == "__main__":
-    run(measure)
+    run([denoiser, judges])

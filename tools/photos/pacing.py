@@ -65,8 +65,8 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
     return state
 
 
-def run(command: Callable[..., None]) -> None:
-    """A function as a command line: what the user got wrong is one line and exit code 2."""
+def run(command: Callable[..., None] | list[Callable[..., None]]) -> None:
+    """A function, or several as subcommands, as a command line: what the user got wrong is one line and exit code 2."""
     try:
         auto_cli(command)
     except UserError as error:

@@ -10,9 +10,18 @@ import pytest
 import torch
 
 from tests.grounds.photos.conftest import COUNTS
+from tide_lightning.errors import UserError
 from tide_lightning.grounds.photos import PhotoDiT, read_photographs
-from tide_lightning.grounds.photos.classifiers import CLASSIFIERS, ClassifierName, build_classifier, load_classifier
+from tide_lightning.grounds.photos.classifiers import (
+    CLASSIFIERS,
+    ClassifierName,
+    build_classifier,
+    load_classifier,
+    save_classifier,
+)
 from tools.photos.batches import Batches
+from tools.photos.measure import denoiser as measure_denoiser
+from tools.photos.measure import judges as measure_judges
 from tools.photos.pacing import Clock
 from tools.photos.train_dit import train_dit
 from tools.photos.train_judges import fit_whitening, optimiser, train_judge
@@ -99,3 +108,22 @@ def test_the_denoiser_is_trained_and_goes_on(
     second = train(first["minutes"] * 60 + 0.5)
     assert second["steps"] > first["steps"] >= 1
     assert f"going on from step {first['steps']}," in capsys.readouterr().out
+
+
+def test_denoiser_and_judges_are_measured(mosaics: Path, small_dit: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no samples there; `python -m tools.photos.measure denoiser` makes them"):
+        measure_judges(str(mosaics), tmp_path, tmp_path)
+    measure_denoiser(
+        str(mosaics), str(small_dit), tmp_path, "cpu", num_images=20, samples_a_class=2, num_inference_steps=2
+    )
+    torch.manual_seed(0)
+    for name in CLASSIFIERS:
+        save_classifier(build_classifier(name), tmp_path / f"{name}.safetensors")
+    measure_judges(str(mosaics), tmp_path, tmp_path, "cpu", num_images=30)
+
+    found = json.loads((tmp_path / "photos-quality.json").read_text())
+    assert 0.1 < found["denoiser"]["v_error"] < 10
+    assert (found["judges"]["images"], found["samples"]["images"]) == (30, 20)
+    for figures in (found["judges"], found["samples"]):
+        both = figures["both_right"]
+        assert both <= min(figures["whitened"], figures["residual"], figures["agree"])

@@ -79,11 +79,11 @@ def _of_class(folder: Path, name: str) -> Tensor:
             return torch.stack([_photograph(path) for path in track(paths, f"{folder.name}/{name}", transient=True)])
     for suffix in _SUFFIXES:
         if (path := folder / f"{name}{suffix}").is_file():
-            return _tiles(path)
+            return read_tiles(path)
     raise UserError(f"no photographs of {name} in {folder}: neither a mosaic {name}.jpg nor a folder {name}/ of images")
 
 
-def _tiles(path: Path) -> Tensor:
+def read_tiles(path: Path) -> Tensor:
     """A mosaic's tiles [N, 3, 32, 32], row first."""
     try:
         with Image.open(path) as picture:
