@@ -16,20 +16,25 @@ from tide_lightning.errors import UserError
 class Clock:
     """The time that a training may take, and how much of it has passed, over all of its runs.
 
+    On a CPU it is the time that the processor worked for it: where others are served first, it takes longer and is
+    no worse for it.
+
     Args:
         minutes: in all.
         elapsed: seconds that earlier runs took.
+        device: where training takes place.
     """
 
-    def __init__(self, minutes: float, elapsed: float = 0.0) -> None:
+    def __init__(self, minutes: float, elapsed: float = 0.0, device: torch.device | None = None) -> None:
+        self._now = time.process_time if device is None or device.type == "cpu" else time.monotonic
         self._seconds = 60 * minutes
-        self._start = time.monotonic() - elapsed
+        self._start = self._now() - elapsed
         self._marked = elapsed
 
     @property
     def elapsed(self) -> float:
         """Seconds so far."""
-        return time.monotonic() - self._start
+        return self._now() - self._start
 
     @property
     def minutes(self) -> float:

@@ -27,7 +27,6 @@ WARM_UP = 300  # steps
 FALL = 0.7  # the last part of the time, in which the learning rate falls
 CLIP = 1.0
 AVERAGED_EVERY = 4
-SAVED_EVERY = 3.0  # minutes
 SHARDS = "14MB"  # files that any host takes
 
 
@@ -40,12 +39,13 @@ def train_dit(
     batch_size: int = 512,
     peak: float = 8e-4,
     compile: bool | None = None,
+    save_every: float = 3.0,
     seed: int = 0,
 ) -> None:
     """Train the denoiser, or go on.
 
     Args:
-        minutes: in all; a training that goes on may be given others.
+        minutes: in all, of a GPU or of the processor's work; a training that goes on may be given others.
         photographs: their source; unless given $TIDE_PHOTOS, or ../shared/cifar10.
         out: folder of checkpoint and weights.
         start: what to start a new training from, as in `data.pretrained`; unless given, from nothing.
@@ -53,6 +53,7 @@ def train_dit(
         batch_size: images a step.
         peak: highest learning rate; 1e-4 is enough to go on from trained weights.
         compile: compile the step, and replay it as one CUDA graph; on GPUs unless told otherwise.
+        save_every: minutes between checkpoints.
         seed: of weights, batches and noise.
     """
     torch.manual_seed(seed)
@@ -62,10 +63,10 @@ def train_dit(
     module = fresh() if start is None else PhotoDiT(start).transformer.requires_grad_(True)
     training = Training(module.to(place), peak, place.type == "cuda" if compile is None else compile)
     elapsed = training.resume(out / "dit.ckpt")
-    batches, clock, losses = Batches(train, batch_size, seed), Clock(minutes, elapsed), []
+    batches, clock, losses = Batches(train, batch_size, seed), Clock(minutes, elapsed, place), []
     while clock.share < 1:
         losses.append(training.step(*batches(training.steps), clock.share))
-        if clock.every(SAVED_EVERY):
+        if clock.every(save_every):
             facts = {
                 "minutes": clock.minutes,
                 "epochs": round(training.steps / batches.steps_an_epoch, 2),

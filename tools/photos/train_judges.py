@@ -36,7 +36,6 @@ MOMENTUM = 0.85
 SMOOTHING = 0.2
 MOST_SHIFT = 2
 AVERAGED_EVERY = 5
-SAVED_EVERY = 5.0  # minutes
 TESTED = 1000
 """Test images in between; at the end it is all of them."""
 
@@ -50,19 +49,21 @@ def train_judge(
     device: str | None = None,
     batch_size: int = 512,
     peak: float | None = None,
+    save_every: float = 3.0,
     seed: int = 0,
 ) -> None:
     """Train a judge, or go on.
 
     Args:
         judge: which architecture.
-        minutes: in all; a training that goes on may be given others.
+        minutes: in all, of a GPU or of the processor's work; a training that goes on may be given others.
         photographs: their source; unless given $TIDE_PHOTOS, or ../shared/cifar10.
         out: folder of checkpoint and judge.
         start: folder of judges to start a new training from.
         device: a GPU unless given, where there is one.
         batch_size: images a step.
         peak: highest learning rate for batches of 1024; the judge's own unless given.
+        save_every: minutes between checkpoints.
         seed: of weights and batches.
     """
     torch.manual_seed(seed)
@@ -75,10 +76,10 @@ def train_judge(
         fit_whitening(judged, train)
     training = Training(judged.to(place), (peak or PEAK_RATES[judge]) * batch_size / 1024, WEIGHT_DECAY[judge])
     elapsed = training.resume(out / f"{judge}.ckpt")
-    batches, clock, losses = Batches(train, batch_size, seed, MOST_SHIFT), Clock(minutes, elapsed), []
+    batches, clock, losses = Batches(train, batch_size, seed, MOST_SHIFT), Clock(minutes, elapsed, place), []
     while clock.share < 1:
         losses.append(training.step(*batches(training.steps), clock.share))
-        if clock.every(SAVED_EVERY):
+        if clock.every(save_every):
             some = test if clock.share == 1 else Photographs(test.images[:TESTED], test.classes[:TESTED])
             facts = {
                 "test_accuracy": accuracy(training.averaged, some),
