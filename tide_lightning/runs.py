@@ -95,8 +95,8 @@ def find_run(run: Path, root: Path) -> Path:
     for folder in (run, run / "latest", root / run / "latest", root / run):
         if (folder / "config.yaml").is_file():
             return folder.resolve()
-    if str(run) in shipped_runs():
-        return shipped_runs()[str(run)]
+    if (shipped := shipped_runs().get(str(run))) is not None:
+        return shipped
     if (fetched := run_on_the_hub(str(run), root)) is not None:
         return fetched
     newest = newest_run(root)
