@@ -1,11 +1,12 @@
 """What each part of the method is worth: variants trained side by side on one harvest, at equal tokens.
 
-    python -m benchmarks.ablation --page docs/ablation.md
-    python -m benchmarks.ablation --of one_scale --page docs/ablation.md
-    python -m benchmarks.ablation --of parts --page docs/ablation.md
-    python -m benchmarks.ablation --of without_pursuit --page docs/ablation.md
+    python -m benchmarks.ablation --page docs/results/ablation.md
+    python -m benchmarks.ablation --of one_scale --page docs/results/ablation.md
+    python -m benchmarks.ablation --of parts --page docs/results/ablation.md
+    python -m benchmarks.ablation --of without_pursuit --page docs/results/ablation.md
 
-One middle block of the toybox. Resumable: what docs/ablation.json holds already is not measured again.
+One middle block of the toybox. Resumable: what docs/results/summaries/ablation.json holds already is not measured
+again.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--of", choices=list(TABLES), default="default", help="the table")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), help="those of the table unless given")
-    folders = {"json": Path("docs/ablation.json"), "folder": Path("runs/ablation")}
+    folders = {"json": Path("docs/results/summaries/ablation.json"), "folder": Path("runs/ablation")}
     add_options(parser, steps=1000, test_samples=2048, **folders)
     options = parser.parse_args()
     torch.set_float32_matmul_precision("medium")

@@ -1,7 +1,7 @@
 r"""What style transfer and concept erasure do on the toybox, as its oracles see it.
 
-python -m benchmarks.editing runs/quickstart/latest --prompts 6 --out docs/editing.json \
-  --style-page docs/style.md --erasure-page docs/erasure.md
+python -m benchmarks.editing runs/quickstart/latest --prompts 6 --out docs/results/summaries/editing.json \
+  --style-page docs/how-to/style.md --erasure-page docs/how-to/erase.md
 
 Style: held-out prompts are drawn with the wall of a style prompt that shows nothing else; content should stay. Erasure:
 of held-out prompts half call for a concept and should lose it, half do not and should stay. Latents are chosen by

@@ -2,7 +2,7 @@
 r"""A known dictionary, recovered from what it makes: by our training and by sae-lens' own, at the same budget.
 
     pip install -e '.[bench]'
-    python -m benchmarks.recovery --json docs/recovery.json
+    python -m benchmarks.recovery --json docs/results/summaries/recovery.json
 
 (The extra brings torchvision, which has to fit torch: where it says that torchvision::nms is missing, uninstall it.)
 

@@ -8,11 +8,11 @@ for seed in 0 1 2; do
   tide test --run_name mean-$seed
 done
 python -m benchmarks.seeds runs/quickstart-{0,1,2}/latest --mean runs/mean-{0,1,2}/latest \
-  --figures README.md --toybox docs/toybox_benchmark.md
+  --figures README.md --toybox docs/results/toybox-benchmark.md
 
 With `--trajectories` the columns are those of SAEs read and spliced along whole trajectories:
 
-python -m benchmarks.seeds runs/rungs-{0,1,2}/latest --trajectories --figures docs/ablation.md --mark rungs
+python -m benchmarks.seeds runs/rungs-{0,1,2}/latest --trajectories --figures docs/results/ablation.md --mark rungs
 """
 
 from __future__ import annotations

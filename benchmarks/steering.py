@@ -1,6 +1,7 @@
 r"""How well what `tide find` answers first turns what an image shows; beside changing the word in the prompt.
 
-python -m benchmarks.steering runs/quickstart-{0,1,2}/latest --out docs/steering.json --page docs/steering.md
+python -m benchmarks.steering runs/quickstart-{0,1,2}/latest --out docs/results/summaries/steering.json \
+  --page docs/how-to/steer.md
 
 Figures of several calls are joined by naming their files in place of runs.
 

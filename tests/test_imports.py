@@ -1,4 +1,4 @@
-"""Imports run one way, as docs/design.md draws them: what stands below never imports what stands above."""
+"""Imports run one way, as docs/explanation/design.md draws them: what stands below never imports what stands above."""
 
 from __future__ import annotations
 

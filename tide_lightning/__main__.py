@@ -9,7 +9,8 @@ from typing import NoReturn
 def entry_point() -> NoReturn:
     """Run the command and leave with its exit code."""
     # Large tensors get large pages: without, a step of a large SAE spends an eighth of its time on page faults
-    # (docs/numerics.md). PyTorch reads this once, at its first allocation. Linux only; 0 leaves things as they are.
+    # (docs/explanation/numerics.md). PyTorch reads this once, at its first allocation. Linux only; 0 leaves things as
+    # they are.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     from tide_lightning.cli import entry_point as run
 

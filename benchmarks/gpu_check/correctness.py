@@ -115,7 +115,7 @@ def _products(section: Section, backend: DecodeBackend, dtype: torch.dtype, name
             worst = max(worst, float(((one.double() - right).abs() / rounding).max()))
     note = "" if repeats else "not the same bits twice"
     section.at_most(f"products by {backend}, {name}", worst, MOST_ROUNDINGS, "roundings", note)
-    if backend != "coo":  # docs/numerics.md says so of coo
+    if backend != "coo":  # docs/explanation/numerics.md says so of coo
         section.holds(f"products by {backend} repeat, {name}", repeats)
 
 

@@ -1,4 +1,4 @@
-"""The adapters that docs/bring_your_own.md shows, as it shows them."""
+"""The adapters that docs/tutorials/your-dit.md shows, as it shows them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
 ]
 
-PAGE = Path(__file__).parents[2] / "docs" / "bring_your_own.md"
+PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "your-dit.md"
 ADAPTERS = {
     found[1]: code
     for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)

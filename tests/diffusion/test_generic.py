@@ -1,4 +1,4 @@
-"""What docs/models.md says of other transformers in diffusers."""
+"""What docs/reference/models.md says of other transformers in diffusers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.diffusion.transformers_table import describe, sites_of, transformer_n
 from tide_lightning.diffusion import GenericTransformer, load_denoiser
 from tide_lightning.errors import UserError
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "models.md"
 LISTED = {
     name: (form, re.findall(r"`([^`]+)`", sites))
     for name, form, sites in re.findall(r"^\| `(\w+)` \| ([\w ]+) \| (.+) \|$", PAGE.read_text(), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Which of diffusers' transformers `GenericTransformer` can call and read, as a table for docs/models.md.
+"""Which of diffusers' transformers `GenericTransformer` can call and read, as a table for docs/reference/models.md.
 
     python -m tests.diffusion.transformers_table
 

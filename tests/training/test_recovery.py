@@ -1,4 +1,4 @@
-"""A known dictionary is found again. How sae-lens does at the same budget stands in docs/rivals.md."""
+"""A known dictionary is found again. How sae-lens does at the same budget stands in docs/results/rivals.md."""
 
 from __future__ import annotations
 

@@ -36,7 +36,9 @@ _WORTH_IT = 1.5  # times the few images, from which on more of them are read
 
 
 class GroundBenchmark(Callback):
-    """Measures SAEs of a ground's denoiser against the truth, in `tide test` only. See docs/toybox_benchmark.md.
+    """Measures SAEs of a ground's denoiser against the truth, in `tide test` only.
+
+    See docs/results/toybox-benchmark.md.
 
     Meaning: for every factor value the best latent and sparse probes, by timestep and site. Read-out of what is
     known of every pixel. Factors kept in images with SAEs spliced. Steering: one latent turns a factor to a value, as

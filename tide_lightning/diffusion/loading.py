@@ -160,7 +160,7 @@ def _family(origin: Origin) -> type[Denoiser]:
     if name not in FAMILIES:
         raise UserError(
             f"pretrained {origin.pretrained!r} is a {name or 'nameless pipeline'}; supported are {', '.join(FAMILIES)};"
-            " for others set family (docs/bring_your_own.md)"
+            " for others set family (docs/tutorials/your-dit.md)"
         )
     return FAMILIES[name]
 

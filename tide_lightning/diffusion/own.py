@@ -1,4 +1,4 @@
-"""Denoisers of anybody's own code: what a short adapter has to say. See docs/bring_your_own.md."""
+"""Denoisers of anybody's own code: what a short adapter has to say. See docs/tutorials/your-dit.md."""
 
 from __future__ import annotations
 

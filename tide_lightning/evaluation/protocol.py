@@ -42,7 +42,7 @@ class EvaluateProtocol(Callback):
 
     Each site's reconstruction and health stand beside floors, fitted on calibration tokens and measured on the same
     held-out tokens; the denoiser's loss is measured with spliced activations, and whole images are sampled with them.
-    Figures are the same on one rank and several. See docs/evaluation.md for definitions.
+    Figures are the same on one rank and several. See docs/explanation/reading-the-numbers.md for definitions.
 
     Args:
         run_folder: where results are written; the trainer's log folder unless given (the command line gives it).

@@ -14,8 +14,8 @@ from tide_lightning.kernels.csr import Csr
 
 DecodeBackend = Literal["auto", "dense", "coo", "embedding_bag", "torch_sparse", "triton"]
 
-# Above this share of active latents the dense product is faster: see docs/numerics.md. For a CPU and for 16 bits on a
-# GPU it was measured, for float32 on a GPU reckoned.
+# Above this share of active latents the dense product is faster: see docs/explanation/numerics.md. For a CPU and for 16
+# bits on a GPU it was measured, for float32 on a GPU reckoned.
 _DENSE_ABOVE_CPU_FLOAT32 = 0.10
 _DENSE_ABOVE_CPU_16_BIT = 0.04
 _DENSE_ABOVE_GPU_FLOAT32 = 0.01

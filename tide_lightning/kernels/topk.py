@@ -15,7 +15,8 @@ def topk(pre_ND: Tensor, k: int) -> tuple[Tensor, Tensor]:
         k: how many.
     """
     check_k(k, pre_ND.shape[-1])
-    # Selecting in two stages, by maxima of chunks first, gains too little on a CPU: docs/numerics.md has the figures.
+    # Selecting in two stages, by maxima of chunks first, gains too little on a CPU:
+    # docs/explanation/numerics.md has the figures.
     values_NK, indices_NK = pre_ND.topk(k, dim=-1, sorted=False)
     return values_NK, indices_NK
 

@@ -32,7 +32,7 @@ PICTURE = "photos-samples.png"
 def denoiser(
     photographs: str | None = None,
     pretrained: str = SHIPPED,
-    out: Path = Path("docs"),
+    out: Path = Path("docs/results/summaries"),
     device: str | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
     num_images: int = 1000,
@@ -71,7 +71,7 @@ def denoiser(
 def judges(
     photographs: str | None = None,
     folder: Path | None = None,
-    out: Path = Path("docs"),
+    out: Path = Path("docs/results/summaries"),
     device: str | None = None,
     num_images: int = 0,
 ) -> None:

@@ -70,7 +70,7 @@ def test_the_repositorys_judges_know_photographs_and_agree(photographs: Photogra
         pytest.skip(str(error))
     whitened, residual = (guesses(one, photographs.images) for one in both)
     right = [said == photographs.classes for said in (whitened, residual)]
-    # Of all 10,000 test images it is more: docs/photos.md. 500 have a standard error of .013.
+    # Of all 10,000 test images it is more: docs/tutorials/photographs.md. 500 have a standard error of .013.
     assert min(float(each.double().mean()) for each in right) > 0.86
     assert float((whitened == residual).double().mean()) > 0.84
     assert accuracy(both[0], photographs) == pytest.approx(float(right[0].double().mean()))

@@ -1,6 +1,6 @@
 """Photographs, a world that we did not make: CIFAR-10's images, a class-conditional DiT trained on them, two judges.
 
-The images are the user's to bring; denoiser and judges come with the repository. See docs/photos.md.
+The images are the user's to bring; denoiser and judges come with the repository. See docs/tutorials/photographs.md.
 """
 
 from tide_lightning.grounds.photos.attributes import ATTRIBUTES, attributes, measure

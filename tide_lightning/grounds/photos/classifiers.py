@@ -166,7 +166,7 @@ def load_classifier(name: ClassifierName, folder: Path | None = None) -> Classif
     if not path.is_file():
         raise UserError(
             f"{path}: no such classifier; the photographs' judges come with the repository, not with the installed"
-            " package: work in a checkout, or train your own (docs/photos.md)"
+            " package: work in a checkout, or train your own (docs/tutorials/photographs.md)"
         )
     written = load_file(path)
     scales = {key.removesuffix(_SCALE): written.pop(key) for key in list(written) if key.endswith(_SCALE)}

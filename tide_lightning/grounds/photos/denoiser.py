@@ -1,6 +1,6 @@
 """The denoiser of the photographs: a class-conditional DiT on pixels, its tokens 8 x 8 patches of 4 x 4 pixels.
 
-Its weights come with the repository and not with the installed package (docs/photos.md).
+Its weights come with the repository and not with the installed package (docs/tutorials/photographs.md).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class PhotoDiT(OwnDenoiser):
         if not paths:
             raise UserError(
                 f"{self._folder()} holds no weights: those of the photographs' denoiser come with the repository, not"
-                " with the installed package; work in a checkout, or train your own (docs/photos.md)"
+                " with the installed package; work in a checkout, or train your own (docs/tutorials/photographs.md)"
             )
         weights: dict[str, Tensor] = {}
         for path in paths:

@@ -47,7 +47,7 @@ def find_source(source: str | None = None) -> str:
     if not found.startswith("hf:") and not Path(found).expanduser().is_dir():
         raise UserError(
             f"no photographs in {found}: name a folder that holds train/ and test/, or a dataset (hf:uoft-cs/cifar10),"
-            f" or set {VARIABLE}; see docs/photos.md"
+            f" or set {VARIABLE}; see docs/tutorials/photographs.md"
         )
     return found
 
