@@ -6,7 +6,7 @@ r"""Every rival against TideSAE, at equal L0 and on the same tokens: what is kep
     python -m benchmarks.pareto                                     # everything: about a day on two cores
     python -m benchmarks.pareto --only_table                        # what is there so far
 
-One block of the toybox. The rivals are those of configs/rivals, each as its paper has it, and with what we have, as far
+One block of a ground. The rivals are those of configs/rivals, each as its paper has it, and with what we have, as far
 as its class takes it: our known part (`-known`), besides it the quickstart's metric, scales and budget over time
 (`-metric`), besides those its refinement and pursuit (`-pursuit`). TideSAE is configs/quickstart's; its settings were
 found on the default site. All SAEs of a piece (a seed, a size, an L0) are trained on the same tokens,
@@ -46,7 +46,7 @@ EQUIPMENT = {
 QUICK = {"ks": [16], "factors": [8], "seeds": [0], "steps": 800, "test_samples": 1024, "steer_prompts": 0}
 """The preset: one L0, one size, one seed, short fits, no steering; all rivals."""
 
-SETTINGS = ("site", "lr", "steps", "scenes", "test_samples", "fidelity_samples", "labelled_images")
+SETTINGS = ("ground", "site", "lr", "steps", "scenes", "test_samples", "fidelity_samples", "labelled_images")
 """What rows of one file have in common; those that were steered with also the number of prompts."""
 
 COLUMNS = {

@@ -1,4 +1,4 @@
-"""SAEs of one block of the toybox, trained side by side on one harvest and tested as `tide test` tests.
+"""SAEs of one block of a ground, trained side by side on one harvest and tested as `tide test` tests.
 
 Every SAE of a seed sees the same tokens in the same order. What was measured is kept in a JSON file, a line an SAE, and
 is not measured again; trained SAEs and the harvest are kept in a folder.
@@ -17,13 +17,12 @@ from typing import Any, NamedTuple
 import yaml
 from lightning import Callback, Trainer, seed_everything
 
-from tide_lightning.benchmark import GroundBenchmark
+from benchmarks.worlds import WORLDS
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
 from tide_lightning.command_line import packaged_configs
 from tide_lightning.datamodules import ActivationDataModule, DiskCache, HeldOutOptions, LoadingOptions
 from tide_lightning.evaluation import EvaluateProtocol
 from tide_lightning.evaluation.comparison.compared import value_at
-from tide_lightning.grounds.toybox import PIPELINE, Scenes, Toybox
 from tide_lightning.saes import SAE
 from tide_lightning.tokens import SiteShape
 from tide_lightning.training import TideModule
@@ -80,11 +79,12 @@ def builder(sae: Mapping[str, Any], **changes: Any) -> Builder:
 
 def add_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     """What all tables are measured with."""
+    parser.add_argument("--ground", choices=list(WORLDS), default="toybox")
     parser.add_argument("--site", default="transformer_blocks.3")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="of 512 tokens")
-    parser.add_argument("--scenes", type=int, default=2048)
+    parser.add_argument("--scenes", type=int, default=2048, help="training images; 0 for all photographs")
     parser.add_argument("--test_samples", type=int)
     parser.add_argument("--fidelity_samples", type=int, default=256)
     parser.add_argument("--labelled_images", type=int, default=320)
@@ -118,18 +118,17 @@ def key_of(name: str) -> str:
 
 def harvest(seed: int, way: Way, options: argparse.Namespace) -> ActivationDataModule:
     """The data of a seed: 512 tokens a batch, kept on disk."""
-    kind = "whole" if way.whole_images else "harvest"
+    kind, world = "whole" if way.whole_images else "harvest", WORLDS[options.ground]
     return ActivationDataModule(
-        PIPELINE,
+        world.pretrained,
         [options.site],
-        images=Scenes(split="train", num_scenes=options.scenes),
+        images=world.images("train", options.scenes),
+        family=world.family,
         samples_per_batch=8 if way.whole_images else 16,
         tokens_per_sample=64 if way.whole_images else 32,
         batches_per_epoch=options.steps,
         num_calibration_samples=1024,
-        heldout=HeldOutOptions(
-            images=Scenes(split="test", num_scenes=options.scenes // 4), num_test_samples=options.test_samples
-        ),
+        heldout=HeldOutOptions(images=world.images("test", options.scenes // 4), num_test_samples=options.test_samples),
         loading=LoadingOptions(dtype="auto"),
         cache=DiskCache(options.folder / f"{kind}-{seed}"),
         seed=seed,
@@ -154,12 +153,12 @@ def train(
 
 def test(data: ActivationDataModule, module: TideModule, folder: Path, options: argparse.Namespace) -> Rows:
     """What `tide test` says of each SAE."""
-    benchmark = GroundBenchmark(
-        Toybox(),
+    world = WORLDS[options.ground]
+    benchmark = world.benchmark(
         num_train_images=options.labelled_images,
         num_test_images=options.labelled_images // 2,
         num_kept_images=options.kept_images,
-        steer=("colour", "wall") if options.steer_prompts else (),
+        steer=world.steered if options.steer_prompts else (),
         steer_sites=tuple(module.sites),
         steer_each=True,
         num_steer_prompts=max(options.steer_prompts, 1),

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from tide_lightning.datamodules.cache import DiskCache
@@ -19,10 +20,10 @@ from tide_lightning.datamodules.latents import LatentStore
 from tide_lightning.datamodules.loader import ActivationLoader, Tokens
 from tide_lightning.datamodules.sampling import Draw, Latents, NoisedOptions, Shard, SourceName, TrajectoryOptions
 from tide_lightning.datamodules.sources import Corpus, Part
-from tide_lightning.diffusion import Denoiser, Layout, describe_denoiser, load_denoiser, sensitivity
+from tide_lightning.diffusion import Denoiser, Forward, Layout, describe_denoiser, load_denoiser, sensitivity
 from tide_lightning.diffusion.precision import native_dtype
 from tide_lightning.errors import UserError, require_at_least, require_one_of
-from tide_lightning.tokens import Sensitivity
+from tide_lightning.tokens import FidelityLoss, Sensitivity
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -257,18 +258,24 @@ class ActivationDataModule(LightningDataModule):
         """The k-th forward over `num_samples` noised training samples, whatever the source; batches do not change."""
         return self._feed(self._shard()).noised_calls(num_samples)
 
-    def sensitivity(self, sites: list[str]) -> dict[str, Sensitivity]:
+    def sensitivity(self, sites: list[str], loss: FidelityLoss = "plain") -> dict[str, Sensitivity]:
         """E[J' J] of the denoiser's prediction by a token's activation, on a quarter of the calibration samples.
 
         Measured on noised samples, whatever the source.
         """
         feed = self._feed(self._shard())
         parts = (
-            (call.x_t[rows], call.raw_t[rows], call.conditioning.select(rows), v[rows])
+            self._forward(call.select(rows), v[rows])
             for call, v in feed.calibration_calls(-(-self.num_calibration_samples // 4))
             for rows in torch.arange(len(call)).split(self.forward_batch_size or len(call))
         )
-        return sensitivity(self.denoiser, self.denoiser.resolve_sites(sites), parts)
+        return sensitivity(self.denoiser, self.denoiser.resolve_sites(sites), parts, loss)
+
+    def _forward(self, call: Call, v: Tensor) -> Forward:
+        assert call.x0 is not None  # of noised samples both are known
+        assert call.noise is not None
+        target = self.denoiser.schedule.target(call.x0, call.noise, call.raw_t)
+        return Forward(call.x_t, call.raw_t, call.conditioning, v, target)
 
     def validation_loader(self, shard: Shard) -> SizedIterable[Tokens]:
         """A rank's validation batches: noised samples, and whole trajectories if the source has any."""

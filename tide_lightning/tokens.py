@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,10 @@ class Source(IntEnum):
 
     NOISE = 0
     DENOISE = 1
+
+
+FidelityLoss = Literal["plain", "relative"]
+"""What an error is counted by: what it adds to the denoiser's loss, or that divided by the mean loss at its t."""
 
 
 class Sensitivity(NamedTuple):

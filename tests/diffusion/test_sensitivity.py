@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tests.diffusion.pipelines import FAMILIES
-from tide_lightning.diffusion import Denoiser, load_denoiser, sensitivity, splice
+from tide_lightning.diffusion import Denoiser, Forward, load_denoiser, sensitivity, splice
 from tide_lightning.tokens import Sensitivity
 
 
@@ -19,7 +19,7 @@ def test_it_foretells_what_a_small_error_does_to_the_prediction(denoiser: Denois
     conditioning = denoiser.encode_prompts(["a red ball"] * num_samples)
     v = torch.randn(x_t.shape, generator=draw)
     whole = torch.arange(num_samples)
-    parts = ((x_t[rows], raw_t[rows], conditioning.select(rows), v[rows]) for rows in whole.split(16))
+    parts = (Forward(x_t[rows], raw_t[rows], conditioning.select(rows), v[rows]) for rows in whole.split(16))
     found = sensitivity(denoiser, sites, parts)
     assert list(found) == [str(site) for site in sites]
     with torch.no_grad():
@@ -46,8 +46,8 @@ def test_what_nothing_reads_is_of_no_consequence(tmp_path: Path) -> None:
     patterns = ["single_transformer_blocks.0:text", "single_transformer_blocks.1:text", "single_transformer_blocks.1"]
     sites = denoiser.resolve_sites(patterns)
     x_t = torch.randn(2, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
-    forward = x_t, torch.tensor([0.3, 0.8]), denoiser.encode_prompts(family.prompts)
-    found = sensitivity(denoiser, sites, [(*forward, torch.ones_like(x_t))])
+    forward = Forward(x_t, torch.tensor([0.3, 0.8]), denoiser.encode_prompts(family.prompts), torch.ones_like(x_t))
+    found = sensitivity(denoiser, sites, [forward])
     assert found["single_transformer_blocks.1:text"].matrix.count_nonzero() == 0
     assert float(found["single_transformer_blocks.0:text"].matrix.trace()) > 0
     assert float(found["single_transformer_blocks.1"].matrix.trace()) > 0
@@ -61,7 +61,8 @@ def test_it_is_told_by_time(denoiser: Denoiser) -> None:
     conditioning, v = denoiser.encode_prompts(["a red ball"] * 3), torch.randn(x_t.shape, generator=draw)
 
     def of(rows: Tensor) -> Sensitivity:
-        return sensitivity(denoiser, [site], [(x_t[rows], raw_t[rows], conditioning.select(rows), v[rows])])[str(site)]
+        forward = Forward(x_t[rows], raw_t[rows], conditioning.select(rows), v[rows])
+        return sensitivity(denoiser, [site], [forward])[str(site)]
 
     found = of(torch.arange(3))
     early, late = of(torch.arange(2)), of(torch.tensor([2]))
@@ -69,3 +70,19 @@ def test_it_is_told_by_time(denoiser: Denoiser) -> None:
     torch.testing.assert_close(found.by_time[0], early.matrix.diagonal().mean(), rtol=1e-4, atol=0)
     torch.testing.assert_close(found.by_time[19], late.matrix.diagonal().mean(), rtol=1e-4, atol=0)
     torch.testing.assert_close(found.matrix, (2 * early.matrix + late.matrix) / 3, rtol=1e-4, atol=1e-9)
+
+
+def test_the_relative_loss_counts_each_time_by_one_over_its_loss(denoiser: Denoiser) -> None:
+    [site] = denoiser.resolve_sites(["transformer_blocks.0"])
+    draw = torch.Generator().manual_seed(0)
+    raw_t = torch.tensor([10.0, 960.0])
+    x_t = torch.randn(2, *denoiser.latent_shape, generator=draw)
+    conditioning, v = denoiser.encode_prompts(["a red ball"] * 2), torch.randn(x_t.shape, generator=draw)
+    with torch.no_grad():
+        target = denoiser.predict(x_t, raw_t, conditioning) + torch.tensor([0.1, 2.0])[:, None, None, None]
+    forward = Forward(x_t, raw_t, conditioning, v, target)
+    plain, relative = (sensitivity(denoiser, [site], [forward], loss)[str(site)] for loss in ("plain", "relative"))
+    for number, loss in [(0, 0.01), (19, 4.0)]:
+        torch.testing.assert_close(relative.by_time[number], plain.by_time[number] / loss, rtol=1e-3, atol=0)
+    expected = relative.by_time[[0, 19]].mean()
+    torch.testing.assert_close(relative.matrix.diagonal().mean(), expected, rtol=1e-4, atol=0)

@@ -10,7 +10,7 @@ from tide_lightning.diffusion.layouts import Layout
 from tide_lightning.diffusion.loading import denoiser_of, describe_denoiser, load_denoiser
 from tide_lightning.diffusion.own import OwnDenoiser
 from tide_lightning.diffusion.schedule import Schedule
-from tide_lightning.diffusion.sensitivity import sensitivity
+from tide_lightning.diffusion.sensitivity import Forward, sensitivity
 from tide_lightning.diffusion.sites import Site, folder_name, resolve_sites, unlabelled
 from tide_lightning.diffusion.trajectories import StaggeredTrajectories, guided_prediction, sample
 from tide_lightning.diffusion.trajectory_noise import TrajectoryNoise
@@ -18,6 +18,7 @@ from tide_lightning.diffusion.trajectory_noise import TrajectoryNoise
 __all__ = [
     "Conditioning",
     "Denoiser",
+    "Forward",
     "GenericTransformer",
     "Layout",
     "OwnDenoiser",

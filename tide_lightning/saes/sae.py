@@ -35,7 +35,7 @@ from tide_lightning.saes.latent_budget import number_of_latents
 from tide_lightning.saes.modulation import TemporalModulation
 from tide_lightning.saes.pretrained import Pretrained
 from tide_lightning.sharding import local_rows, norm_over_ranks
-from tide_lightning.tokens import Sensitivity, SiteShape, TokenBatch, TokenContext
+from tide_lightning.tokens import FidelityLoss, Sensitivity, SiteShape, TokenBatch, TokenContext
 
 Modulation = Literal["none", "zero", "adaln"]
 """No modulation; one that starts at zero; one that starts at the denoiser's own adaLN where it fits."""
@@ -81,6 +81,7 @@ class SAE(Pretrained):
         unmodulate: whether the decoder's output is divided by 1 + scale(t) after subtracting shift(t).
         fidelity_weight: how far errors are measured by what they do to the denoiser's loss, from 0 (not) to 1 (only);
             see `FidelityMetric`.
+        fidelity_loss: plain, or relative to the denoiser's mean loss at each t, so that all times count alike.
         decode_backend: how sparse codes are decoded; auto chooses by a measured crossover.
     """
 
@@ -105,6 +106,7 @@ class SAE(Pretrained):
         modulation: Modulation = "adaln",
         unmodulate: bool = False,
         fidelity_weight: float = 0.0,
+        fidelity_loss: FidelityLoss = "plain",
         decode_backend: DecodeBackend = "auto",
     ) -> None:
         super().__init__()
@@ -114,6 +116,10 @@ class SAE(Pretrained):
             raise UserError(f"encoder_norm = {encoder_norm}: it must be above 0")
         if not 0 <= fidelity_weight <= 1:
             raise UserError(f"fidelity_weight = {fidelity_weight}: give a number from 0 to 1")
+        if fidelity_loss not in get_args(FidelityLoss):
+            raise UserError(
+                f"fidelity_loss: there is no {fidelity_loss!r}; choose one of {', '.join(get_args(FidelityLoss))}"
+            )
         self.shape = shape
         self.d_in, self.d_sae = shape.d_in, round(shape.d_in * expansion_factor)
         self.k = number_of_latents(k, self.d_sae, "k")
@@ -121,6 +127,7 @@ class SAE(Pretrained):
         self.num_bins, self.scale_by_timestep = num_bins, scale_by_timestep
         self.modulation_start: Modulation = modulation
         self.unmodulate, self.fidelity_weight = unmodulate, fidelity_weight
+        self.fidelity_loss: FidelityLoss = fidelity_loss
         self.decode_backend: DecodeBackend = decode_backend
 
         self.known = KnownPart(shape, known_part, num_bins, scale_by_timestep)
@@ -145,6 +152,7 @@ class SAE(Pretrained):
             "modulation": self.modulation_start,
             "unmodulate": self.unmodulate,
             "fidelity_weight": self.fidelity_weight,
+            "fidelity_loss": self.fidelity_loss,
             "decode_backend": self.decode_backend,
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, get_args
 
 import torch
 
@@ -12,7 +12,7 @@ from tide_lightning.errors import UserError
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAE, KnownStatistics
 from tide_lightning.sharding import whole_weights
-from tide_lightning.tokens import Sensitivity, TokenBatch
+from tide_lightning.tokens import FidelityLoss, Sensitivity, TokenBatch
 from tide_lightning.training.finite import not_finite
 
 
@@ -22,8 +22,8 @@ class ActivationSource(Protocol):
     def calibration_batches(self) -> Iterator[dict[str, TokenBatch]]:
         """Tokens of the training distribution, from which the known part is estimated."""
 
-    def sensitivity(self, sites: list[str]) -> dict[str, Sensitivity]:
-        """How much the denoiser cares about each direction of a site's activation, and when."""
+    def sensitivity(self, sites: list[str], loss: FidelityLoss) -> dict[str, Sensitivity]:
+        """How much the denoiser's loss depends on each direction of a site's activation, and when."""
 
     @property
     def denoiser(self) -> Denoiser:
@@ -51,13 +51,18 @@ def calibrate(saes: Mapping[str, SAE], source: ActivationSource, device: torch.d
                 f"{site}: the activations of {number:,} of {total:,} calibration tokens are not finite; "
                 "give the denoiser a wider range (data.loading.dtype: float32, or bfloat16), or read another site"
             )
-    weighted = [site for site, sae in saes.items() if sae.asks_sensitivity]
-    sensitivity = source.sensitivity(list(dict.fromkeys(map(unlabelled, weighted)))) if weighted else {}
+    sensitivity: dict[FidelityLoss, dict[str, Sensitivity]] = {}
+    for loss in get_args(FidelityLoss):
+        weighted = [
+            unlabelled(site) for site, sae in saes.items() if sae.asks_sensitivity and sae.fidelity_loss == loss
+        ]
+        if weighted:
+            sensitivity[loss] = source.sensitivity(list(dict.fromkeys(weighted)), loss)
     for site, sae in saes.items():
         statistics[site].fit()
         with whole_weights(sae):
-            if site in weighted:
-                sae.fit_sensitivity(sensitivity[unlabelled(site)], first[unlabelled(site)])
+            if sae.asks_sensitivity:
+                sae.fit_sensitivity(sensitivity[sae.fidelity_loss][unlabelled(site)], first[unlabelled(site)])
             _start_modulation(sae, source.denoiser, site, device)
         if (name := not_finite(sae.state_dict())) is not None:
             raise UserError(f"{site}: {name} is not finite after calibration; give more data.num_calibration_samples")
