@@ -38,7 +38,7 @@ PAPER = "tide-paper"
 
 EQUIPMENT = {
     "-known": ("known_part", "num_bins"),
-    "-metric": ("fidelity_weight", "scale_by_timestep", "budget", "budget_over_time"),
+    "-metric": ("fidelity_weight", "fidelity_loss", "scale_by_timestep", "budget", "budget_over_time"),
     "-pursuit": ("refinements", "pursuits"),
 }
 """The quickstart's arguments that a rival gets with each of these behind its name, and with all before it."""
@@ -73,7 +73,7 @@ def variants() -> dict[str, dict[str, Any]]:
             short, rival = name.removeprefix("rivals/"), sae_of(name)
             found[short] = rival
             for suffix, arguments in EQUIPMENT.items() if short != PAPER else ():
-                taken = {key: given[key] for key in arguments if key in {"num_bins", *rival["init_args"]}}
+                taken = {key: given[key] for key in arguments if key in {"num_bins", "fidelity_loss", *rival["init_args"]}}
                 rival = rival | {"init_args": rival["init_args"] | taken}
                 if rival not in found.values():
                     found[short + suffix] = rival

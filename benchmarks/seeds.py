@@ -1,13 +1,13 @@
 r"""Tables over the runs of several seeds, from their metrics.json: mean and, behind ±, half the range.
 
-for seed in 0 1 2; do
+for seed in 3 4 5; do
   tide fit --config quickstart --run_name quickstart-$seed --seed_everything $seed --data.seed $seed
   tide test --run_name quickstart-$seed
   tide fit --config quickstart --config encoder-only --run_name mean-$seed --seed_everything $seed --data.seed $seed \
     --model.sae.init_args.known_part mean
   tide test --run_name mean-$seed
 done
-python -m benchmarks.seeds runs/quickstart-{0,1,2}/latest --mean runs/mean-{0,1,2}/latest \
+python -m benchmarks.seeds runs/quickstart-{3,4,5}/latest --mean runs/mean-{3,4,5}/latest \
   --figures README.md --toybox docs/results/toybox-benchmark.md
 
 With `--trajectories` the columns are those of SAEs read and spliced along whole trajectories:
