@@ -8,7 +8,7 @@ PIP_ARGS ?=
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench torch-sparse peers tensorboard
+.PHONY: help setup demo test check format bench docs torch-sparse peers tensorboard
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -48,6 +48,15 @@ format: setup ## let ruff mend what it can
 
 bench: setup ## time whole training steps, ours and dense ones
 	$(BIN)/python -m benchmarks.step --preset quick
+
+docs: $(VENV)/.documented ## build the documentation into site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python -m tools.documentation.outside site
+	@echo "Open site/index.html, or, to search as well: $(BIN)/python -m http.server --directory site"
+
+$(VENV)/.documented: $(VENV)/.installed
+	$(BIN)/pip install $(PIP_ARGS) --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
 
 torch-sparse: setup ## build (once) and install the torch-sparse backend
 	$(BIN)/python tools/build_torch_sparse.py

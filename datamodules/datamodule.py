@@ -83,7 +83,7 @@ class ActivationDataModule(LightningDataModule):
     """Activations of a frozen diffusion transformer, made on the fly on the device that trains.
 
     Batches are {site: tokens} with the same tokens of the same samples for every site. What a run sees depends on the
-    arguments and the seed, never on the number of ranks. See docs/how-to/activations.md.
+    arguments and the seed, never on the number of ranks. See docs/explanation/activations.md.
 
     Args:
         pretrained: the pipeline: a hub id, a folder, or package:<dotted.package>/<folder>.
