@@ -31,7 +31,7 @@ def adopt(
     """Make a run of SAEs that others trained: to be tested, compared, searched and steered as one of ours.
 
     Args:
-        source: a folder or a hub id, of any layout that docs/how-to/exchange.md lists.
+        source: a folder or a hub id, of any layout that docs/how-to/adopt.md lists.
         sites: where their activations come from, separated by commas; where there are several SAEs, SITE=SUBFOLDER says
             which is whose, as in transformer_blocks.3=layers.3; a sub-folder that is named as its site need not be.
         config: a file or the name of a packaged config, whose data, trainer and evaluation the run gets.
