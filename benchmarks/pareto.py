@@ -145,7 +145,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure what is missing, piece by piece; then print the table, and write it and the plot where wanted."""
+    """Measure what is missing, piece by piece; print their tables, and write them and the plot of all where wanted."""
     options, every = parse(), variants()
     torch.set_float32_matmul_precision("medium")
     content = load(options)
@@ -166,6 +166,7 @@ def main() -> None:
     tables = [
         f"### {piece}\n\n{over_seeds(content['pieces'][piece], list(every), COLUMNS, 'SAE')}"
         for piece in sorted(content["pieces"], key=numbers)
+        if piece in {piece_of(factor, k) for _, factor, k in pieces}
     ]
     print(text := "\n\n".join(tables))
     if options.page:

@@ -1,6 +1,6 @@
 """What README prints is typed as it stands: its commands one after another, its programs whole.
 
-What a comment before a block leaves out is listed with its reason: `python -m pytest -rP tests/documentation/test_readme.py`.
+What a comment before a block leaves out is listed with its reason where pytest is given `-rP`.
 Lines with `make` are tried without being carried out; what they make is tested elsewhere.
 """
 
@@ -29,7 +29,8 @@ def environment() -> dict[str, str]:
 
 def test_commands_are_read_with_what_is_left_out() -> None:
     text = "one\n\n<!-- not run: needs a GPU -->\n```\ntide fit --config flux\n```\n\ntwo\n\n"
-    text += "<!-- not run `tide play`: serves until it is stopped -->\n```bash\ntide find \\\n  quickstart red\ntide play x\n```\n"
+    text += "<!-- not run `tide play`: serves until it is stopped -->\n"
+    text += "```bash\ntide find \\\n  quickstart red\ntide play x\n```\n"
     first, second = blocks(text)
     assert (first.left_out, first.line) == ("needs a GPU", 5)
     assert second.left_out is None
@@ -49,7 +50,9 @@ def test_commands_of_readme_do_what_they_say(tmp_path: Path) -> None:
     for block in COMMANDS:
         for beginning, reason in block.without.items():
             print(f"README line {block.line}, `{beginning}` not run: {reason}")
-            assert re.search(rf"^(\$ )?{re.escape(beginning)}", block.text, re.MULTILINE), f"no line begins with {beginning}"
+            assert re.search(rf"^(\$ )?{re.escape(beginning)}", block.text, re.MULTILINE), (
+                f"no line begins with {beginning}"
+            )
         if block.left_out is not None:
             print(f"README line {block.line}, not run: {block.left_out}")
             continue
@@ -74,11 +77,17 @@ def type_in(block: Block, folder: Path) -> None:
     for line in block.script.splitlines():
         (make if line.startswith("make ") else other).append(line)
     for line in make:
-        run(["bash", "-euo", "pipefail", "-c", "make --dry-run " + line.removeprefix("make ")], README.parent, f"`{line}`")
+        run(
+            ["bash", "-euo", "pipefail", "-c", "make --dry-run " + line.removeprefix("make ")],
+            README.parent,
+            f"`{line}`",
+        )
     run(["bash", "-euo", "pipefail", "-c", "\n".join(other)], folder, f"the commands at line {block.line} of README")
 
 
 def run(command: list[str], folder: Path, what: str) -> None:
     """Run, and show what was printed where it fails."""
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=1200, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=1200, check=False
+    )
     assert done.returncode == 0, f"{what}: exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"

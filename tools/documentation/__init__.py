@@ -1,1 +1,1 @@
-"""What makes and checks the documentation: pages written from signatures, notebooks as pages, terms, outside requests."""
+"""What makes and checks the documentation: pages written from signatures and notebooks, terms, outside requests."""

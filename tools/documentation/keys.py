@@ -38,12 +38,11 @@ def keys_of_class(one: type) -> list[Key]:
 
 def table(keys: Iterable[Key], without: str = "") -> str:
     """A Markdown table; `without` is cut from the beginning of names."""
-    lines = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
-    for key in keys:
-        lines.append(
-            f"| `{key.name.removeprefix(without)}` | `{key.type}` | `{key.default}` | {_plain(key.meaning)} |"
-        )
-    return "\n".join(lines) + "\n"
+    rows = [
+        f"| `{key.name.removeprefix(without)}` | `{key.type}` | `{key.default}` | {_plain(key.meaning)} |"
+        for key in keys
+    ]
+    return "\n".join(["| key | type | default | meaning |", "| --- | --- | --- | --- |", *rows]) + "\n"
 
 
 def _type(hint: Any) -> str:
@@ -66,8 +65,10 @@ def _default(action: ActionTypeHint) -> str:
 
 
 def _plain(meaning: str) -> str:
-    """Markdown of a docstring: roles and double backticks of Lightning's become code, what is no code is shown as it is."""
+    """Markdown of a docstring: roles and double backticks become code, what is no code is shown as it is."""
     meaning = re.sub(r":\w+:`~?([^`<]*?)(?: <[^`]*>)?`", r"`\1`", meaning).replace("``", "`")
     parts = meaning.split("`")
     prose = [re.sub(r"([*_<\[|])", r"\\\1", part) for part in parts[::2]]
-    return "".join(part for pair in zip(prose, [f"`{code}`" for code in parts[1::2]] + [""], strict=False) for part in pair)
+    return "".join(
+        part for pair in zip(prose, [f"`{code}`" for code in parts[1::2]] + [""], strict=False) for part in pair
+    )

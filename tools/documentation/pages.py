@@ -18,21 +18,21 @@ SAES = ("TideSAE", "FilmSAE", "PerBinSAE", "ReLUSAE", "GatedSAE", "JumpReLUSAE",
 CALLBACKS = ("ResampleDeadLatents", "MonitorFeatures", "KeepPredictions")
 
 
-class _MadeParser(Exception):
+class ParserMadeError(Exception):
     """Ends the making of a command where its parser is whole."""
 
 
 class _Parser(TideCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> NoReturn:
         self.whole_parser = parser
-        raise _MadeParser(parser)
+        raise ParserMadeError(parser)
 
 
 def parser_of(command: str) -> LightningArgumentParser:
     """The parser of a command that takes YAML."""
     try:
         _Parser(command, [])
-    except _MadeParser as made:
+    except ParserMadeError as made:
         parser = made.args[0]
         assert isinstance(parser, LightningArgumentParser)
         return parser
@@ -43,9 +43,9 @@ def commands_page() -> str:
     """Every command: what it does, how it is called, its options."""
     text = [
         "# Commands",
-        "Written from the signatures of the installed version when this site is built. `tide COMMAND --help` prints the same.",
-        "The first six commands take a run's YAML: `--config NAME_OR_FILE`, several of which are laid over one another, and any key "
-        "of it as an option (`--data.source denoise`). [All keys](keys.md).",
+        "Written from signatures when this site is built. `tide COMMAND --help` prints the same.",
+        "The first six commands take a run's YAML: `--config NAME_OR_FILE`, several of which are laid over one another,"
+        " and any key of it as an option (`--data.source denoise`). [All keys](keys.md).",
     ]
     shared = {key.name for key in keys_of(parser_of("fit"))}
     for name, line in (LIGHTNING | LOOKS).items():
@@ -53,10 +53,18 @@ def commands_page() -> str:
         text += [f"## tide {name}", line, table(own) if own else ""]
     for name, command in COMMANDS.items():
         function = resolve_name(command.function)
-        many = next((one.name for one in inspect.signature(function).parameters.values() if one.kind is one.VAR_POSITIONAL), None)
+        many = next(
+            (one.name for one in inspect.signature(function).parameters.values() if one.kind is one.VAR_POSITIONAL),
+            None,
+        )
         described = parse_docstring(inspect.getdoc(function) or "")
         keys = keys_of(command_parser(f"tide {name}", function, many))
-        text += [f"## tide {name}", described.short_description or command.help, described.long_description or "", table(keys)]
+        text += [
+            f"## tide {name}",
+            described.short_description or command.help,
+            described.long_description or "",
+            table(keys),
+        ]
     return "\n\n".join(text) + "\n"
 
 
@@ -72,28 +80,56 @@ def keys_page() -> str:
     alone = [key for key in fit if key.name.split(".")[0] not in (*sections, "optimizer", "lr_scheduler", "config")]
     text = [
         "# YAML keys",
-        "Written from signatures and docstrings when this site is built. A key is written below its section "
-        "(`data:` and then `  source: noise`) or, on a command line, with dots (`--data.source noise`). Where a type is a class, "
-        "write `class_path` and `init_args`.",
-        "## The run", table(alone),
-        "## data", "What activations are read, from which denoiser, on which images and prompts.", below("data"),
-        "## model", "The SAEs and how they are trained.", below("model"),
+        "Written from signatures and docstrings when this site is built. A key is written below its section"
+        " (`data:` and then `  source: noise`) or, on a command line, with dots (`--data.source noise`)."
+        " Where a type is a class, write `class_path` and `init_args`.",
+        "## The run",
+        table(alone),
+        "## data",
+        "What activations are read, from which denoiser, on which images and prompts.",
+        below("data"),
+        "## model",
+        "The SAEs and how they are trained.",
+        below("model"),
     ]
     for name in SAES:
-        text += [f"### {name}", f"`class_path: tide_lightning.saes.{name}`", _first_line(getattr(saes, name)), table(keys_of_class(getattr(saes, name)))]
+        text += [
+            f"### {name}",
+            f"`class_path: tide_lightning.saes.{name}`",
+            _first_line(getattr(saes, name)),
+            table(keys_of_class(getattr(saes, name))),
+        ]
     text += ["## trainer", "Lightning's own trainer; its callbacks of ours follow.", below("trainer")]
     for name in CALLBACKS:
         text += [f"### {name}", _first_line(getattr(callbacks, name)), table(keys_of_class(getattr(callbacks, name)))]
     ground = benchmark.GroundBenchmark
-    text += ["### GroundBenchmark", "`class_path: tide_lightning.benchmark.GroundBenchmark`", _first_line(ground), table(keys_of_class(ground))]
+    text += [
+        "### GroundBenchmark",
+        "`class_path: tide_lightning.benchmark.GroundBenchmark`",
+        _first_line(ground),
+        table(keys_of_class(ground)),
+    ]
     for name in ("ImageFolder", "HubImages"):
         one = getattr(datamodules, name)
-        text += [f"## Images: {name}", f"`class_path: tide_lightning.datamodules.{name}`", _first_line(one), table(keys_of_class(one))]
+        text += [
+            f"## Images: {name}",
+            f"`class_path: tide_lightning.datamodules.{name}`",
+            _first_line(one),
+            table(keys_of_class(one)),
+        ]
     text += [
-        "## evaluation", _first_line(evaluation.EvaluateProtocol), below("evaluation", test),
-        "## export", _first_line(callbacks.ExportSAEs), below("export"),
-        "## progress", _first_line(callbacks.ShowProgress), below("progress"),
-        "## checkpoint", "Lightning's `ModelCheckpoint`.", below("checkpoint"),
+        "## evaluation",
+        _first_line(evaluation.EvaluateProtocol),
+        below("evaluation", test),
+        "## export",
+        _first_line(callbacks.ExportSAEs),
+        below("export"),
+        "## progress",
+        _first_line(callbacks.ShowProgress),
+        below("progress"),
+        "## checkpoint",
+        "Lightning's `ModelCheckpoint`.",
+        below("checkpoint"),
     ]
     return "\n\n".join(text) + "\n"
 

@@ -1,9 +1,11 @@
-"""Each term of ours that README uses, and where it is defined: `python -m tools.documentation.terms`; 1 if one is undefined.
+"""Each term of ours that README uses, and where it is defined; exit code 1 if one is undefined.
 
-Terms are those of docs/reference/glossary.md, whatever README emphasises, and every name in backticks. A term is defined
-in README where the sentence in which it first stands explains it (emphasised, or with its explanation in brackets, or
-"X is …"), else in the glossary, which README has then to link to; a name in backticks is a command, a config, a key, a
-figure of metrics.json, a path, or something that Python imports.
+    python -m tools.documentation.terms
+
+Terms are those of docs/reference/glossary.md, whatever README emphasises, and every name in backticks. A term is
+defined in README where the sentence in which it first stands explains it (emphasised, or with its explanation in
+brackets, or "X is …"), else in the glossary, which README has then to link to; a name in backticks is a command, a
+config, a key, a figure of metrics.json, a path, or something that Python imports.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ def used_terms(readme: str, glossary: str, names: set[str]) -> Iterator[Term]:
     linked = "reference/glossary" in readme
     found: list[Term] = []
     for term in known:
-        pattern = re.compile(rf"(?<![\w/.-]){re.escape(term)}{_ENDING}(?![\w/-])", 0 if term.isupper() else re.IGNORECASE)
+        pattern = re.compile(
+            rf"(?<![\w/.-]){re.escape(term)}{_ENDING}(?![\w/-])", 0 if term.isupper() else re.IGNORECASE
+        )
         if first := pattern.search(prose):
             line = _line(prose, first.start())
             where = f"README.md:{line}" if _explained(_sentence(prose, first.start()), first[0]) else None
@@ -65,9 +69,11 @@ def used_terms(readme: str, glossary: str, names: set[str]) -> Iterator[Term]:
             line = _line(prose, emphasised.start())
             explained = _explained(_sentence(prose, emphasised.start()), emphasised[0])
             found.append(Term(term, line, f"README.md:{line}" if explained else None))
-    for name in re.finditer(r"`([^`\n]+)`", prose):
-        if not _is_name(name[1], names) and name[1].lower() not in everything:
-            found.append(Term(f"`{name[1]}`", _line(prose, name.start()), None))
+    found.extend(
+        Term(f"`{name[1]}`", _line(prose, name.start()), None)
+        for name in re.finditer(r"`([^`\n]+)`", prose)
+        if not _is_name(name[1], names) and name[1].lower() not in everything
+    )
     yield from sorted(found, key=lambda term: term.line)
 
 
@@ -140,9 +146,8 @@ def main() -> int:
         print(f"README.md:{term.line:<4} {term.text:32} {term.defined or 'UNDEFINED'}")
     undefined = [term.text for term in terms if term.defined is None]
     if undefined:
-        print(
-            f"undefined: {', '.join(undefined)}. Explain each where it first stands, or define it in {GLOSSARY} and link to that page"
-        )
+        print(f"undefined: {', '.join(undefined)}")
+        print(f"Explain each where it first stands, or define it in {GLOSSARY} and link to that page.")
     return 1 if undefined else 0
 
 
