@@ -51,11 +51,11 @@ def blocks(text: str) -> list[Block]:
     for number, line in enumerate(text.splitlines(), 1):
         if opened is None and line.startswith("```"):
             opened = Block(line[3:].strip(), number + 1, "")
-            for comment in comments:
-                if comment["beginning"] is None:
-                    opened.left_out = comment["reason"]
+            for one in comments:
+                if one["beginning"] is None:
+                    opened.left_out = one["reason"]
                 else:
-                    opened.without[comment["beginning"]] = comment["reason"]
+                    opened.without[one["beginning"]] = one["reason"]
         elif opened is not None and line.startswith("```"):
             found.append(opened)
             opened, comments = None, []
