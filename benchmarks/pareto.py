@@ -73,7 +73,8 @@ def variants() -> dict[str, dict[str, Any]]:
             short, rival = name.removeprefix("rivals/"), sae_of(name)
             found[short] = rival
             for suffix, arguments in EQUIPMENT.items() if short != PAPER else ():
-                taken = {key: given[key] for key in arguments if key in {"num_bins", "fidelity_loss", *rival["init_args"]}}
+                known = {"num_bins", "fidelity_loss", *rival["init_args"]}
+                taken = {key: given[key] for key in arguments if key in known}
                 rival = rival | {"init_args": rival["init_args"] | taken}
                 if rival not in found.values():
                     found[short + suffix] = rival
