@@ -74,8 +74,8 @@ class Cases(NamedTuple):
     Fields:
         prompts: alike but for what they say of the factor.
         own: the number of the value that each of them mentions, ABSENT where it mentions none [P].
-        changed: the same prompts with each value of the factor mentioned instead, P for each value; empty where no prompt can
-            ask for a value of this factor.
+        changed: the same prompts with each value of the factor mentioned instead, P for each value; empty where no
+            prompt can ask for a value of this factor.
         region: the share of each pixel in which the factor will show [P, H, W]; None for the whole image.
     """
 
