@@ -174,14 +174,6 @@ def test_what_a_class_complains_of_is_told_in_one_line(work: Path, capsys: pytes
     assert complaint(capsys, "fit", *TINY, "--config=mine.yaml") == "tide: error: image folder nowhere: no such folder"
 
 
-def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for args, said in ((["--version"], tide_lightning.__version__), (["fit", "--help"], "--data.sites")):
-        with pytest.raises(SystemExit) as end:
-            main(args)
-        assert end.value.code == 0
-        assert said in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("name", "pursuits"),
     [("all-blocks", {"sae": 3}), ("encoder-only", {"sae": 0}), ("rungs", {"mean": 1, "previous_step": 1})],

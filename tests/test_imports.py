@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "tide_lightning"
 LAYERS = [
-    {"errors", "reduction", "cores", "class_paths", "moved", "terminal", "drawing", "files", "yaml_text"},
+    {"errors", "reduction", "cores", "class_paths", "moved", "near", "terminal", "drawing", "files", "yaml_text"},
     {"tokens", "sharding", "kernels"},
     {"saes", "diffusion"},
     {"intervene", "runs"},

@@ -1,190 +1,24 @@
-"""`tide`: fit, validate, test and predict by LightningCLI, two looks at the same YAML, and other commands."""
+"""`tide`: which command is meant, and how a mistake is told. What a command needs is imported when it is given."""
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import sys
 import warnings
-from dataclasses import is_dataclass
-from inspect import signature
-from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import NoReturn
 
-import torch
-from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins import CheckpointIO
-
-from tide_lightning.callbacks import ExportSAEs, ShowProgress, WriteCodes
 from tide_lightning.class_paths import importable
-from tide_lightning.command_line import FOLLOWING, code_folders, follow_run, raise_flags, resolve_configs
-from tide_lightning.commands import COMMANDS, LIGHTNING, LOOKS, TideParser, explain, run_command
-from tide_lightning.datamodules import ActivationDataModule
+from tide_lightning.command_line import code_folders, needs_config
+from tide_lightning.commands import COMMANDS, LIGHTNING, LOOKS
+from tide_lightning.commands.overview import explain
 from tide_lightning.errors import UserError
-from tide_lightning.evaluation import EvaluateProtocol
-from tide_lightning.planning.commands import plan, sites
-from tide_lightning.runs import check_name, leave_runs, new_run, newest_run, point_latest
-from tide_lightning.training import TideModule
-from tide_lightning.training.checkpoints import WholeCheckpointIO, last_checkpoint, remove_unfinished, what_is_wrong
-from tide_lightning.yaml_text import check_settings
-
-
-class SaveRunConfig(SaveConfigCallback):
-    """Writes the run's config.yaml at the start of a fit and lets `latest` point to the run."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save for a fit only: a test must not touch the run's config."""
-        if stage == "fit":
-            self._run_folder = trainer.log_dir  # here, where all ranks are: the answer is a broadcast
-            super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Rank 0 has written config.yaml."""
-        assert self._run_folder is not None
-        remove_unfinished(Path(self._run_folder) / "checkpoints")
-        point_latest(Path(self._run_folder))
-
-
-class TideCLI(LightningCLI):
-    """A command that takes YAML: its parser, and the trainer, module and datamodule that are configured.
-
-    Args:
-        command: a name of `LIGHTNING` or `LOOKS`.
-        args: what the user wrote after it.
-    """
-
-    run_folder: Path
-
-    def __init__(self, command: str, args: list[str]) -> None:
-        self.command = command
-        super().__init__(
-            TideModule,
-            ActivationDataModule,
-            args=args,
-            run=False,
-            parser_class=TideParser,
-            parser_kwargs={"prog": f"tide {command}", "description": (LIGHTNING | LOOKS)[command]},
-            save_config_callback=SaveRunConfig,
-            save_config_kwargs={"overwrite": True},
-            seed_everything_default=0,
-            trainer_defaults={"enable_model_summary": False},
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,  # checkpoints hold primitives only
-        )
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The run folder, the callbacks that every run has, what links data and model; and the command's own."""
-        parser.add_argument("--run_name", type=str, default="tide", help="Folder of this run below --runs.")
-        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
-        parser.add_argument(
-            "--matmul_precision",
-            type=Literal["highest", "high", "medium"],
-            default="highest",
-            help="How exact float32 products are; medium is TF32 or bfloat16 on GPUs, often exact but faster on CPUs.",
-        )
-        parser.link_arguments("data.site_shapes", "model.sites", apply_on="instantiate")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults({"checkpoint.save_last": True, "checkpoint.every_n_train_steps": 500})
-        parser.add_lightning_class_args(ExportSAEs, "export")
-        parser.add_lightning_class_args(ShowProgress, "progress")
-        if self.command in LIGHTNING:
-            skipped = LightningCLI.subcommands()[self.command]
-            self._given = parser.add_method_arguments(Trainer, self.command, skip=set(skipped))
-        else:
-            look = sites if self.command == "sites" else plan
-            self._given = parser.add_function_arguments(look, skip={"data", "module", "trainer"})
-            parser.add_instantiator(_without_weights, TideModule, subclasses=False, prepend=True)
-        if self.command in FOLLOWING:
-            help_text = "Run folder to look at; the newest unless given."
-            parser.add_argument("--run", type=str | None, default=None, help=help_text)
-        if self.command == "predict":
-            parser.add_lightning_class_args(WriteCodes, "codes")
-        if self.command == "test":
-            parser.add_lightning_class_args(EvaluateProtocol, "evaluation")
-            help_text = "Minutes that the test may take; short for --evaluation.budget."
-            parser.add_argument("--budget", type=float | None, default=None, help=help_text)
-        else:  # a run's config.yaml says how it wants to be tested
-            parser.add_class_arguments(EvaluateProtocol, "evaluation", instantiate=False)
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; Lightning's own version warns where a program gives arguments."""
-        self.config = parser.parse_args(args)
-
-    def before_instantiate_classes(self) -> None:
-        """Refuse what cannot be meant; find the run folder and the checkpoint."""
-        config = self.config
-        check_settings(config.as_dict())
-        for name, parameter in signature(ActivationDataModule).parameters.items():
-            if is_dataclass(parameter.default) and config.data[name] is None:
-                raise UserError(f"data.{name} is empty: write below it what it holds, or leave it out")
-        torch.set_float32_matmul_precision(config.matmul_precision)
-        if self.command in LOOKS:
-            return
-        root, name = Path(config.runs).absolute(), check_name(config.run_name)
-        if self.command == "fit" and config.ckpt_path == "last":
-            run = newest_run(root, name)
-            found = last_checkpoint(run) if run else None
-            if run is None or found is None:
-                raise UserError(
-                    f"--ckpt_path last: {root / name} holds no run with a checkpoint; leave it out to start"
-                )
-            self.run_folder, config.ckpt_path = run, str(found)
-        elif config.ckpt_path and (fault := what_is_wrong(Path(config.ckpt_path))) is not None:
-            raise UserError(f"--ckpt_path {config.ckpt_path}: {fault}; use another one of the same folder")
-        elif self.command != "fit" and config.run:
-            self.run_folder = Path(config.run).absolute()
-        else:
-            self.run_folder = new_run(root, name)
-        if self.command == "test":
-            config.evaluation.run_folder = str(self.run_folder)
-            config.evaluation.budget = config.evaluation.budget if config.budget is None else config.budget
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A trainer that logs into the run folder; for a look, one that fits this machine and not the configured."""
-        if self.command in LOOKS:
-            return Trainer(devices=1, max_steps=0, logger=False, enable_checkpointing=False)
-        if self.config_init.trainer.logger in (None, True):
-            run = self.run_folder
-            kwargs["logger"] = TensorBoardLogger(
-                run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False
-            )
-        given = self.config_init.trainer.plugins or []
-        plugins = given if isinstance(given, list) else [given]
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            kwargs["plugins"] = [*plugins, WholeCheckpointIO()]
-        return super().instantiate_trainer(**kwargs)
-
-    def run(self) -> None:
-        """Do what the command says."""
-        given = {name: self.config_init[name] for name in self._given}
-        if self.command in LIGHTNING:
-            getattr(self.trainer, self.command)(model=self.model, datamodule=self.datamodule, **given)
-            return
-        self.datamodule.trainer = self.trainer
-        if self.command == "sites":
-            sites(self.datamodule, **given)
-        else:
-            plan(self.datamodule, self.model, self.config.trainer, **given)
-
-
-def _without_weights(class_type: type[TideModule], *args: Any, **kwargs: Any) -> TideModule:
-    """A look needs no weights: they stay on the meta device."""
-    kwargs.pop("applied_instantiation_links", None)
-    with torch.device("meta"):
-        return class_type(*args, **kwargs)
+from tide_lightning.runs import leave_runs
 
 
 def main(args: list[str] | None = None) -> int:
     """Run `tide` and return its exit code: 0, or 2 for a mistake that was told in one line."""
     debug = os.environ.get("TIDE_DEBUG") == "1"
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.INFO if debug else logging.WARNING)
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")  # Lightning's, with torch >= 2.9
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # resuming in place
@@ -193,10 +27,14 @@ def main(args: list[str] | None = None) -> int:
     try:
         with importable(code_folders(args)):
             if args and args[0] in COMMANDS:
+                from tide_lightning.commands.function import run_command
+
                 run_command(args[0], args[1:])
             elif args and args[0] in LIGHTNING | LOOKS:
-                command, *rest = follow_run(resolve_configs(raise_flags(args)))
-                TideCLI(command, rest).run()
+                needs_config(args)
+                from tide_lightning.commands.configured import run_configured
+
+                run_configured(args)
             else:
                 explain(args)
     except Exception as error:
@@ -220,16 +58,23 @@ def _mistake(error: BaseException | None) -> BaseException | None:
     """
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
         return UserError(f"{error.filename or 'writing'}: {error.strerror}")
-    while error is not None and not isinstance(error, UserError | MisconfigurationException):
+    while error is not None and not isinstance(error, _told()):
         error = error.__cause__
     return error
+
+
+def _told() -> tuple[type[BaseException], ...]:
+    """Errors that are told in one line: ours, and Lightning's of its kind if it is at work."""
+    lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
+    return (UserError,) if lightning is None else (UserError, lightning.MisconfigurationException)
 
 
 def entry_point() -> NoReturn:
     """The console script."""
     code = main()
-    if torch.distributed.is_initialized():  # gloo's threads now and then abort a process that ends with them
-        torch.distributed.destroy_process_group()
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()  # gloo's threads now and then abort a process that ends with them
     sys.exit(code)
 
 

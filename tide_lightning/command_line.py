@@ -6,8 +6,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from tide_lightning.errors import UserError
+from tide_lightning.near import did_you_mean
 from tide_lightning.runs import find_run, newest_run, run_of_checkpoint, to_write_in
-from tide_lightning.training.checkpoints import last_checkpoint
 from tide_lightning.yaml_text import check_yaml, read_yaml
 
 FOLLOWING = ("validate", "test", "predict")
@@ -62,8 +62,10 @@ def follow_run(args: list[str]) -> list[str]:
     The run is the one named by `--run`, the one that `--ckpt_path` lies in, the newest of the name in the user's
     own config, or the newest of all. What the user wrote comes later and so wins.
     """
-    if not args or args[0] not in FOLLOWING or {"--help", "-h", "--print_config"} & set(args):
+    if not args or args[0] not in FOLLOWING or _asks_only(args):
         return args
+    from tide_lightning.training.checkpoints import last_checkpoint  # and with it PyTorch
+
     subcommand, rest = args[0], args[1:]
     root = Path(_last(rest, "--runs") or "runs")
     run_given, checkpoint = _last(rest, "--run"), _last(rest, "--ckpt_path")
@@ -92,6 +94,24 @@ def follow_run(args: list[str]) -> list[str]:
     return [subcommand, *follow, *rest, "--run", str(run)]
 
 
+def needs_config(args: list[str]) -> None:
+    """Say how to begin where a command that needs a config is given none."""
+    command, rest = args[0], args[1:]
+    if command in FOLLOWING or _asks_only(rest) or any(arg.startswith(("--config", "-c", "--data")) for arg in rest):
+        return
+    if rest and not rest[0].startswith("-"):
+        raise UserError(f"{rest[0]!r} stands alone; did you mean `tide {command} --config {rest[0]}`?")
+    raise UserError(
+        f"tide {command} needs a config: try `tide {command} --config quickstart`, on a miniature model that comes "
+        f"along. There are {', '.join(packaged_configs())}, or your own YAML file; see `tide {command} --help`"
+    )
+
+
+def _asks_only(args: list[str]) -> bool:
+    """Whether a question is asked instead of something done."""
+    return any(arg in ("--help", "-h", "--help_all", "--print_config") or arg.endswith(".help") for arg in args)
+
+
 def config_path(value: str) -> Path:
     """The file that is meant by a path or the name of a packaged config."""
     path, known = Path(value), packaged_configs()
@@ -101,7 +121,10 @@ def config_path(value: str) -> Path:
         return path
     if value in known:
         return known[value]
-    raise UserError(f"--config {value}: neither a file nor one of the packaged configs ({', '.join(known)})")
+    raise UserError(
+        f"--config {value}: neither a file nor one of the packaged configs{did_you_mean(value, known)} "
+        f"There are {', '.join(known)}"
+    )
 
 
 def _run_name_in_config(args: list[str]) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 _MOVED = {
@@ -31,10 +30,3 @@ def moved_keys(keys: Iterable[str]) -> str | None:
     """What to write instead of those keys of `data` that have moved; None where none has."""
     moved = [f"data.{key} is data.{_MOVED[key]} now" for key in keys if key in _MOVED]
     return ", ".join(moved) or None
-
-
-def moved_in(complaint: str) -> str | None:
-    """The same of the keys that a parser's complaint does not know."""
-    if not re.search("unrecognized arguments|does not accept option", complaint):
-        return None
-    return moved_keys(re.findall(r"(?:\bdata\.|Group 'data' does not accept option ')(\w+)", complaint))

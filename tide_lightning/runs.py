@@ -9,10 +9,6 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from lightning.pytorch.utilities import rank_zero_only
-
 from tide_lightning.errors import UserError
 
 _STAMP = "TIDE_RUN_STAMP"  # lets processes that a launcher started anew share their parent's folder
@@ -22,6 +18,8 @@ _created: list[Path] = []
 
 def new_run(root: Path, name: str) -> Path:
     """The folder of a run that begins now: created by the first rank, so that no other run can have it."""
+    from lightning.pytorch.utilities import rank_zero_only
+
     check_name(name)
     stamp, number = os.environ.get(_STAMP), 1
     if stamp is None:
@@ -114,6 +112,9 @@ def run_on_the_hub(repository: str, root: Path) -> Path | None:
     """A published run as a run folder below `root`, or None; what is made of it there stays out of the hub's cache."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         return None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         snapshot = Path(snapshot_download(repository, ignore_patterns=["checkpoints/*", "report/*"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):

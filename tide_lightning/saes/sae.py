@@ -83,6 +83,7 @@ class SAE(Pretrained):
             see `FidelityMetric`.
         fidelity_loss: plain, or relative to the denoiser's mean loss at each t, so that all times count alike.
         decode_backend: how sparse codes are decoded; auto chooses by a measured crossover.
+        d_sae: number of latents, given in place of expansion_factor.
     """
 
     b_enc: nn.Parameter
@@ -108,6 +109,7 @@ class SAE(Pretrained):
         fidelity_weight: float = 0.0,
         fidelity_loss: FidelityLoss = "plain",
         decode_backend: DecodeBackend = "auto",
+        d_sae: int | None = None,
     ) -> None:
         super().__init__()
         if modulation not in get_args(Modulation):
@@ -120,6 +122,10 @@ class SAE(Pretrained):
             raise UserError(
                 f"fidelity_loss: there is no {fidelity_loss!r}; choose one of {', '.join(get_args(FidelityLoss))}"
             )
+        if d_sae is not None:
+            if d_sae < 1:
+                raise UserError(f"d_sae = {d_sae}: give a number of latents from 1 on")
+            expansion_factor = d_sae / shape.d_in
         self.shape = shape
         self.d_in, self.d_sae = shape.d_in, round(shape.d_in * expansion_factor)
         self.k = number_of_latents(k, self.d_sae, "k")

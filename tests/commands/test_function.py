@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from tide_lightning.cli import main
@@ -29,7 +25,7 @@ def count(*words: str, times: int = 1, loud: bool = False) -> None:
 
 @pytest.fixture(autouse=True)
 def register(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(COMMANDS, "count", Command("tests.test_commands:count", "Count some words."))
+    monkeypatch.setitem(COMMANDS, "count", Command("tests.commands.test_function:count", "Count some words."))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +47,9 @@ def test_arguments_reach_the_function(args: list[str], said: str, capsys: pytest
     [
         ([], "words"),
         (["a", "--times=often"], "times"),
-        (["a", "--quietly"], "unrecognized arguments: --quietly"),
+        (["a", "--quietly"], "--quietly: there is no such option. There are times, loud"),
+        (["a", "--lod"], "did you mean loud?"),
+        (["a", "--tim=3"], "did you mean times?"),
         (["a", "--times=0"], "--times 0: at least once, please"),
     ],
 )
@@ -64,15 +62,16 @@ def test_mistakes_are_told_in_one_line(args: list[str], said: str, capsys: pytes
 
 
 def test_help_lists_commands_and_explains_their_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    for args, words in (
-        (["--help"], ("fit", "Count some words.")),
-        (["count", "--help"], ("what is counted.", "--loud")),
-    ):
-        with pytest.raises(SystemExit) as end:
-            main(args)
-        assert end.value.code == 0
-        told = " ".join(capsys.readouterr().out.split())
-        assert all(word in told for word in words)
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert "fit " in told
+    assert "Count some words." in told
+    with pytest.raises(SystemExit) as end:
+        main(["count", "--help"])
+    assert end.value.code == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "what is counted." in told
+    assert "--loud" in told
 
 
 def test_every_command_can_be_imported(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,29 +80,3 @@ def test_every_command_can_be_imported(capsys: pytest.CaptureFixture[str]) -> No
             main([name, "--help"])
         assert end.value.code == 0
         assert capsys.readouterr().out.startswith(f"usage: tide {name}")
-
-
-def test_tide_alone_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
-    assert "fit,validate,test" in capsys.readouterr().err
-
-
-SETS_LARGE_PAGES = """
-import os, runpy, sys
-import tide_lightning.cli
-assert "THP_MEM_ALLOC_ENABLE" not in os.environ
-sys.argv = ["tide", "--version"]
-try:
-    runpy.run_module("tide_lightning", run_name="__main__")
-finally:
-    print(os.environ["THP_MEM_ALLOC_ENABLE"])
-"""
-
-
-def test_the_command_asks_for_large_pages_and_the_package_does_not() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
-    done = subprocess.run(
-        [sys.executable, "-c", SETS_LARGE_PAGES], capture_output=True, text=True, check=False, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-1] == "1"

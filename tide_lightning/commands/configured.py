@@ -1,0 +1,200 @@
+"""The commands that take a run's YAML: fit, validate, test and predict by LightningCLI, and two looks at the same."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import is_dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import Trainer
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
+
+from tide_lightning.callbacks import ExportSAEs, ShowProgress, WriteCodes
+from tide_lightning.command_line import FOLLOWING, follow_run, raise_flags, resolve_configs
+from tide_lightning.commands import LIGHTNING, LOOKS
+from tide_lightning.commands.help import short_help
+from tide_lightning.commands.parsing import OneLineErrors
+from tide_lightning.datamodules import ActivationDataModule
+from tide_lightning.errors import UserError
+from tide_lightning.evaluation import EvaluateProtocol
+from tide_lightning.planning.commands import plan, sites
+from tide_lightning.runs import check_name, new_run, newest_run, point_latest
+from tide_lightning.training import TideModule
+from tide_lightning.training.checkpoints import WholeCheckpointIO, last_checkpoint, remove_unfinished, what_is_wrong
+from tide_lightning.yaml_text import check_settings
+
+
+def run_configured(args: list[str]) -> None:
+    """Run a command of `LIGHTNING` or `LOOKS` with its arguments."""
+    debug = os.environ.get("TIDE_DEBUG") == "1"
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.INFO if debug else logging.WARNING)
+    command, *rest = follow_run(resolve_configs(raise_flags(args)))
+    TideCLI(command, rest).run()
+
+
+class ConfigParser(OneLineErrors, LightningArgumentParser):
+    """A parser whose complaints are one line."""
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the run's config.yaml at the start of a fit and lets `latest` point to the run."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save for a fit only: a test must not touch the run's config."""
+        if stage == "fit":
+            self._run_folder = trainer.log_dir  # here, where all ranks are: the answer is a broadcast
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Rank 0 has written config.yaml."""
+        assert self._run_folder is not None
+        remove_unfinished(Path(self._run_folder) / "checkpoints")
+        point_latest(Path(self._run_folder))
+
+
+class TideCLI(LightningCLI):
+    """A command that takes YAML: its parser, and the trainer, module and datamodule that are configured.
+
+    Args:
+        command: a name of `LIGHTNING` or `LOOKS`.
+        args: what the user wrote after it.
+    """
+
+    run_folder: Path
+
+    def __init__(self, command: str, args: list[str]) -> None:
+        self.command = command
+        super().__init__(
+            TideModule,
+            ActivationDataModule,
+            args=args,
+            run=False,
+            parser_class=ConfigParser,
+            parser_kwargs={
+                "prog": f"tide {command}",
+                "description": (LIGHTNING | LOOKS)[command],
+                "allow_abbrev": False,  # a misspelt option shall not pass for another
+            },
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            trainer_defaults={"enable_model_summary": False},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # checkpoints hold primitives only
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The run folder, the callbacks that every run has, what links data and model; and the command's own."""
+        parser.add_argument("--run_name", type=str, default="tide", help="Folder of this run below --runs.")
+        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument(
+            "--matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="highest",
+            help="How exact float32 products are; medium is TF32 or bfloat16 on GPUs, often exact but faster on CPUs.",
+        )
+        parser.link_arguments("data.site_shapes", "model.sites", apply_on="instantiate")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({"checkpoint.save_last": True, "checkpoint.every_n_train_steps": 500})
+        parser.add_lightning_class_args(ExportSAEs, "export")
+        parser.add_lightning_class_args(ShowProgress, "progress")
+        if self.command in LIGHTNING:
+            skipped = LightningCLI.subcommands()[self.command]
+            self._given = parser.add_method_arguments(Trainer, self.command, skip=set(skipped))
+        else:
+            look = sites if self.command == "sites" else plan
+            self._given = parser.add_function_arguments(look, skip={"data", "module", "trainer"})
+            parser.add_instantiator(_without_weights, TideModule, subclasses=False, prepend=True)
+        if self.command in FOLLOWING:
+            help_text = "Run folder to look at; the newest unless given."
+            parser.add_argument("--run", type=str | None, default=None, help=help_text)
+        if self.command == "predict":
+            parser.add_lightning_class_args(WriteCodes, "codes")
+        if self.command == "test":
+            parser.add_lightning_class_args(EvaluateProtocol, "evaluation")
+            help_text = "Minutes that the test may take; short for --evaluation.budget."
+            parser.add_argument("--budget", type=float | None, default=None, help=help_text)
+        else:  # a run's config.yaml says how it wants to be tested
+            parser.add_class_arguments(EvaluateProtocol, "evaluation", instantiate=False)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, or answer a question about the options; Lightning's version warns where a program gives arguments."""
+        if "--help_all" in args:
+            parser.print_help()
+            raise SystemExit(0)
+        if {"--help", "-h"} & set(args):
+            print(short_help(self.command, (LIGHTNING | LOOKS)[self.command], parser))
+            raise SystemExit(0)
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse what cannot be meant; find the run folder and the checkpoint."""
+        config = self.config
+        check_settings(config.as_dict())
+        for name, parameter in signature(ActivationDataModule).parameters.items():
+            if is_dataclass(parameter.default) and config.data[name] is None:
+                raise UserError(f"data.{name} is empty: write below it what it holds, or leave it out")
+        torch.set_float32_matmul_precision(config.matmul_precision)
+        if self.command in LOOKS:
+            return
+        root, name = Path(config.runs).absolute(), check_name(config.run_name)
+        if self.command == "fit" and config.ckpt_path == "last":
+            run = newest_run(root, name)
+            found = last_checkpoint(run) if run else None
+            if run is None or found is None:
+                raise UserError(
+                    f"--ckpt_path last: {root / name} holds no run with a checkpoint; leave it out to start"
+                )
+            self.run_folder, config.ckpt_path = run, str(found)
+        elif config.ckpt_path and (fault := what_is_wrong(Path(config.ckpt_path))) is not None:
+            raise UserError(f"--ckpt_path {config.ckpt_path}: {fault}; use another one of the same folder")
+        elif self.command != "fit" and config.run:
+            self.run_folder = Path(config.run).absolute()
+        else:
+            self.run_folder = new_run(root, name)
+        if self.command == "test":
+            config.evaluation.run_folder = str(self.run_folder)
+            config.evaluation.budget = config.evaluation.budget if config.budget is None else config.budget
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A trainer that logs into the run folder; for a look, one that fits this machine and not the configured."""
+        if self.command in LOOKS:
+            return Trainer(devices=1, max_steps=0, logger=False, enable_checkpointing=False)
+        if self.config_init.trainer.logger in (None, True):
+            run = self.run_folder
+            kwargs["logger"] = TensorBoardLogger(
+                run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False
+            )
+        given = self.config_init.trainer.plugins or []
+        plugins = given if isinstance(given, list) else [given]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, WholeCheckpointIO()]
+        return super().instantiate_trainer(**kwargs)
+
+    def run(self) -> None:
+        """Do what the command says."""
+        given = {name: self.config_init[name] for name in self._given}
+        if self.command in LIGHTNING:
+            getattr(self.trainer, self.command)(model=self.model, datamodule=self.datamodule, **given)
+            return
+        self.datamodule.trainer = self.trainer
+        if self.command == "sites":
+            sites(self.datamodule, **given)
+        else:
+            plan(self.datamodule, self.model, self.config.trainer, **given)
+
+
+def _without_weights(class_type: type[TideModule], *args: Any, **kwargs: Any) -> TideModule:
+    """A look needs no weights: they stay on the meta device."""
+    kwargs.pop("applied_instantiation_links", None)
+    with torch.device("meta"):
+        return class_type(*args, **kwargs)

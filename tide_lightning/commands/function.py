@@ -1,0 +1,41 @@
+"""A command that is a function: its signature is the command line, its docstring the help."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pkgutil import resolve_name
+
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentParser
+
+from tide_lightning.command_line import raise_flags
+from tide_lightning.commands import COMMANDS
+from tide_lightning.commands.parsing import OneLineErrors
+
+
+class FunctionParser(OneLineErrors, ArgumentParser):
+    """A parser whose complaints are one line."""
+
+
+def run_command(name: str, args: list[str]) -> None:
+    """Run a command with its arguments."""
+    function: Callable[..., None] = resolve_name(COMMANDS[name].function)
+    parameters = list(inspect.signature(function).parameters.values())
+    flags = tuple(f"--{one.name}" for one in parameters if one.default is False)
+    many = next((one.name for one in parameters if one.kind is one.VAR_POSITIONAL), None)
+    values = vars(command_parser(f"tide {name}", function, many).parse_args(raise_flags(args, flags)))
+    several = values.pop(many) if many else []
+    function(*several, **values)
+
+
+def command_parser(prog: str, function: Callable[..., None], many: str | None) -> FunctionParser:
+    """The parser of a function's arguments; `many` names its `*parameter`."""
+    documented = parse_docstring(inspect.getdoc(function) or "")
+    about = documented.short_description or ""
+    parser = FunctionParser(prog=prog, description=about, allow_abbrev=False)
+    if many is not None:
+        about = next((one.description for one in documented.params if one.arg_name == f"*{many}"), None)
+        parser.add_argument(many, nargs="+", type=str, help=about, metavar=many.upper())
+    parser.add_function_arguments(function, as_positional=True, fail_untyped=True, sub_configs=False)
+    return parser
