@@ -74,7 +74,7 @@ def test_in_a_file(
         (["--model.lr=fast"], "model.lr: 'fast' is not a number"),
         (["--lr=3"], "lr: there is no such option; did you mean model.lr?"),
         (["--d_sae=512"], "d_sae: there is no such option; did you mean model.sae.init_args.d_sae?"),
-        (["--trainer.max_step=3"], "did you mean trainer.max_steps?"),
+        (["--trainer.max_step=3"], "did you mean trainer.max_steps or "),
         (["--model.sae.k=many"], "model.sae.init_args.k: 'many' is not a number"),
         (["--model.sae=TideSAE", "--model.sae.init_args.kk=1"], "model.sae.init_args.kk: there is no such option"),
         (["--model.sae.init_args.known_part=men"], "'men' is not one of mean, mean_t,"),

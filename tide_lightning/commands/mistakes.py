@@ -64,9 +64,8 @@ def written(args: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         name, has_value, text = arg.partition("=")
         name = name.lstrip("-")
         if not has_value:
-            if not rest or rest[0].startswith("--") or name in _SILENT:
-                continue
-            text = rest.pop(0)
+            is_alone = not rest or rest[0].startswith("--") or name in _SILENT
+            text = "null" if is_alone else rest.pop(0)
         if name in ("config", "c"):
             config = read_yaml(Path(text), f"--config {text}")
             tree = _merged(tree, config) if isinstance(config, dict) else tree

@@ -115,7 +115,10 @@ def class_named(path: str, bases: Sequence[type], key: str) -> Any:
 
 
 def _below(base: type) -> list[type]:
-    return [cls for one in type.__subclasses__(base) for cls in [one, *_below(one)]]
+    found: list[type] = []
+    for one in type.__subclasses__(base):
+        found += [one, *_below(one)]
+    return found
 
 
 def fits(value: object, hint: Any) -> bool:
