@@ -18,6 +18,7 @@ import yaml
 from lightning import Callback, Trainer, seed_everything
 
 from benchmarks.worlds import WORLDS
+from tide_lightning.benchmark import GroundBenchmark
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
 from tide_lightning.command_line import packaged_configs
 from tide_lightning.datamodules import ActivationDataModule, DiskCache, HeldOutOptions, LoadingOptions
@@ -154,7 +155,8 @@ def train(
 def test(data: ActivationDataModule, module: TideModule, folder: Path, options: argparse.Namespace) -> Rows:
     """What `tide test` says of each SAE."""
     world = WORLDS[options.ground]
-    benchmark = world.benchmark(
+    benchmark = GroundBenchmark(
+        world.ground(),
         num_train_images=options.labelled_images,
         num_test_images=options.labelled_images // 2,
         num_kept_images=options.kept_images,

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
-from tide_lightning.benchmark import GroundBenchmark
 from tide_lightning.grounds import photos, toybox
-from tide_lightning.grounds.ground import Split
+from tide_lightning.grounds.ground import Ground, Split
 
 
 class World(NamedTuple):
@@ -19,23 +18,15 @@ class World(NamedTuple):
         pretrained: the denoiser, as `data.pretrained` has it.
         family: its class path, as `data.family` has it.
         images: a split's first so many; 0 for all, where the ground has a number of them.
-        benchmark: what is measured of meaning and cause.
+        ground: made anew.
         steered: the factors that are steered.
     """
 
     pretrained: str
     family: str | None
     images: Callable[[Split, int], Dataset[Any]]
-    benchmark: Callable[..., GroundBenchmark]
+    ground: Callable[[], Ground]
     steered: tuple[str, ...]
-
-
-def _on_toybox(**options: Any) -> GroundBenchmark:
-    return GroundBenchmark(toybox.Toybox(), **options)
-
-
-def _on_photos(**options: Any) -> GroundBenchmark:
-    return GroundBenchmark(photos.PhotoGround(), **options)
 
 
 WORLDS = {
@@ -43,14 +34,14 @@ WORLDS = {
         toybox.PIPELINE,
         None,
         lambda split, count: toybox.Scenes(split=split, num_scenes=count),
-        _on_toybox,
+        toybox.Toybox,
         ("colour", "wall"),
     ),
     "photos": World(
         "package:tide_lightning.grounds.photos/dit",
         "tide_lightning.grounds.photos.PhotoDiT",
         lambda split, count: photos.Photos(split, num_images=count),
-        _on_photos,
+        photos.PhotoGround,
         ("class",),
     ),
 }
