@@ -2,6 +2,7 @@
 
 from tide_lightning.callbacks.code_files import Codes, read_codes
 from tide_lightning.callbacks.exporting import ExportSAEs
+from tide_lightning.callbacks.leaving import LeaveCheckpoint
 from tide_lightning.callbacks.monitoring import MonitorFeatures
 from tide_lightning.callbacks.predicting import KeepPredictions
 from tide_lightning.callbacks.progress import ShowProgress
@@ -12,6 +13,7 @@ __all__ = [
     "Codes",
     "ExportSAEs",
     "KeepPredictions",
+    "LeaveCheckpoint",
     "MonitorFeatures",
     "ResampleDeadLatents",
     "ShowProgress",

@@ -25,6 +25,9 @@ from tide_lightning.diffusion.precision import native_dtype
 from tide_lightning.errors import UserError, require_at_least, require_one_of
 from tide_lightning.tokens import FidelityLoss, Sensitivity
 
+_FEWEST_CALIBRATION = 256
+"""Samples, however short a fit is."""
+
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -251,8 +254,19 @@ class ActivationDataModule(LightningDataModule):
         return ActivationLoader(self._feed(shard).training(), self.batches_per_epoch, self.denoiser.device, ahead)
 
     def calibration_batches(self, shard: Shard | None = None) -> Iterator[Tokens]:
-        """About `num_calibration_samples` as in training, but drawn apart, one source at a time."""
-        return self._feed(shard or self._shard()).calibration(self.num_calibration_samples)
+        """About `num_calibration_samples` as in training, but drawn apart, one source at a time.
+
+        A fit that will not see as many is not calibrated on more than it sees.
+        """
+        num_samples = min(self.num_calibration_samples, max(_FEWEST_CALIBRATION, self._num_trained_on()))
+        return self._feed(shard or self._shard()).calibration(num_samples)
+
+    def _num_trained_on(self) -> int:
+        """Samples that the fit will see; as many as may be where it has no end, or there is none."""
+        steps = self.num_calibration_samples
+        if self.trainer is not None and self.trainer.max_steps > 0:
+            steps = self.trainer.max_steps * self.trainer.accumulate_grad_batches
+        return steps * self.samples_per_batch
 
     def noised_calls(self, num_samples: int) -> Callable[[int], Call]:
         """The k-th forward over `num_samples` noised training samples, whatever the source; batches do not change."""

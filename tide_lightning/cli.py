@@ -17,7 +17,7 @@ from tide_lightning.runs import leave_runs
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run `tide` and return its exit code: 0, or 2 for a mistake that was told in one line."""
+    """Run `tide` and return its exit code: 0; 2 for a mistake that was told in one line; 130 after Ctrl-C."""
     debug = os.environ.get("TIDE_DEBUG") == "1"
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")  # Lightning's, with torch >= 2.9
@@ -37,6 +37,9 @@ def main(args: list[str] | None = None) -> int:
                 run_configured(args)
             else:
                 explain(args)
+    except KeyboardInterrupt:
+        print("tide: stopped by Ctrl-C", file=sys.stderr)
+        return 130
     except Exception as error:
         mistake = _mistake(error)
         if debug or mistake is None:

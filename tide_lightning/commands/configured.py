@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from dataclasses import is_dataclass
 from inspect import signature
 from pathlib import Path
@@ -14,13 +15,14 @@ from lightning import Trainer
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
 
-from tide_lightning.callbacks import ExportSAEs, ShowProgress, WriteCodes
+from tide_lightning.callbacks import ExportSAEs, LeaveCheckpoint, ShowProgress, WriteCodes
 from tide_lightning.command_line import FOLLOWING, follow_run, raise_flags, resolve_configs
 from tide_lightning.commands import LIGHTNING, LOOKS
+from tide_lightning.commands.closing import last_line
 from tide_lightning.commands.help import short_help
+from tide_lightning.commands.logger import RunLogger
 from tide_lightning.commands.parsing import OneLineErrors
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.errors import UserError
@@ -87,7 +89,7 @@ class TideCLI(LightningCLI):
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
-            trainer_defaults={"enable_model_summary": False},
+            trainer_defaults={"enable_model_summary": False, "callbacks": [LeaveCheckpoint()]},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # checkpoints hold primitives only
         )
@@ -171,7 +173,7 @@ class TideCLI(LightningCLI):
             return Trainer(devices=1, max_steps=0, logger=False, enable_checkpointing=False)
         if self.config_init.trainer.logger in (None, True):
             run = self.run_folder
-            kwargs["logger"] = TensorBoardLogger(
+            kwargs["logger"] = RunLogger(
                 run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False
             )
         given = self.config_init.trainer.plugins or []
@@ -184,13 +186,29 @@ class TideCLI(LightningCLI):
         """Do what the command says."""
         given = {name: self.config_init[name] for name in self._given}
         if self.command in LIGHTNING:
-            getattr(self.trainer, self.command)(model=self.model, datamodule=self.datamodule, **given)
+            self._run_trainer(given)
             return
         self.datamodule.trainer = self.trainer
         if self.command == "sites":
             sites(self.datamodule, **given)
         else:
             plan(self.datamodule, self.model, self.config.trainer, **given)
+
+    def _run_trainer(self, given: dict[str, Any]) -> None:
+        """Run the trainer; say what a fit has left."""
+        before = signal.getsignal(signal.SIGINT)
+        is_interrupted = False
+        try:
+            getattr(self.trainer, self.command)(model=self.model, datamodule=self.datamodule, **given)
+        except SystemExit:  # Lightning's way to end on Ctrl-C, with an ear shut to the next one
+            if not self.trainer.interrupted:
+                raise
+            is_interrupted = True
+            signal.signal(signal.SIGINT, before)
+        if self.command == "fit" and self.trainer.is_global_zero:
+            print(last_line(self.trainer, self.run_folder, is_interrupted), flush=True)
+        if is_interrupted:
+            raise KeyboardInterrupt
 
 
 def _without_weights(class_type: type[TideModule], *args: Any, **kwargs: Any) -> TideModule:

@@ -116,7 +116,7 @@ def class_named(path: str, bases: Sequence[type], key: str) -> Any:
 
 def _below(base: type) -> list[type]:
     found: list[type] = []
-    for one in type.__subclasses__(base):
+    for one in base.__subclasses__():
         found += [one, *_below(one)]
     return found
 

@@ -39,7 +39,8 @@ from tide_lightning.training.steps import check_place, steps_of_fit
 Batch = dict[str, TokenBatch]
 
 _log = logging.getLogger(__name__)
-_GREAT_LOSS = 1e7  # in normalised units, where predicting nothing costs about 1
+_GREAT_LOSS = 1e3  # in normalised units, where predicting nothing costs about 1
+_SMALL_PART = 0.1  # of the variance; the known part alone explains more almost everywhere
 
 
 class HeldOut(Protocol):
@@ -246,17 +247,38 @@ class TideModule(LightningModule):
         for site in self.sites:
             parts = self._interval.means(site)
             losses.append(parts["loss"])
-            if parts["loss"] > _GREAT_LOSS and self.global_step > self.warmup_steps and not self._has_warned:
-                self._has_warned = True
-                _log.warning("the loss at %s is %.1e after warm-up: lower model.lr", site, parts["loss"])
             figures |= {f"train/{site}/{name}": value for name, value in parts.items()}
             dead = self.clock(site).dead().double().mean()
             figures[f"train/{site}/dead_fraction"] = float(dead)
             metric = self.metric("train", site)
-            figures |= {f"train/{site}/{name}": value for name, value in _logged(metric.compute()["total"]).items()}
+            found = _logged(metric.compute()["total"])
+            self._doubt(site, parts["loss"], found["explained_variance"])
+            figures |= {f"train/{site}/{name}": value for name, value in found.items()}
             metric.reset()
         figures["train/loss"] = sum(losses)
         self.log_dict(figures, rank_zero_only=True, on_step=True, on_epoch=False)
+
+    def _doubt(self, site: str, loss: float, explained_variance: float) -> None:
+        """Say once what may be wrong with a fit that gets nowhere."""
+        if self._has_warned or self.global_step <= self.warmup_steps:
+            return
+        self._has_warned = True
+        if loss > _GREAT_LOSS:
+            _log.warning(
+                "the loss at %s is %.1e after warm-up, where predicting nothing costs about 1: lower model.lr; if "
+                "data.num_calibration_samples is small, raise it",
+                site,
+                loss,
+            )
+        elif explained_variance < _SMALL_PART:
+            _log.warning(
+                "%s explains %.1f %% of the variance after warm-up: lower model.lr, if its loss rises; raise it or "
+                "trainer.max_steps, if it falls; or k may be too small for this site",
+                site,
+                100 * explained_variance,
+            )
+        else:
+            self._has_warned = False
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Accumulate each site's reconstruction."""
