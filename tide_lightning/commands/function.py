@@ -32,8 +32,8 @@ def run_command(name: str, args: list[str]) -> None:
 def command_parser(prog: str, function: Callable[..., None], many: str | None) -> FunctionParser:
     """The parser of a function's arguments; `many` names its `*parameter`."""
     documented = parse_docstring(inspect.getdoc(function) or "")
-    about = documented.short_description or ""
-    parser = FunctionParser(prog=prog, description=about, allow_abbrev=False)
+    described = documented.short_description or ""
+    parser = FunctionParser(prog=prog, description=described, allow_abbrev=False)
     if many is not None:
         about = next((one.description for one in documented.params if one.arg_name == f"*{many}"), None)
         parser.add_argument(many, nargs="+", type=str, help=about, metavar=many.upper())

@@ -116,7 +116,8 @@ def class_named(path: str, bases: Sequence[type], key: str) -> Any:
 
 def _below(base: type) -> list[type]:
     found: list[type] = []
-    for one in base.__subclasses__():
+    children: list[type] = base.__subclasses__()
+    for one in children:
         found += [one, *_below(one)]
     return found
 

@@ -265,15 +265,15 @@ class TideModule(LightningModule):
         self._has_warned = True
         if loss > _GREAT_LOSS:
             _log.warning(
-                "the loss at %s is %.1e after warm-up, where predicting nothing costs about 1: lower model.lr; if "
-                "data.num_calibration_samples is small, raise it",
+                "the loss at %s is %.1e after warm-up: lower model.lr; if data.num_calibration_samples is small, raise "
+                "it (predicting nothing costs about 1)",
                 site,
                 loss,
             )
         elif explained_variance < _SMALL_PART:
             _log.warning(
-                "%s explains %.1f %% of the variance after warm-up: lower model.lr, if its loss rises; raise it or "
-                "trainer.max_steps, if it falls; or k may be too small for this site",
+                "%s explains %.1f %% of the variance after warm-up: lower model.lr if its loss rises; if it falls, raise "
+                "trainer.max_steps; or k is too small for this site",
                 site,
                 100 * explained_variance,
             )

@@ -10,8 +10,9 @@ from docstring_parser import parse as parse_docstring
 from lightning.pytorch.cli import LightningArgumentParser
 
 from tide_lightning import benchmark, callbacks, datamodules, evaluation, saes
-from tide_lightning.cli import TideCLI
-from tide_lightning.commands import COMMANDS, LIGHTNING, LOOKS, command_parser
+from tide_lightning.commands import COMMANDS, LIGHTNING, LOOKS
+from tide_lightning.commands.configured import TideCLI
+from tide_lightning.commands.function import command_parser
 from tools.documentation.keys import Key, keys_of, keys_of_class, table
 
 SAES = ("TideSAE", "FilmSAE", "PerBinSAE", "ReLUSAE", "GatedSAE", "JumpReLUSAE", "MatryoshkaSAE")
