@@ -272,8 +272,8 @@ class TideModule(LightningModule):
             )
         elif explained_variance < _SMALL_PART:
             _log.warning(
-                "%s explains %.1f %% of the variance after warm-up: lower model.lr if its loss rises; if it falls, raise "
-                "trainer.max_steps; or k is too small for this site",
+                "%s explains %.1f %% of the variance after warm-up: lower model.lr if its loss rises; if it falls, "
+                "raise trainer.max_steps; or k is too small for this site",
                 site,
                 100 * explained_variance,
             )
