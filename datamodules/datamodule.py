@@ -43,6 +43,8 @@ class LoadingOptions:
         revision: branch, tag or commit on the hub.
         variant: file name variant on the hub, such as fp16.
         local_files_only: never ask the hub.
+        loss_weights: how the denoiser's training weighed errors over t (uniform, or min_snr:GAMMA), for the loss
+            increase as training saw it; what the pipeline says or its predictions suggest unless given.
     """
 
     dtype: Dtype = "float32"
@@ -52,6 +54,7 @@ class LoadingOptions:
     revision: str | None = None
     variant: str | None = None
     local_files_only: bool = False
+    loss_weights: str | None = None
 
     def __post_init__(self) -> None:
         """Check."""
@@ -79,6 +82,7 @@ class LoadingOptions:
             latent_size=self.latent_size,
             prompt_cache=self.prompt_cache,
             compile=self.compile,
+            loss_weights=self.loss_weights,
         ).to(device)
 
 

@@ -41,6 +41,12 @@ def test_a_faithful_sae_keeps_every_factor_and_a_coarse_one_does_not(denoiser: D
     assert (same["mentioned"], same["open"]) == (1, 1)
     assert same["mentioned_interval"] == same["open_interval"] == [1, 1]
     assert set(same["factors"].values()) == {1}
+    assert same["latents"]["mse"] == 0
+    assert same["latents"]["cosine_centred"] == pytest.approx(1)
+    assert kept["all"]["latents"]["cosine_centred"] < 1
+    low, high = kept["all"]["latents"]["mse_interval"]
+    assert 0 < low <= kept["all"]["latents"]["mse"] <= high
+    assert kept["unrelated"]["latents"]["mse"] > 0
     assert kept["all"]["open"] < 1
     assert list(kept["all"]["factors"]) == list(FACTORS)
 

@@ -58,7 +58,7 @@ def measure(data: ActivationDataModule, sae: TideSAE, batch: HeldOutBatch) -> di
     assert call.x0 is not None
     assert call.noise is not None
     target = data.denoiser.schedule.target(call.x0, call.noise, call.raw_t)
-    fidelity.update(call.x_t, call.raw_t, call.conditioning, target)
+    fidelity.update(call.x_t, call.raw_t, call.conditioning, target, call.sample.tolist())
     losses = fidelity.compute()["sites"][SITE]
     return {**reconstruction.compute(), **losses, "lifetimes": lifetimes.compute()[0]}
 

@@ -59,7 +59,7 @@ def measure(data: ActivationDataModule, saes: Mapping[str, SAE], batch: HeldOutB
     assert call.x0 is not None
     assert call.noise is not None
     target = data.denoiser.schedule.target(call.x0, call.noise, call.raw_t)
-    fidelity.update(call.x_t, call.raw_t, call.conditioning, target)
+    fidelity.update(call.x_t, call.raw_t, call.conditioning, target, call.sample.tolist())
     return fidelity.compute()
 
 
@@ -131,6 +131,46 @@ def test_losses_by_hand(data: ActivationDataModule, module: TideModule, batch: H
     assert sum(row["samples"] for row in rows) == len(call)
     for key in ("loss_increase", "loss_increase_known"):
         assert found[f"{key}_even"] == pytest.approx(sum(row[key] for row in rows) / len(rows))
+        low, high = found[f"{key}_even_interval"]
+        assert low < found[f"{key}_even"] < high
+
+
+def test_losses_as_training_weighed_them(data: ActivationDataModule, module: TideModule, batch: HeldOutBatch) -> None:
+    site = SITES[1]
+    sae, denoiser, call = module.sae(site), data.denoiser, batch.call
+    uniform = measure(data, {site: sae}, batch)["sites"][site]
+    rows = uniform["by_timestep"]
+    original, spliced = (sum(row[f"loss_{kind}"] for row in rows) for kind in ("original", "spliced"))
+    assert uniform["loss_increase_as_trained"] == pytest.approx(spliced / original - 1)  # every bin of t alike
+    denoiser.trained_with("min_snr:5")
+    try:
+        found = measure(data, {site: sae}, batch)
+    finally:
+        denoiser.trained_with("uniform")
+    assert found["loss_weights"] == "min_snr:5"
+    figures = found["sites"][site]
+    assert figures["loss_increase_even"] == uniform["loss_increase_even"]
+    assert call.noise is not None
+    weight = (5 / denoiser.schedule.log_snr(call.raw_t).double().exp()).clamp(max=1)
+    by_kind = []
+    for runner in (denoiser, splice_denoiser(denoiser, {site: reconstruct_by(sae)})):
+        with torch.no_grad():
+            error = (runner.predict(call.x_t, call.raw_t, call.conditioning) - call.noise).double()
+        loss = weight * error.square().flatten(1).mean(1)
+        bins = (denoiser.schedule.t(call.raw_t) * 4).long().clamp(max=3)
+        by_kind.append(sum(float(loss[bins == b].mean()) for b in bins.unique()))
+    assert figures["loss_increase_as_trained"] == pytest.approx(by_kind[1] / by_kind[0] - 1)
+
+
+def test_a_denoiser_of_unknown_training_has_no_such_loss(data: ActivationDataModule, batch: HeldOutBatch) -> None:
+    sae = TideSAE(shape_of(data, SITES[0]), 2, 2, known_part="mean")
+    before, data.denoiser.loss_weights = data.denoiser.loss_weights, None
+    try:
+        found = measure(data, {SITES[0]: sae}, batch)
+    finally:
+        data.denoiser.loss_weights = before
+    assert "loss_weights" not in found
+    assert "loss_increase_as_trained" not in found["sites"][SITES[0]]
 
 
 def test_a_leaking_rung_is_not_spliced(data: ActivationDataModule, batch: HeldOutBatch) -> None:

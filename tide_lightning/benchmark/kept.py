@@ -1,4 +1,4 @@
-"""Factors kept: what the judges read alike in an image and in the same image with SAEs spliced at every step.
+"""What is kept of an image with SAEs spliced at every step: factors that the judges read alike, and the final latents.
 
 What a prompt mentions is easily kept, for the prompt is told again at each step; what it leaves open is decided by what
 the activations carry. Shapes: N prompts, J judges, F factors.
@@ -15,6 +15,7 @@ from torch import Tensor
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.diffusion.counters import normals
 from tide_lightning.evaluation.bootstrap import interval_of_ratio
+from tide_lightning.evaluation.end_to_end import similarity, unrelated
 from tide_lightning.grounds import Ground, Judge
 from tide_lightning.intervene.splicing import reconstruct_by, splice_cases, splice_denoiser, why_not
 from tide_lightning.saes import SAE
@@ -36,7 +37,7 @@ def factors_kept(
 ) -> dict[str, Any]:
     """The entry `kept`: for each site spliced alone, and for all, shares of factor values with their intervals.
 
-    Beside them stands the share that images of different prompts and noise have in common.
+    `latents` says how near the final latents come to the original ones, from the same noise (`similarity`). Beside them stands the share that images of different prompts and noise have in common.
 
     Args:
         ground: gives judges, and says what a prompt mentions.
@@ -55,6 +56,7 @@ def factors_kept(
         for name, sites in splice_cases(saes).items()
     }
     seen: dict[str, list[dict[str, Tensor]]] = {name: [] for name in ("original", *runners)}
+    made: dict[str, list[Tensor]] = {name: [] for name in seen}
     for numbers in torch.arange(len(prompts)).split(_BATCH):
         noise = normals(seed, "kept", numbers=numbers.tolist(), shape=denoiser.latent_shape).to(denoiser.device)
         some = [prompts[number] for number in numbers.tolist()]
@@ -66,6 +68,7 @@ def factors_kept(
                 guidance_scale=guidance_scale,
                 initial_noise=noise,
             )
+            made[name].append(latents.float().cpu())
             seen[name].append(_read(judges, denoiser.decode_latents(latents)))
             if progress is not None:
                 progress(len(some))
@@ -76,12 +79,15 @@ def factors_kept(
     original = values.pop("original")
     said = {factor: torch.tensor([factor in ground.mentioned(prompt) for prompt in prompts]) for factor in original}
     shares = {name: _shares(original, spliced, said, seed) for name, spliced in values.items()}
+    ends = {name: torch.cat(parts) for name, parts in made.items()}
+    for name, found in shares.items():
+        found["latents"] = similarity(ends["original"], ends[name], ends["original"], seed)
     others = {factor: each.roll(1, 0) for factor, each in original.items()}
     return {
         "images": len(prompts),
         "sites": {name: found for name, found in shares.items() if name in saes},
         **{name: found for name, found in shares.items() if name not in saes},
-        "unrelated": _shares(original, others, said, seed),
+        "unrelated": _shares(original, others, said, seed) | {"latents": unrelated(ends["original"])},
     }
 
 

@@ -10,7 +10,7 @@ from tide_lightning.benchmark.examples import groups
 from tide_lightning.benchmark.meaning import PREDICTORS
 from tide_lightning.benchmark.plots import METHOD_NAMES, draw_plots
 from tide_lightning.benchmark.readout import READERS, label
-from tide_lightning.evaluation.figures import number
+from tide_lightning.evaluation.figures import number, with_interval
 from tide_lightning.evaluation.sections import Plot, Table
 from tide_lightning.grounds import Ground
 
@@ -164,7 +164,8 @@ def _kept(figures: Mapping[str, Any]) -> Table | None:
     cases = {**kept["sites"], "all at once": kept.get("all"), "unrelated images": kept["unrelated"]}
     factors = list(kept["unrelated"]["factors"])
     rows = [
-        [name, *(_with_interval(found, key) for key in ("mentioned", "open"))]
+        [name, *(with_interval(found, key, ".1%") for key in ("mentioned", "open"))]
+        + [with_interval(found.get("latents", {}), key, style) for key, style in (("mse", ".3f"), ("cosine_centred", ".3f"))]
         + [number(found["factors"][factor], ".0%") for factor in factors]
         for name, found in cases.items()
         if found
@@ -174,14 +175,8 @@ def _kept(figures: Mapping[str, Any]) -> Table | None:
         "spliced at every step: of factors that the prompt mentions, and of those it leaves open; in brackets where "
         "95 % of draws of other prompts lie. Unrelated: images of different prompts and noise."
     )
-    return Table(["factors kept", "mentioned", "left open", *factors], rows, note)
-
-
-def _with_interval(found: Mapping[str, Any], key: str) -> str:
-    if key not in found:
-        return "-"
-    low, high = found[f"{key}_interval"]
-    return f"{found[key]:.1%} ({low:.0%} to {high:.0%})"
+    head = ["factors kept", "mentioned", "left open", "latents' MSE", "latents' centred cosine", *factors]
+    return Table(head, rows, note)
 
 
 def _steering(figures: Mapping[str, Any]) -> list[Table]:

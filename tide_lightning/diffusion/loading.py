@@ -19,6 +19,9 @@ from tide_lightning.diffusion.pretrained import Origin, dtype_argument, explaine
 from tide_lightning.diffusion.stored_prompts import StoredPrompts
 from tide_lightning.errors import UserError
 
+LOSS_WEIGHTS = "_loss_weights"
+"""The key of model_index.json under which a pipeline may say how it was trained."""
+
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -33,6 +36,7 @@ def load_denoiser(
     latent_size: Sequence[int] | None = None,
     prompt_cache: str | None = None,
     compile: bool = False,
+    loss_weights: str | None = None,
 ) -> Denoiser:
     """Load a frozen denoiser, on the CPU.
 
@@ -47,6 +51,8 @@ def load_denoiser(
         latent_size: rows and columns of a latent (a video's frames before them); the model's own unless given.
         prompt_cache: a folder that keeps a pipeline's prompt embeddings; text encoders are loaded when one is missing.
         compile: compile the transformer's blocks one by one; sites inside a block cannot be read then.
+        loss_weights: how its training weighed errors over t: uniform, or min_snr:GAMMA; unless given what the pipeline's
+            model_index.json says under `_loss_weights`, or uniform, but for flows, where it stays unknown.
     """
     chosen = None if family is None else _named_family(family)
     if chosen is not None and issubclass(chosen, OwnDenoiser):
@@ -60,9 +66,10 @@ def load_denoiser(
             key = [type(denoiser).__name__, origin.address, revision, dtype]
             encode = LateTextEncoders(denoiser, origin, late, _DTYPES[dtype])
             denoiser.encode_prompts_by(StoredPrompts(Path(prompt_cache).expanduser(), key, encode))
+        denoiser.trained_with(origin.index.get(LOSS_WEIGHTS))
     if compile:
         _compile_blocks(denoiser)
-    return denoiser
+    return denoiser.trained_with(loss_weights)
 
 
 def describe_denoiser(

@@ -16,6 +16,7 @@ from tide_lightning.datamodules.sources import Images
 from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.diffusion.counters import normal, stream, torch_generator
 from tide_lightning.diffusion.trajectories import sample
+from tide_lightning.evaluation.bootstrap import interval_of_ratio
 from tide_lightning.evaluation.budget import is_late
 from tide_lightning.evaluation.figures import measured
 from tide_lightning.evaluation.image_quality import ImageQuality
@@ -198,14 +199,18 @@ class Trajectories:
         return figures | {"absent": self.quality.absent()}
 
 
-def similarity(a: Tensor, b: Tensor, reference: Tensor) -> dict[str, float]:
-    """Means over samples: cosine, cosine about the mean of `reference`'s samples, squared error."""
-    a, b, reference = (x.double().flatten(1) for x in (a, b, reference))
+def similarity(a: Tensor, b: Tensor, reference: Tensor, seed: int = 0) -> dict[str, Any]:
+    """Means over samples, with their intervals: cosine, cosine about the mean of `reference`'s samples, squared error."""
+    a, b, reference = (x.double().flatten(1).cpu() for x in (a, b, reference))
     mean = reference.mean(0)
     cosine = torch.nn.functional.cosine_similarity
-    found = {"cosine": float(cosine(a, b).mean()), "mse": float((a - b).square().mean())}
+    samples = {"cosine": cosine(a, b), "mse": (a - b).square().mean(1)}
     if len(reference) > 1:
-        found["cosine_centred"] = float(cosine(a - mean, b - mean).mean())
+        samples["cosine_centred"] = cosine(a - mean, b - mean)
+    found: dict[str, Any] = {}
+    for name, values_N in samples.items():
+        found[name] = float(values_N.mean())
+        found[f"{name}_interval"] = list(interval_of_ratio(values_N, torch.ones_like(values_N), seed))
     return found
 
 

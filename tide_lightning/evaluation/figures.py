@@ -42,3 +42,11 @@ def number(value: Any, style: str = ".4f") -> str:
     if style == ".4f" and value and (abs(value) < 1e-3 or abs(value) >= 1e4):
         style = ".3g"
     return format(value, style)
+
+
+def with_interval(figures: Mapping[str, Any], key: str, style: str = ".4f") -> str:
+    """A figure and, in brackets, the interval that stands beside it as `<key>_interval`."""
+    value, ends = figures.get(key), figures.get(f"{key}_interval")
+    if value is None or not ends or None in ends:
+        return number(value, style)
+    return f"{number(value, style)} ({number(ends[0], style)} to {number(ends[1], style)})"

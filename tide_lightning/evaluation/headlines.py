@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tide_lightning.evaluation.budget import cut_lines
-from tide_lightning.evaluation.figures import number
+from tide_lightning.evaluation.figures import number, with_interval
 from tide_lightning.evaluation.floors import FLOORS
 from tide_lightning.evaluation.sections import Table
 from tide_lightning.intervene.splicing import ALL
@@ -79,12 +79,26 @@ def overview(metrics: Mapping[str, Any]) -> Table:
 
 def reconstruction(metrics: Mapping[str, Any]) -> Table:
     """The other figures of each site's reconstruction."""
+    columns = {
+        "mse": ("MSE (activation's units²)", ".4f"),
+        "nmse": ("normalised MSE", ".4f"),
+        "cosine_centred": ("centred cosine", ".4f"),
+        "cosine": ("raw cosine", ".4f"),
+        "l0_even": ("L0, even in t", ".1f"),
+        "l0_largest": ("largest L0", ".1f"),
+        "numbers_besides_latents": ("numbers besides", "g"),
+        "encoder_products": ("encoder products", ".2f"),
+    }
     rows = [
-        [site, *(number(found.get(name)) for name in ("mse", "nmse", "cosine_centred", "cosine"))]
+        [site, *(number(found.get(name), style) for name, (_, style) in columns.items())]
         for site, found in metrics.get("sites", {}).items()
     ]
-    head = ["site", "MSE (activation's units²)", "normalised MSE", "centred cosine", "raw cosine"]
-    return Table(head, rows, "Raw cosine is inflated by the activations' mean: read the centred one.")
+    note = (
+        "Raw cosine is inflated by the activations' mean: read the centred one. L0 even in t: its mean over equal bins "
+        "of t; largest: in the bin with most. Numbers besides: that the known part reads off each token. Encoder "
+        "products: operations a token in use, over those of one product with the encoder's weights."
+    )
+    return Table(["site", *(name for name, _ in columns.values())], rows, note)
 
 
 def floors(metrics: Mapping[str, Any]) -> Table:
@@ -108,11 +122,20 @@ def fidelity(metrics: Mapping[str, Any]) -> Table:
     losses = ("loss_original", "loss_spliced", "loss_known", "loss_ablated")
     changes = ("loss_increase", "loss_increase_known", "loss_recovered")
     rows = [
-        [name, *(number(found.get(key)) for key in losses), *(number(found.get(key), "+.1%") for key in changes)]
+        [name]
+        + [with_interval(found, f"loss_increase_{which}", "+.1%") for which in ("even", "as_trained")]
+        + [number(found.get(key)) for key in losses]
+        + [number(found.get(key), "+.1%") for key in changes]
         for name, found in fidelity_cases(metrics).items()
     ]
-    head = ["site", "original", "spliced", "known alone", "mean", "increase", "increase, known alone", "recovered"]
-    note = "Mean squared error of the denoiser's prediction, with the same noise. Loss increase is the figure to read."
+    head = ["site", "increase, even in t", "increase, as trained", "original", "spliced", "known alone", "mean"]
+    head += ["increase", "increase, known alone", "recovered"]
+    weights = metrics.get("fidelity", {}).get("loss_weights")
+    note = (
+        "Mean squared error of the denoiser's prediction, with the same noise. The increase even in t, the mean over "
+        "equal bins of t, is the figure to read; in brackets where 95 % of draws of other samples lie. As trained: "
+        + (f"bins of t weighted as the denoiser's loss was ({weights})." if weights else "not known of this denoiser.")
+    )
     return Table(head, rows, note)
 
 
@@ -130,13 +153,14 @@ def similarity(metrics: Mapping[str, Any]) -> Table:
     }
     columns = {key: what for key, what in _SIMILARITY.items() if any(key in (case or {}) for case in named.values())}
     rows = [
-        [name, *(number(case.get(key), style) for key, (_, style) in columns.items())]
+        [name, *(with_interval(case, key, style) for key, (_, style) in columns.items())]
         for name, case in named.items()
         if case
     ]
     note = (
         f"Final latents of {found['images']} held-out prompts, {found['num_inference_steps']} steps, guidance "
-        f"{found['guidance_scale']:g}. Unrelated images, of other prompts, are the baseline."
+        f"{found['guidance_scale']:g}; in brackets where 95 % of draws of other prompts lie. Unrelated images, of other "
+        "prompts, are the baseline."
     )
     if "frechet" in columns:
         note += (

@@ -205,7 +205,13 @@ class EvaluateProtocol(Callback):
         begun = _now(pl_module)
         target = data.denoiser.schedule.target(call.x0, call.noise, call.raw_t)
         for index in chosen.split(data.forward_batch_size or len(chosen)):
-            self._fidelity.update(call.x_t[index], call.raw_t[index], call.conditioning.select(index), target[index])
+            self._fidelity.update(
+                call.x_t[index],
+                call.raw_t[index],
+                call.conditioning.select(index),
+                target[index],
+                call.sample[index].tolist(),
+            )
         ended = _now(pl_module)
         self._fidelity_seconds += ended - begun
         self._fidelity_seen += len(chosen)

@@ -10,6 +10,7 @@ from torchmetrics import Metric
 
 from tide_lightning.evaluation.figures import mean_over_bins, measured
 from tide_lightning.saes import SAE, SAEOutput
+from tide_lightning.saes.cost import cost_of
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.training.metrics import ReconstructionMetric
 
@@ -36,6 +37,7 @@ class SiteReconstruction:
         self.sums = ReconstructionMetric(sae.d_in, sae.d_sae, num_bins).to(device)
         self.sums.set_dtype(torch.float64)
         self.cosines = CentredCosine(sae.d_in, num_bins).to(device)
+        self.cost = cost_of(sae)._asdict()
 
     def update(self, tokens: TokenBatch, output: SAEOutput) -> None:
         """Add a batch's tokens."""
@@ -51,7 +53,7 @@ class SiteReconstruction:
             row["cosine_centred"] = cosine_bins[round(row["low"] * self.sums.num_bins)]
         health = _health(found["fired"], total["tokens"])
         l0 = {"l0_even": mean_over_bins(bins, "l0"), "l0_largest": max((row["l0"] for row in bins), default=0.0)}
-        entry: dict[str, Any] = measured({**total, **l0, "cosine_centred": cosine, **health, "by_timestep": bins})
+        entry: dict[str, Any] = measured({**total, **l0, **self.cost, "cosine_centred": cosine, **health, "by_timestep": bins})
         return entry
 
 

@@ -163,6 +163,11 @@ class SAE(Pretrained):
         }
 
     @property
+    def dense_products(self) -> int:
+        """How often a token meets all rows of the encoder or the decoder until its code is found."""
+        return 1 + self.refinements + self.pursuits
+
+    @property
     def is_conditioned(self) -> bool:
         """Whether codes depend on the timestep."""
         return self.modulation is not None or self.known.rung != "mean"

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tide_lightning.diffusion.denoiser.sites import HasSites
+from tide_lightning.diffusion.loss_weights import check_weights, default_weights
 from tide_lightning.diffusion.schedule import schedule_of
 
 
@@ -29,6 +30,8 @@ class Denoiser(HasSites):
 
     component: str = "transformer"
     """The pipeline's part that is the denoiser."""
+    loss_weights: str | None
+    """How its training weighed errors over t; None where that is not known."""
 
     def __init__(
         self, module: nn.Module, scheduler: Any, pipeline: Any = None, latent_size: Sequence[int] | None = None
@@ -36,12 +39,19 @@ class Denoiser(HasSites):
         self.module = module.eval().requires_grad_(False)
         self.scheduler = scheduler
         self.schedule = schedule_of(scheduler, self.timestep_divisor)
+        self.loss_weights = default_weights(self.schedule)
         self.pipeline = pipeline
         self._latent_size = None if latent_size is None else tuple(latent_size)
         self.encode_prompts_by(self.encode_prompt)
         self._found = {}
         self._around = lambda x_t, raw_t, conditioning: nullcontext()
         self.check_size()
+
+    def trained_with(self, loss_weights: str | None) -> Denoiser:
+        """Say how training weighed errors over t, in place: see `loss_weights.py`; None leaves what is assumed."""
+        if loss_weights is not None:
+            self.loss_weights = check_weights(loss_weights, self.schedule)
+        return self
 
     def to(self, device: torch.device | str) -> Denoiser:
         """Move every part, in place."""
