@@ -69,6 +69,8 @@ def pooled(drawn: Examples, repeats: int, shrinking: float = 1.0) -> dict[str, T
 def test_planted_latents_are_found_and_floors_know_nothing(repeats: int) -> None:
     train, test = ((drawn, pooled(drawn, repeats)) for drawn in (scenes("train", 300), scenes("test", 150)))
     found = measure_meaning(train, test, repeats, seed=0)
+    for name, (low, high) in found["mean"]["f1_interval"].items():
+        assert low <= found["mean"]["f1"][name] <= high
     for factor, value, latent in (("colour", "red", RED), ("place", "left", LEFT), ("light", "right", LIT)):
         question = found["values"][factor][value]
         assert question["latent"] == latent

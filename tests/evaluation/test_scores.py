@@ -11,7 +11,7 @@ from tide_lightning.evaluation.scores import (
     auroc,
     auroc_paired,
     best_threshold,
-    f1,
+    f1_counts,
     iou_counts,
     square_sums,
 )
@@ -21,6 +21,11 @@ def brute_auroc(scores: Tensor, labels: Tensor) -> float:
     """The share of pairs in which the positive wins, a tie being half a win."""
     wins = [(float(p) > float(n)) + 0.5 * (float(p) == float(n)) for p in scores[labels] for n in scores[~labels]]
     return sum(wins) / len(wins)
+
+
+def f1(scores_UV: Tensor, thresholds_V: Tensor, labels_UV: Tensor) -> Tensor:
+    hits, said = f1_counts(scores_UV, thresholds_V, labels_UV)
+    return 2 * hits.sum(0) / said.sum(0)
 
 
 def brute_f1(scores: Tensor, threshold: float, labels: Tensor) -> float:

@@ -29,7 +29,9 @@ def test_dense_products_are_those_that_run(changes: dict[str, Any], products: in
 
 
 def test_the_known_part_passes_numbers_by() -> None:
-    found = {rung: cost_of(TideSAE(SHAPE, 8, 4, known_part=rung)) for rung in ("mean", "mean_t_position", "input_token")}
+    found = {
+        rung: cost_of(TideSAE(SHAPE, 8, 4, known_part=rung)) for rung in ("mean", "mean_t_position", "input_token")
+    }
     assert [each.numbers_besides_latents for each in found.values()] == [0, 0, 4]
     assert found["input_token"].encoder_products > found["mean_t_position"].encoder_products
 

@@ -37,7 +37,8 @@ def factors_kept(
 ) -> dict[str, Any]:
     """The entry `kept`: for each site spliced alone, and for all, shares of factor values with their intervals.
 
-    `latents` says how near the final latents come to the original ones, from the same noise (`similarity`). Beside them stands the share that images of different prompts and noise have in common.
+    `latents` says how near the final latents come to the original ones, from the same noise (`similarity`). Beside them
+    stands what images of different prompts and noise have in common.
 
     Args:
         ground: gives judges, and says what a prompt mentions.

@@ -2,12 +2,13 @@
 
 Everything that is chosen (latents, signs, thresholds, weights) is chosen on training images and measured on others.
 
-Shapes: U units, F latents, V factor values.
+Shapes: U units, F latents, V factor values, N images, R draws of the bootstrap over images, P predictors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor
 from tide_lightning.benchmark.examples import Examples, groups, questions
 from tide_lightning.benchmark.probes import fit_logistic
 from tide_lightning.benchmark.reading import SOURCES
-from tide_lightning.evaluation.scores import auroc, auroc_paired, best_threshold, f1
+from tide_lightning.evaluation.bootstrap import drawn, interval
+from tide_lightning.evaluation.scores import auroc, auroc_paired, best_threshold, f1_counts
 from tide_lightning.grounds import Factor
 
 PROBE_SIZES = (1, 5, 20)
@@ -74,6 +76,8 @@ def measure_meaning(
 ) -> dict[str, Any]:
     """All factor values' figures and their means, as they stand in metrics.json.
 
+    The means' F1 has intervals over the test images.
+
     Args:
         train: images to choose on, with their pooled features; the images repeat where several bins of t are joined.
         test: images to measure on.
@@ -81,20 +85,30 @@ def measure_meaning(
         seed: of the random latents.
     """
     values: dict[str, dict[str, Any]] = {}
+    draws: dict[str, list[Tensor]] = {}
+    counts_RN = drawn(range(len(test[0])), seed)
     for group in groups(train[0].ground.factors):
-        (train_features, train_labels), (test_features, test_labels) = (
+        (train_features, train_labels, _), (test_features, test_labels, image_U) = (
             _units(examples, pooled, group, repeats) for examples, pooled in (train, test)
         )
         enough = (_least(train_labels) >= MIN_TRAIN) & (_least(test_labels) >= MIN_TEST)
         kept = enough.nonzero().squeeze(1)
         if not len(kept):
             continue
-        found = _measure(train_features, train_labels[:, kept], test_features, test_labels[:, kept], seed)
-        for number, figures in zip(kept.tolist(), found, strict=True):
+        by_image = partial(_by_image, counts_RN, image_U)
+        found, f1_RPV = _measure(
+            train_features, train_labels[:, kept], test_features, test_labels[:, kept], by_image, seed
+        )
+        for number, figures, f1_RP in zip(kept.tolist(), found, f1_RPV.unbind(2), strict=True):
             factor, value = questions(group)[number]
             values.setdefault(factor, {})[value] = figures._asdict()
+            draws.setdefault(factor, []).append(f1_RP)
     factors = {factor: _means(list(found.values())) for factor, found in values.items()}
-    return {"mean": _means(list(factors.values())), "factors": factors, "values": values}
+    mean = _means(list(factors.values()))
+    if draws:
+        mean_RP = torch.stack([torch.stack(each).mean(0) for each in draws.values()]).mean(0)
+        mean["f1_interval"] = {name: list(interval(mean_RP[:, at])) for at, name in enumerate(PREDICTORS)}
+    return {"mean": mean, "factors": factors, "values": values}
 
 
 def best_latents(codes_UF: Tensor, labels_UV: Tensor) -> Tensor:
@@ -103,8 +117,17 @@ def best_latents(codes_UF: Tensor, labels_UV: Tensor) -> Tensor:
 
 
 def _measure(
-    train: dict[str, Tensor], train_labels: Tensor, test: dict[str, Tensor], test_labels: Tensor, seed: int
-) -> list[Question]:
+    train: dict[str, Tensor],
+    train_labels: Tensor,
+    test: dict[str, Tensor],
+    test_labels: Tensor,
+    redrawn: Callable[[Tensor], Tensor],
+    seed: int,
+) -> tuple[list[Question], Tensor]:
+    """Each value's figures, and its F1 by predictor in each draw of the test images [R, P, V].
+
+    `redrawn` makes of numbers of test units [U, V] their sums in each draw [R, V].
+    """
     ranking = auroc(train["codes"], train_labels)
     best = ranking.argmax(1)
     # A probe may read a latent that falls silent as well as one that fires.
@@ -134,12 +157,15 @@ def _measure(
         probe = fit_logistic(train[name][None], train_labels[None])
         scores[name] = probe(train[name][None])[0], probe(test[name][None])[0]
     aurocs = {name: auroc_paired(measured, test_labels).tolist() for name, (_, measured) in scores.items()}
-    f1s = {
-        name: f1(measured, best_threshold(fitted, train_labels), test_labels).tolist()
-        for name, (fitted, measured) in scores.items()
-    }
+    drawn_f1s = []
+    for name in PREDICTORS:
+        fitted, measured = scores[name]
+        hits, said = f1_counts(measured, best_threshold(fitted, train_labels), test_labels)
+        drawn_f1s.append(2 * redrawn(hits) / redrawn(said).clamp(min=1))
+    f1_RPV = torch.stack(drawn_f1s, 1)
+    f1s = dict(zip(PREDICTORS, f1_RPV[0].tolist(), strict=True))  # the first draw takes every image once
     positives = test_labels.sum(0).tolist()
-    return [
+    questions_V = [
         Question(
             positives[v],
             len(test_labels),
@@ -149,15 +175,23 @@ def _measure(
         )
         for v in range(len(best))
     ]
+    return questions_V, f1_RPV
 
 
 def _units(
     examples: Examples, pooled: Pooled, group: Mapping[str, Factor], repeats: int
-) -> tuple[dict[str, Tensor], Tensor]:
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Features and labels of the units that a group is read from, and which image each lies in [U]."""
     units, labels = examples.units(group, repeats)
     num_units = pooled["position"].shape[1]
     flat = {name: value.expand(-1, num_units, -1).flatten(0, 1) for name, value in pooled.items()}
-    return {name: value[units] for name, value in flat.items()}, labels
+    return {name: value[units] for name, value in flat.items()}, labels, units // num_units % len(examples)
+
+
+def _by_image(counts_RN: Tensor, image_U: Tensor, values_UV: Tensor) -> Tensor:
+    """Sums of units' values in each draw of their images [R, V]."""
+    sums_NV = values_UV.new_zeros(counts_RN.shape[1], values_UV.shape[1]).index_add_(0, image_U, values_UV)
+    return counts_RN @ sums_NV.cpu()
 
 
 def _least(labels: Tensor) -> Tensor:

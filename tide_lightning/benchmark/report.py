@@ -57,6 +57,7 @@ def report_parts(ground: Ground, figures: Mapping[str, Any]) -> list[Table | Plo
     }
     parts: list[Table | Plot | None] = [
         _overview(figures),
+        _found_alone(figures),
         plots.get("meaning"),
         _by_factor(ground, figures),
         plots.get("factors"),
@@ -82,6 +83,23 @@ def _overview(figures: Mapping[str, Any]) -> Table:
         "latents; then as many random ones of it; then floors and ceilings that do not use the codes."
     )
     return Table(["meaning", *PREDICTOR_NAMES.values()], rows, note)
+
+
+def _found_alone(figures: Mapping[str, Any]) -> Table:
+    """F1 of the same, with one threshold for all t and with one for each bin."""
+    rows = []
+    for site, found in figures["meaning"].items():
+        mean = found["mean"]
+        ends = {f"{name}_interval": pair for name, pair in mean.get("f1_interval", {}).items()}
+        rows.append([site, *(with_interval(mean.get("f1", {}) | ends, name, ".3f") for name in PREDICTORS)])
+        rows.append([f"{site}, by bin", *(number(mean.get("f1_even", {}).get(name), ".3f") for name in PREDICTORS)])
+    note = (
+        "F1 on the same images, mean over factors, in brackets where 95 % of draws of other images lie. One threshold "
+        "for all t rewards values that are scaled by t: amounts are values in the unit that moves activations alike at "
+        "every t. By bin: thresholds, latents and probes of each bin of t, then the mean over bins. Always yes is what "
+        "a latent scores that says nothing."
+    )
+    return Table(["meaning, F1", *PREDICTOR_NAMES.values()], rows, note)
 
 
 def _by_factor(ground: Ground, figures: Mapping[str, Any]) -> Table:
@@ -165,7 +183,10 @@ def _kept(figures: Mapping[str, Any]) -> Table | None:
     factors = list(kept["unrelated"]["factors"])
     rows = [
         [name, *(with_interval(found, key, ".1%") for key in ("mentioned", "open"))]
-        + [with_interval(found.get("latents", {}), key, style) for key, style in (("mse", ".3f"), ("cosine_centred", ".3f"))]
+        + [
+            with_interval(found.get("latents", {}), key, style)
+            for key, style in (("mse", ".3f"), ("cosine_centred", ".3f"))
+        ]
         + [number(found["factors"][factor], ".0%") for factor in factors]
         for name, found in cases.items()
         if found

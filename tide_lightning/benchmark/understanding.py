@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tide_lightning.benchmark.examples import Examples
-from tide_lightning.benchmark.meaning import Pooled, joined, measure_meaning
+from tide_lightning.benchmark.meaning import PREDICTORS, Pooled, joined, measure_meaning
 from tide_lightning.benchmark.reading import Reading, read
 from tide_lightning.benchmark.readout import ReadOut
 from tide_lightning.datamodules.harvest import Harvester
 from tide_lightning.datamodules.loader import one_ahead
+from tide_lightning.evaluation.figures import mean_over_bins
 from tide_lightning.grounds import Split
 from tide_lightning.saes import SAE
 
@@ -60,6 +61,11 @@ def understand(
     for site in saes:
         train_all, test_all = ((examples[split], joined(pooled[split][site])) for split in SPLITS)
         total = measure_meaning(train_all, test_all, len(bins), seed)
-        found["meaning"][site] = {**total, "by_timestep": rows["meaning"][site]}
+        bins = rows["meaning"][site]
+        if total["mean"]:
+            total["mean"]["f1_even"] = {
+                name: mean_over_bins([row["mean"].get("f1", {}) for row in bins], name) for name in PREDICTORS
+            }
+        found["meaning"][site] = {**total, "by_timestep": bins}
         found["readout"][site] = {**readouts[site].compute(), "by_timestep": rows["readout"][site]}
     return found, pooled["train"]

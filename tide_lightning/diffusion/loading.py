@@ -51,8 +51,8 @@ def load_denoiser(
         latent_size: rows and columns of a latent (a video's frames before them); the model's own unless given.
         prompt_cache: a folder that keeps a pipeline's prompt embeddings; text encoders are loaded when one is missing.
         compile: compile the transformer's blocks one by one; sites inside a block cannot be read then.
-        loss_weights: how its training weighed errors over t: uniform, or min_snr:GAMMA; unless given what the pipeline's
-            model_index.json says under `_loss_weights`, or uniform, but for flows, where it stays unknown.
+        loss_weights: how its training weighed errors over t: uniform, or min_snr:GAMMA; unless given what the
+            pipeline's model_index.json says under `_loss_weights`, or uniform, but for flows, where it stays unknown.
     """
     chosen = None if family is None else _named_family(family)
     if chosen is not None and issubclass(chosen, OwnDenoiser):

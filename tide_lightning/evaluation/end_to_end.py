@@ -200,7 +200,7 @@ class Trajectories:
 
 
 def similarity(a: Tensor, b: Tensor, reference: Tensor, seed: int = 0) -> dict[str, Any]:
-    """Means over samples, with their intervals: cosine, cosine about the mean of `reference`'s samples, squared error."""
+    """Means over samples, with intervals: cosine, cosine about the mean of `reference`'s samples, squared error."""
     a, b, reference = (x.double().flatten(1).cpu() for x in (a, b, reference))
     mean = reference.mean(0)
     cosine = torch.nn.functional.cosine_similarity

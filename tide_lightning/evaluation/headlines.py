@@ -159,8 +159,8 @@ def similarity(metrics: Mapping[str, Any]) -> Table:
     ]
     note = (
         f"Final latents of {found['images']} held-out prompts, {found['num_inference_steps']} steps, guidance "
-        f"{found['guidance_scale']:g}; in brackets where 95 % of draws of other prompts lie. Unrelated images, of other "
-        "prompts, are the baseline."
+        f"{found['guidance_scale']:g}; in brackets where 95 % of draws of other prompts lie. Unrelated images, "
+        "of other prompts, are the baseline."
     )
     if "frechet" in columns:
         note += (

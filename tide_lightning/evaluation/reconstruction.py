@@ -53,7 +53,9 @@ class SiteReconstruction:
             row["cosine_centred"] = cosine_bins[round(row["low"] * self.sums.num_bins)]
         health = _health(found["fired"], total["tokens"])
         l0 = {"l0_even": mean_over_bins(bins, "l0"), "l0_largest": max((row["l0"] for row in bins), default=0.0)}
-        entry: dict[str, Any] = measured({**total, **l0, **self.cost, "cosine_centred": cosine, **health, "by_timestep": bins})
+        entry: dict[str, Any] = measured(
+            {**total, **l0, **self.cost, "cosine_centred": cosine, **health, "by_timestep": bins}
+        )
         return entry
 
 

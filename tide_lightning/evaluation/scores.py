@@ -46,11 +46,13 @@ def best_threshold(scores_UV: Tensor, labels_UV: Tensor) -> Tensor:
     return ((ordered + following) / 2).gather(0, best).squeeze(0)
 
 
-def f1(scores_UV: Tensor, thresholds_V: Tensor, labels_UV: Tensor) -> Tensor:
-    """F1 of `score >= threshold` [V]; 0 where nothing is found."""
+def f1_counts(scores_UV: Tensor, thresholds_V: Tensor, labels_UV: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each unit, whether it is a hit, and how often it is called or is positive: F1 = 2 sum(hits) / sum(said).
+
+    Called is what scores at least its column's threshold.
+    """
     yes, labels = scores_UV.double() >= thresholds_V, labels_UV.bool()
-    hits = (yes & labels).sum(0).double()
-    return 2 * hits / (yes.sum(0) + labels.sum(0)).clamp(min=1)
+    return (yes & labels).double(), yes.double() + labels.double()
 
 
 def iou_counts(yes: Tensor, labels: Tensor) -> tuple[int, int]:
