@@ -35,6 +35,7 @@ BUDGET: dict[str, Any] = {
     "num_steer_train_prompts": 1,
     "num_steer_prompts": 2,
     "strengths": (1.0,),
+    "steer_sweep": True,
     "num_kept_images": 4,
     "num_inference_steps": 2,
     "print_every_seconds": 0.0,

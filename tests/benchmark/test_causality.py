@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -44,6 +46,7 @@ def test_contrary_prompts_that_ask_for_the_target_do_not_count(denoiser: Denoise
 
 
 def test_the_plan_knows_how_many_images_it_takes() -> None:
-    # Training: 2 prompts plain, and with 3 methods at 2 strengths. Test: 4 plain, and with 5 methods.
+    # Training: 2 prompts plain, and with 4 methods at 2 strengths. Test: 4 plain, with 5 kinds of pushes, changed.
     plan = SteeringPlan({"colour": [RED]}, "silent", 2, 4, [1.0, 2.0], (0.0, 1.0), 2, 3.0, 0)
-    assert plan.num_images(1) == 2 + 2 * 3 * 2 + 4 + 4 * 5
+    assert plan.num_images(1) == 2 + 2 * 4 * 2 + 4 + 4 * (5 + 1)
+    assert replace(plan, sweep=True).num_images(1) == 2 + 2 * 4 * 2 + 4 + 4 * (5 * 2 + 1)

@@ -58,7 +58,9 @@ class GroundBenchmark(Callback):
         steer_prompts: prompts do not mention the steered factor (silent) or mention another value (contrary).
         num_steer_train_prompts: for each target and strength, to choose the strength on.
         num_steer_prompts: for each target and method, to measure on.
-        strengths: how far a push moves a token, in multiples of how far the value itself moves its tokens.
+        strengths: how far a push moves a token, in multiples of how far the value itself moves its tokens beyond what
+            follows from time, place and input: the same for all SAEs of a site.
+        steer_sweep: push the test prompts with every strength, for success against what else changes.
         window: low and high t between which tokens are pushed.
         num_kept_images: prompts of the test split, each sampled as it is and spliced, to see which factors are kept.
         num_inference_steps: of all trajectories.
@@ -82,6 +84,7 @@ class GroundBenchmark(Callback):
         num_steer_train_prompts: int = 2,
         num_steer_prompts: int = 8,
         strengths: tuple[float, ...] = (1.0, 2.0, 4.0),
+        steer_sweep: bool = False,
         window: tuple[float, float] = (0.0, 1.0),
         num_kept_images: int = 16,
         num_inference_steps: int = 10,
@@ -117,6 +120,7 @@ class GroundBenchmark(Callback):
         self.steer_prompts: About = steer_prompts
         self.num_prompts = {"train": num_steer_train_prompts, "test": num_steer_prompts}
         self.strengths, self.window = sorted(strengths), window
+        self.steer_sweep = steer_sweep
         self.num_kept_images = num_kept_images
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
         self.forward_batch_size = forward_batch_size
@@ -240,6 +244,7 @@ class GroundBenchmark(Callback):
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self._guidance(data),
             seed=self.seed,
+            sweep=self.steer_sweep,
         )
         fitted = plan.fitting(budget.left(), data.denoiser, len(directions))
         for name in ("num_train_prompts", "num_test_prompts"):

@@ -2,14 +2,15 @@
 
 One latent stands for each target, the one of the highest AUROC on labelled training images. Its strength is chosen on
 training prompts; success and stability are read from images of other prompts by a judge, and confirmed by a second one
-of another architecture. Beside it: no push, random latents that move tokens as far, the difference of means of
-activations and of what the known part leaves of them, the prompt itself.
+of another architecture. Beside it: no push; random latents; the difference of means of activations, and of what a
+common known part leaves of them; the weights of a logistic regression on that; the prompt itself. All pushes of a
+strength move tokens as far, whichever SAE's latent is raised: in multiples of how far the value itself moves them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -18,20 +19,26 @@ from torch import Tensor
 
 from tide_lightning.benchmark.directions import Directions, Push
 from tide_lightning.benchmark.prompts import SteeringPrompts, steering_prompts
+from tide_lightning.benchmark.sweep import beyond_chance, curves
 from tide_lightning.diffusion import Denoiser, sample
+from tide_lightning.evaluation.bootstrap import interval_of_ratio
 from tide_lightning.grounds import About, Ground, Split
 from tide_lightning.intervene import steer
 from tide_lightning.intervene.amounts import effects
 
-METHODS = ("none", "latent", "random", "dense", "dense_beyond_known", "prompt")
-"""No push, the target's latent, random latents, two differences of means, the target in the prompt."""
+DENSE = ("dense", "dense_beyond_known", "supervised")
+"""Directions that are no latent's; see `Directions.vectors`."""
+
+METHODS = ("none", "latent", "random", *DENSE, "prompt")
+"""No push, the target's latent, random latents, directions, the target in the prompt."""
 
 _NUM_TIMED = 8  # images of two steps, to learn how long one takes
 _OVERDRAFT = 1.3  # times the time left: so far a plan may go for the least number of prompts
 
 _BATCH = 32  # images of one trajectory
 
-_CHOSEN = ("latent", "dense", "dense_beyond_known")  # with a strength of their own; random latents take the latent's
+_CHOSEN = ("latent", *DENSE)  # with a strength of their own; random latents take the latent's
+_PUSHES = ("latent", "random", *DENSE)
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class SteeringPlan:
         num_inference_steps: of a trajectory.
         guidance_scale: of a trajectory; both halves are pushed.
         seed: of prompts, noise and random latents.
+        sweep: whether the test prompts are pushed with every strength, and not with the chosen one alone.
     """
 
     targets: dict[str, list[int]]
@@ -60,11 +68,13 @@ class SteeringPlan:
     num_inference_steps: int
     guidance_scale: float
     seed: int
+    sweep: bool = False
 
     def num_images(self, num_sites: int) -> int:
         """How many images will be sampled, at most: no prompt asks for the values of some factors."""
         values = sum(map(len, self.targets.values()))
-        test = self.num_test_prompts * (len(self.targets) + (len(METHODS) - 1) * values)
+        pushes = len(_PUSHES) * (len(self.strengths) if self.sweep else 1)
+        test = self.num_test_prompts * (len(self.targets) + (pushes + 1) * values)
         trials = len(_CHOSEN) * len(self.strengths) * num_sites
         return test + self.num_train_prompts * (len(self.targets) + trials * values)
 
@@ -111,14 +121,18 @@ class Steering:
     def run(self) -> dict[str, Any]:
         """Success and stability of every target and method, and their means over targets."""
         targets: dict[str, dict[str, Any]] = {}
+        swept: list[dict[str, Any]] = []
         for factor, values in self.plan.targets.items():
             chosen = self._choose(factor, values)
-            targets[factor] = self._measure(factor, values, chosen)
+            targets[factor], rows = self._measure(factor, values, chosen)
+            swept += rows
         rows = [row for found in targets.values() for row in found.values()]
-        return {
-            "mean": {method: _mean(found) for method in METHODS if (found := _of(method, rows))},
-            "targets": targets,
-        }
+        mean = {method: _mean(found) for method in METHODS if (found := _of(method, rows))}
+        for method, found in mean.items():
+            found["beyond_chance"] = beyond_chance(found["success"], mean["none"]["success"])
+            found["success_interval"] = list(_interval(method, targets, self.plan.seed))
+        sweep = {"sweep": curves(self.plan.strengths, swept)} if self.plan.sweep else {}
+        return {"mean": mean, **sweep, "targets": targets}
 
     def _choose(self, factor: str, values: list[int]) -> dict[str, tuple[Directions, float]]:
         """Each method's site and strength: those of the highest chance times stability on training prompts.
@@ -148,20 +162,32 @@ class Steering:
                     best[method] = score, at, strength
         return {method: (at, strength) for method, (_, at, strength) in best.items()}
 
-    def _measure(self, factor: str, values: list[int], chosen: dict[str, tuple[Directions, float]]) -> dict[str, Any]:
+    def _measure(
+        self, factor: str, values: list[int], chosen: dict[str, tuple[Directions, float]]
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Each value's figures; and for a sweep also by method those at each strength, a row for each value."""
         boards = self._prompts(factor, "test", self.plan.num_test_prompts)
         at = chosen["latent"][0]
         prompts, noise = boards.prompts * len(values), boards.noise.repeat(len(values), 1, 1, 1)
         plain = self._see(self._images(at, boards.prompts, boards.noise, None))
         seen = {"none": [view.repeat(len(values)) for view in plain]}
-        for method in METHODS[1:-1]:
-            here, strength = chosen["latent" if method == "random" else method]
-            push = Push.concatenate([self._push(here, boards, value, method, strength) for value in values])
-            seen[method] = self._see(self._images(here, prompts, noise, push))
+        swept: dict[str, list[list[View]]] = {}
+        for method in _PUSHES:
+            here, wanted = chosen["latent" if method == "random" else method]
+            for strength in self.plan.strengths if self.plan.sweep else [wanted]:
+                push = Push.concatenate([self._push(here, boards, value, method, strength) for value in values])
+                views = self._see(self._images(here, prompts, noise, push))
+                swept.setdefault(method, []).append(views)
+                if strength == wanted:
+                    seen[method] = views
         if boards.changed:
             changed = [prompt for value in values for prompt in boards.changed[value]]
             seen["prompt"] = self._see(self._images(at, changed, noise, None))
-        found = {}
+        found, rows = {}, []
+
+        def read(number: int, views: Sequence[View]) -> dict[str, Any]:
+            return self.figures(boards, values[number], plain[0], [view.part(number, len(boards)) for view in views])
+
         for number, value in enumerate(values):
             question = factor, self.ground.factors[factor].values[value]
             found[question[1]] = {
@@ -169,21 +195,21 @@ class Steering:
                 "auroc_train": at.aurocs[question],
                 "site": {method: here.site for method, (here, _) in chosen.items()},
                 "strength": {method: strength for method, (_, strength) in chosen.items()},
-                "methods": {
-                    method: self.figures(boards, value, plain[0], [view.part(number, len(boards)) for view in views])
-                    for method, views in seen.items()
-                },
+                "methods": {method: read(number, views) for method, views in seen.items()},
             }
-        return found
+            rows.append(
+                {"none": found[question[1]]["methods"]["none"]}
+                | {method: [read(number, views) for views in each] for method, each in swept.items()}
+            )
+        return found, rows
 
     def _push(self, at: Directions, boards: SteeringPrompts, value: int, method: str, strength: float) -> Push:
         count, device = len(boards), boards.noise.device
         question = boards.factor, self.ground.factors[boards.factor].values[value]
         latent = torch.full((count,), at.latents[question], device=device)
-        length = strength * at.differences[question][1].norm()
-        if method.startswith("dense"):
-            difference = at.differences[question][int(method != "dense")]
-            vector = (length * torch.nn.functional.normalize(difference, dim=0)).expand(count, -1)
+        length = strength * at.lengths[question]
+        if method in DENSE:
+            vector = (length * at.vectors[question][method]).expand(count, -1)
             return Push(latent, torch.zeros(count, device=device), vector, boards.tokens)
         if method == "random":  # another one for each image
             generator = torch.Generator().manual_seed(7919 * self.plan.seed + value)
@@ -232,6 +258,7 @@ class Steering:
         }
         return {
             "images": int(counted.sum()),
+            "reached": reached[0][counted].int().tolist(),
             "success": _share(reached[0], counted),
             "success_judge_b": _share(reached[-1], counted),
             "confirmed": _share(reached.all(0), counted),
@@ -261,6 +288,20 @@ class View(NamedTuple):
 
 def _share(true: Tensor, counted: Tensor) -> float:
     return float(true[counted].double().mean()) if bool(counted.any()) else 0.0
+
+
+def _interval(method: str, targets: Mapping[str, Any], seed: int) -> tuple[float, float]:
+    """Of the success over all targets, had other prompts been drawn: values of a factor share theirs."""
+    parts, wholes = [], []
+    for values in targets.values():
+        rows = _of(method, list(values.values()))
+        hits: dict[int, list[int]] = {}
+        for row in rows:
+            for prompt, hit in enumerate(row["reached"]):
+                hits.setdefault(prompt, []).append(hit)
+        parts += [float(sum(each)) for each in hits.values()]
+        wholes += [float(len(each)) for each in hits.values()]
+    return interval_of_ratio(torch.tensor(parts), torch.tensor(wholes), seed)
 
 
 def _of(method: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

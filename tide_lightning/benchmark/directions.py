@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from tide_lightning.benchmark.examples import Examples, groups, questions
 from tide_lightning.benchmark.meaning import Pooled
+from tide_lightning.benchmark.probes import fit_logistic
 from tide_lightning.evaluation.scores import auroc
 from tide_lightning.intervene import Edit, Shift
 from tide_lightning.saes import SAE
@@ -45,16 +47,25 @@ class Push:
         return Push(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Push)))
 
 
+BEYOND_KNOWN = "beyond_known"
+"""The pooled feature of that name: see `beyond.py`."""
+
+
 class Directions(NamedTuple):
     """One site's ways to push, learned from labelled training images.
+
+    All but the latents are the same for all SAEs of a site.
 
     Fields:
         site: where.
         sae: its own.
         latents: the best one for each factor value.
         aurocs: its AUROC on the training images.
-        differences: for each factor value the difference of means with and without it [2, D]: of activations, and of
-            what the known part leaves of them.
+        lengths: how far each factor value moves its units: of the difference of means with and without it, of what the
+            common known part leaves of activations.
+        vectors: for each factor value the unit vectors of the directions that are no latent's, by method: `dense`, the
+            difference of means of activations; `dense_beyond_known`, of what the common known part leaves of them;
+            `supervised`, the weights of a logistic regression on the latter.
         alive: latents that fire on those images [L].
     """
 
@@ -62,7 +73,8 @@ class Directions(NamedTuple):
     sae: SAE
     latents: dict[tuple[str, str], int]
     aurocs: dict[tuple[str, str], float]
-    differences: dict[tuple[str, str], Tensor]
+    lengths: dict[tuple[str, str], float]
+    vectors: dict[tuple[str, str], dict[str, Tensor]]
     alive: Tensor
 
 
@@ -73,19 +85,29 @@ def learn_directions(
     pooled: Pooled,
     repeats: int,
 ) -> Directions:
-    """Choose latents and mean differences on the readings of the bins of t that are steered in, joined."""
-    latents, aurocs, differences = {}, {}, {}
-    codes = pooled["codes"].flatten(0, 1)
-    both_U2D = torch.stack([pooled["dense"], pooled["dense"] - pooled["known"]], 2).flatten(0, 1)
+    """Choose latents and directions on the readings of the bins of t that are steered in, joined."""
+    latents, aurocs, lengths = {}, {}, {}
+    vectors: dict[tuple[str, str], dict[str, Tensor]] = {}
+    codes, dense, left = (pooled[name].flatten(0, 1) for name in ("codes", "dense", BEYOND_KNOWN))
     for group in groups(examples.ground.factors):
         units, labels = examples.units(group, repeats)
-        both = both_U2D[units]
+        probe = fit_logistic(left[units][None], labels[None])
+        weights_VD = (probe.weight[0, :-1] / probe.scale[0].T).T.float()
         found, best = auroc(codes[units], labels).nan_to_num(0.5).max(1)
         for number, question in enumerate(questions(group)):
             has = labels[:, number]
             latents[question], aurocs[question] = int(best[number]), float(found[number])
             # A value that no training image shows has no direction; a push by zeros does nothing.
             is_shown = bool(has.any()) and not bool(has.all())
-            differences[question] = both[has].mean(0) - both[~has].mean(0) if is_shown else torch.zeros_like(both[0])
+            directions = {
+                "dense": dense[units][has].mean(0) - dense[units][~has].mean(0),
+                "dense_beyond_known": left[units][has].mean(0) - left[units][~has].mean(0),
+                "supervised": weights_VD[number],
+            }
+            lengths[question] = float(directions["dense_beyond_known"].norm()) if is_shown else 0.0
+            vectors[question] = {
+                name: normalize(direction, dim=0) if is_shown else torch.zeros_like(direction)
+                for name, direction in directions.items()
+            }
     alive = (codes > 0).any(0).nonzero().squeeze(1)
-    return Directions(site, sae, latents, aurocs, differences, alive)
+    return Directions(site, sae, latents, aurocs, lengths, vectors, alive)

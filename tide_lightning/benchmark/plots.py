@@ -21,6 +21,7 @@ METHOD_NAMES = {
     "random": "random latents",
     "dense": "difference of means",
     "dense_beyond_known": "same, beyond known",
+    "supervised": "logistic regression",
     "prompt": "changed prompt",
 }
 
@@ -47,6 +48,7 @@ _METHOD_COLOURS = {
     "random": "#e8a0b8",
     "dense": "#8fb4e8",
     "dense_beyond_known": _DENSE,
+    "supervised": "#1b3f7a",
     "prompt": "#2b8a3e",
 }
 

@@ -32,12 +32,14 @@ class Reading:
         codes: of every token, image by image in grid order.
         x: activations [B, D].
         known: known parts [B, D].
+        input: what the denoiser was given of each token [B, P]; None where a site's tokens have none.
     """
 
     pooled: dict[str, Tensor]
     codes: list[SparseCode]
     x: Tensor
     known: Tensor
+    input: Tensor | None = None
 
 
 def calls(denoiser: Denoiser, examples: Examples, low: float, high: float, seed: int, batch_size: int) -> list[Call]:
@@ -107,13 +109,21 @@ def _reading(sae: SAE, tokens: TokenBatch, weights_NUT: Tensor) -> Reading:
         name: weights_NUT @ value.float().unflatten(0, (len(weights_NUT), -1)) for name, value in per_token.items()
     }
     t_N = tokens.context.t.unflatten(0, (len(weights_NUT), -1))[:, 0]
-    return Reading({**pooled, "position": weights_NUT, "unit": sae.unit_at(t_N).unsqueeze(2)}, [code], x, known)
+    return Reading(
+        {**pooled, "position": weights_NUT, "unit": sae.unit_at(t_N).unsqueeze(2)},
+        [code],
+        x,
+        known,
+        tokens.context.input,
+    )
 
 
 def _joined(parts: list[Reading]) -> Reading:
+    inputs = [part.input for part in parts if part.input is not None]
     return Reading(
         pooled={name: torch.cat([part.pooled[name] for part in parts]) for name in parts[0].pooled},
         codes=[code for part in parts for code in part.codes],
         x=torch.cat([part.x for part in parts]),
         known=torch.cat([part.known for part in parts]),
+        input=None if not inputs else torch.cat(inputs),
     )

@@ -36,6 +36,7 @@ READER_NAMES = {
 
 _STEERING_NAMES = {
     "success": "success",
+    "beyond_chance": "beyond chance",
     "success_judge_b": "by the second judge",
     "confirmed": "by both",
     "stability_mean": "other factors stable",
@@ -208,11 +209,11 @@ def _steering(figures: Mapping[str, Any]) -> list[Table]:
 
 def _steered(site: str, steering: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Table]:
     mean = steering["mean"]
-    checks = [key for key in mean["latent"] if key not in ("images", *_STEERING_NAMES)]
+    checks = [key for key, value in mean["latent"].items() if key not in _STEERING_NAMES and isinstance(value, float)]
     rows = [
         [
             METHOD_NAMES[name],
-            *(number(found[key], ".1%") for key in (*_STEERING_NAMES, *checks)),
+            *(with_interval(found, key, ".1%") for key in (*_STEERING_NAMES, *checks)),
             str(found["images"]),
         ]
         for name, found in mean.items()
@@ -222,7 +223,8 @@ def _steered(site: str, steering: Mapping[str, Any], settings: Mapping[str, Any]
     note = (
         f"Prompts are {settings['steer_prompts']} about the steered factor. Success: a judge reads the target. Stable: "
         "another factor is read as without steering from the same noise. Random latents move tokens as far as the "
-        "target's latent does."
+        "target's latent does. Beyond chance: 0 where a target is reached as often as without steering. In brackets "
+        "where 95 % of draws of other prompts lie."
     )
     targets = [
         [f"{factor}: {value}", found["site"]["latent"], str(found["latent"]), number(found["auroc_train"], ".3f")]
@@ -234,4 +236,24 @@ def _steered(site: str, steering: Mapping[str, Any], settings: Mapping[str, Any]
     ]
     names = [f"success, {METHOD_NAMES[name]}" for name in METHODS]
     head_targets = ["target", "site", "latent", "AUROC in training", "strength", *names, "others stable, one latent"]
-    return [Table(head, rows, note), Table(head_targets, targets, "")]
+    return [Table(head, rows, note), *_swept(where, steering), Table(head_targets, targets, "")]
+
+
+def _swept(where: str, steering: Mapping[str, Any]) -> list[Table]:
+    """Success against what else changes."""
+    if "sweep" not in steering:
+        return []
+    sweep = steering["sweep"]
+    methods = {name: found for name, found in sweep.items() if name != "limit"}
+    strengths = [point["strength"] for point in next(iter(methods.values()))["points"]]
+    rows = [
+        [METHOD_NAMES[name], number(found["success"], ".0%")]
+        + [f"{number(point['success'], '.0%')}, {number(point['changed'], '.0%')}" for point in found["points"]]
+        for name, found in methods.items()
+    ]
+    note = (
+        "Success beyond chance, and the share of the other factors' readings that changed, at each strength. Before: "
+        f"the highest success by the time {sweep['limit']:.0%} of them had changed."
+    )
+    head = [f"{where}, sweep", f"at {sweep['limit']:.0%} changed", *(f"strength {each:g}" for each in strengths)]
+    return [Table(head, rows, note)]

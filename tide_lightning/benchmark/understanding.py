@@ -6,6 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
+from tide_lightning.benchmark.beyond import beyond_known
+from tide_lightning.benchmark.directions import BEYOND_KNOWN
 from tide_lightning.benchmark.examples import Examples
 from tide_lightning.benchmark.meaning import PREDICTORS, Pooled, joined, measure_meaning
 from tide_lightning.benchmark.reading import Reading, read
@@ -30,6 +34,8 @@ def understand(
 ) -> tuple[dict[str, Any], dict[str, list[Pooled]]]:
     """The entries `meaning` and `readout`, and what each site's SAE says of the training images, by bin of t.
 
+    Of the training images also what the common known part leaves of the activations (`beyond_known`).
+
     Args:
         harvester: reads the sites that have an SAE.
         saes: by site.
@@ -41,6 +47,7 @@ def understand(
     """
     pooled: dict[Split, dict[str, list[Pooled]]] = {split: defaultdict(list) for split in SPLITS}
     rows: dict[str, dict[str, list[Any]]] = {"meaning": defaultdict(list), "readout": defaultdict(list)}
+    beyond: dict[str, list[Tensor]] = defaultdict(list)
     readouts = {site: ReadOut(seed) for site in saes}
 
     def read_bin(bounds: tuple[float, float]) -> dict[Split, dict[str, Reading]]:
@@ -57,6 +64,8 @@ def understand(
             rows["meaning"][site].append({**edges, **measure_meaning(*pairs, 1, seed)})
             for split in SPLITS:
                 pooled[split][site].append(readings[split][site].pooled)
+            left = beyond_known(readings["train"][site].x, readings["train"][site].input, examples["train"].weights)
+            beyond[site].append(left)
     found: dict[str, Any] = {"meaning": {}, "readout": {}}
     for site in saes:
         train_all, test_all = ((examples[split], joined(pooled[split][site])) for split in SPLITS)
@@ -68,4 +77,6 @@ def understand(
             }
         found["meaning"][site] = {**total, "by_timestep": bins}
         found["readout"][site] = {**readouts[site].compute(), "by_timestep": rows["readout"][site]}
+    for site, bins_pooled in pooled["train"].items():
+        pooled["train"][site] = [{**one, BEYOND_KNOWN: b} for one, b in zip(bins_pooled, beyond[site], strict=True)]
     return found, pooled["train"]
