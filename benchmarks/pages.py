@@ -7,21 +7,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tide_lightning.evaluation import bootstrap
+
 Columns = Mapping[str, tuple[str, str]]
 """What a column is called and how its numbers are written, by the figure's key."""
 
 
-def averaged(values: Sequence[float], form: str) -> str:
-    """Mean and, behind ±, half the range, where there are several; `%` is `.1%`."""
-    if not values:
-        return "-"
-    form = ".1%" if form == "%" else form
-    mean, half = sum(values) / len(values), (max(values) - min(values)) / 2
-    return f"{mean:{form}} ± {half:{form}}" if len(values) > 1 else f"{mean:{form}}"
+def averaged(values: Sequence[float], form: str, intervals: Sequence[tuple[float, float] | None] = ()) -> str:
+    """The mean over seeds and, in brackets, its interval by bootstrap over them; `%` is `.1%`.
+
+    Args:
+        values: one for each seed.
+        form: how numbers are written.
+        intervals: each seed's own, over its samples, prompts or images, where they are known.
+    """
+    return bootstrap.over_seeds(values, intervals).written(form) if values else "-"
 
 
 def over_seeds(
-    seeds: Mapping[str, Mapping[str, Mapping[str, float]]], names: Sequence[str], columns: Columns, called: str
+    seeds: Mapping[str, Mapping[str, Mapping[str, Any]]], names: Sequence[str], columns: Columns, called: str
 ) -> str:
     """A line for each of the names that some seed has, in columns that some of them have.
 
@@ -32,13 +36,26 @@ def over_seeds(
         called: the head of the first column.
     """
 
-    def values(name: str, key: str) -> list[float]:
+    def values(name: str, key: str) -> list[Any]:
         return [rows[name][key] for rows in seeds.values() if key in rows.get(name, {})]
+
+    def cell(name: str, key: str, form: str) -> str:
+        there = [rows[name] for rows in seeds.values() if key in rows.get(name, {})]
+        return averaged(values(name, key), form, [row.get(f"{key}_interval") for row in there])
 
     there = [name for name in names if any(name in rows for rows in seeds.values())]
     kept = {key: column for key, column in columns.items() if any(values(name, key) for name in there)}
-    lines = [[name, *(averaged(values(name, key), form) for key, (_, form) in kept.items())] for name in there]
+    lines = [[name, *(cell(name, key, form) for key, (_, form) in kept.items())] for name in there]
     return markdown([called, *(head for head, _ in kept.values())], lines)
+
+
+def paired(seeds: Mapping[str, Mapping[str, Mapping[str, Any]]], key: str, beside: str) -> None:
+    """Add to each row how many times the figure of `beside` its own is, by the same seed, as `<key>_times`."""
+    for rows in seeds.values():
+        own = rows.get(beside, {}).get(key)
+        for row in rows.values():
+            if own and key in row:
+                row[f"{key}_times"] = row[key] / own
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

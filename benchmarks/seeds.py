@@ -1,4 +1,4 @@
-r"""Tables over the runs of several seeds, from their metrics.json: mean and, behind ±, half the range.
+r"""Tables over the runs of several seeds, from their metrics.json: mean and, in brackets, its interval over seeds.
 
 for seed in 3 4 5; do
   tide fit --config quickstart --run_name quickstart-$seed --seed_everything $seed --data.seed $seed

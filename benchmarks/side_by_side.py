@@ -23,32 +23,48 @@ from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
 from tide_lightning.command_line import packaged_configs
 from tide_lightning.datamodules import ActivationDataModule, DiskCache, HeldOutOptions, LoadingOptions
 from tide_lightning.evaluation import EvaluateProtocol
-from tide_lightning.evaluation.comparison.compared import value_at
+from tide_lightning.evaluation.comparison.compared import interval_at, value_at
 from tide_lightning.saes import SAE
 from tide_lightning.tokens import SiteShape
 from tide_lightning.training import TideModule
 
 FIGURES = {
     "l0": "sites/*/l0",
-    "explained_variance": "sites/*/explained_variance",
+    "l0_even": "sites/*/l0_even",
     "l0_largest": "sites/*/l0_largest",
+    "numbers_besides": "sites/*/numbers_besides_latents",
+    "encoder_products": "sites/*/encoder_products",
+    "explained_variance": "sites/*/explained_variance",
+    "alive_fraction": "sites/*/alive_fraction",
     "loss_increase_even": "fidelity/sites/*/loss_increase_even",
+    "loss_increase_as_trained": "fidelity/sites/*/loss_increase_as_trained",
     "loss_increase": "fidelity/sites/*/loss_increase",
     "loss_increase_known": "fidelity/sites/*/loss_increase_known",
-    "alive_fraction": "sites/*/alive_fraction",
-    "f1": "GROUND/meaning/*/mean/f1/best_latent",
-    "f1_amount": "GROUND/meaning/*/mean/f1/best_latent_amount",
-    "f1_always_yes": "GROUND/meaning/*/mean/f1/always_yes",
+    "latents_mse": "GROUND/kept/sites/*/latents/mse",
+    "latents_cosine": "GROUND/kept/sites/*/latents/cosine_centred",
     "kept_mentioned": "GROUND/kept/sites/*/mentioned",
     "kept_open": "GROUND/kept/sites/*/open",
+    "f1": "GROUND/meaning/*/mean/f1/best_latent",
+    "f1_amount": "GROUND/meaning/*/mean/f1/best_latent_amount",
+    "f1_by_bin": "GROUND/meaning/*/mean/f1_even/best_latent",
+    "f1_always_yes": "GROUND/meaning/*/mean/f1/always_yes",
+    "f1_1": "GROUND/meaning/*/mean/f1/latents_1",
+    "f1_5": "GROUND/meaning/*/mean/f1/latents_5",
+    "f1_20": "GROUND/meaning/*/mean/f1/latents_20",
+    "f1_dense": "GROUND/meaning/*/mean/f1/dense",
     "auroc": "GROUND/meaning/*/mean/auroc/best_latent",
     "steering_success": "GROUND/steering/sites/*/mean/latent/success",
+    "steering_beyond_chance": "GROUND/steering/sites/*/mean/latent/beyond_chance",
     "steering_stability": "GROUND/steering/sites/*/mean/latent/stability_mean",
+    "steering_at_limit": "GROUND/steering/sites/*/sweep/latent/success",
+    "steering_random": "GROUND/steering/sites/*/sweep/random/success",
+    "steering_dense": "GROUND/steering/sites/*/sweep/dense_beyond_known/success",
+    "steering_supervised": "GROUND/steering/sites/*/sweep/supervised/success",
 }
-"""What is kept of metrics.json, with `*` for the site."""
+"""What is kept of metrics.json, with `*` for the site; intervals, where they are, beside it as `<key>_interval`."""
 
 Builder = Callable[[SiteShape], SAE]
-Rows = dict[str, dict[str, float]]
+Rows = dict[str, dict[str, Any]]
 """Figures by SAE."""
 
 
@@ -164,17 +180,27 @@ def test(data: ActivationDataModule, module: TideModule, folder: Path, options: 
         steer_sites=tuple(module.sites),
         steer_each=True,
         num_steer_prompts=max(options.steer_prompts, 1),
+        steer_sweep=True,
     )
     protocol = EvaluateProtocol(str(folder), fidelity_samples=options.fidelity_samples, num_images=0)
     _trainer([benchmark, protocol, ShowProgress()]).test(module, datamodule=data, verbose=False)
-    return {
-        site.removeprefix(f"{options.site}@"): {
-            name: value
-            for name, path in FIGURES.items()
-            if (value := value_at(protocol.metrics, path, site)) is not None
-        }
-        for site in module.sites
-    }
+    return {site.removeprefix(f"{options.site}@"): figures_of(protocol.metrics, site) for site in module.sites}
+
+
+def figures_of(metrics: Mapping[str, Any], site: str) -> dict[str, Any]:
+    """What is kept of one SAE's metrics.json."""
+    found: dict[str, Any] = {}
+    for name, path in FIGURES.items():
+        if (value := value_at(metrics, path, site)) is not None:
+            found[name] = value
+            if ends := interval_at(metrics, path, site):
+                found[f"{name}_interval"] = list(ends)
+    return found
+
+
+def kept(shape: SiteShape) -> SAE:
+    """Stands for what the folder holds already and nobody trains."""
+    raise AssertionError(shape)
 
 
 def _load(folder: Path, shape: SiteShape) -> SAE:

@@ -78,7 +78,13 @@ def test_seeds_are_one_group_and_differences_are_listed(root: Path, capsys: pyte
     names = ["mine-0", "mine-1", "other"]
     assert main(["compare", *names, "--root", str(root), "--out", str(root / "page")]) == 0
     printed = capsys.readouterr().out
-    for words in ("mine  2 runs, seeds 0, 1", "other  1 run", "model.sae.TideSAE.k", "0.8500 ± 0.0500", "20.0% ± 0.0%"):
+    for words in (
+        "mine  2 runs, seeds 0, 1",
+        "other  1 run",
+        "model.sae.TideSAE.k",
+        "0.8500 (0.8000 to 0.9000)",
+        "20.0%",
+    ):
         assert words in printed
     assert "seed_everything" not in printed
     assert "not measured alike  held-out tokens a site: 64 to 2,048" in printed
@@ -90,7 +96,8 @@ def test_seeds_are_one_group_and_differences_are_listed(root: Path, capsys: pyte
         "site": SITE,
         "figure": "explained variance",
         "mean": pytest.approx(0.85),
-        "half_range": pytest.approx(0.05),
+        "low": pytest.approx(0.8),
+        "high": pytest.approx(0.9),
         "number": 2,
     }
     features = mine["reproducibility"][SITE]  # the same features in another order

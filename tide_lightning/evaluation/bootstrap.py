@@ -17,6 +17,9 @@ from torch import Tensor
 
 from tide_lightning.diffusion.counters import stream, torch_generator
 
+BRACKETS = "In brackets where 95 % of draws of other samples, prompts and seeds lie"
+"""What tables with intervals say of them."""
+
 NUM_DRAWS = 1000
 LEVEL = 0.95
 _WIDTH = 2 * 1.959964  # of a normal distribution's middle 95 %, in standard deviations

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tide_lightning.errors import UserError
+from tide_lightning.evaluation.bootstrap import BRACKETS
 from tide_lightning.evaluation.comparison.compared import compare_figures, unequal_amounts
 from tide_lightning.evaluation.comparison.report import Comparison, comparison_page, tables
 from tide_lightning.evaluation.comparison.reproducibility import reproducibility
@@ -13,11 +14,11 @@ from tide_lightning.evaluation.comparison.runs import group_runs, read_run, sett
 from tide_lightning.files import write_bytes, write_json
 from tide_lightning.terminal import console, print_table, say
 
-SCHEMA = 1
+SCHEMA = 2  # means have intervals and no half ranges
 
 
 def compare(*runs: str, out: str | None = None, root: str = "runs") -> None:
-    """Set tested runs beside each other; those that differ in their seeds alone count as one, with mean and range.
+    """Set tested runs beside each other; those that differ in their seeds alone count as one, with mean and interval.
 
     Args:
         *runs: run folders, or names of runs below --root; one or more.
@@ -38,8 +39,7 @@ def compare(*runs: str, out: str | None = None, root: str = "runs") -> None:
     comparison = Comparison(groups, compare_figures(groups), setting_differences(groups), found)
     for title, table in tables(comparison, many_sites=4):
         print_table(target, [title, *table.head[1:]], table.rows)
-    if any(len(group.runs) > 1 for group in groups):
-        say(target, "± is half the range over seeds; ★ the best mean")
+    say(target, f"{BRACKETS}; ★ the best mean")
     for line in unequal_amounts(groups):
         say(target, line, "not measured alike")
     if out is not None:

@@ -1,10 +1,11 @@
-"""What of metrics.json is set beside each other, and the mean and range of repetitions."""
+"""What of metrics.json is set beside each other, and the mean of repetitions with its interval."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tide_lightning.evaluation.bootstrap import Estimate, over_seeds
 from tide_lightning.evaluation.comparison.runs import Group, TestedRun
 
 ALL_SITES = "all sites"
@@ -78,31 +79,6 @@ AMOUNTS = {
 """What figures rest on."""
 
 
-class Repeated(NamedTuple):
-    """A figure of a group.
-
-    Fields:
-        mean: over its runs.
-        half_range: half of the distance between lowest and highest; 0 for a single run.
-        number: of runs that have the figure.
-    """
-
-    mean: float
-    half_range: float
-    number: int
-
-    @staticmethod
-    def of(values: Sequence[float]) -> Repeated:
-        """Of one value or more."""
-        return Repeated(sum(values) / len(values), (max(values) - min(values)) / 2, len(values))
-
-    def written(self, form: str) -> str:
-        """Mean and, behind ±, half the range where there are several."""
-        form = ".1%" if form == "%" else form
-        mean = format(self.mean, form)
-        return mean if self.number < 2 else f"{mean} ± {format(self.half_range, form)}"
-
-
 class Row(NamedTuple):
     """A line of the comparison.
 
@@ -114,7 +90,7 @@ class Row(NamedTuple):
 
     site: str
     figure: Figure
-    values: list[Repeated | None]
+    values: list[Estimate | None]
 
     def cells(self) -> list[str]:
         """As text; the best means have a star, where some are better than others."""
@@ -149,20 +125,36 @@ def mean_over_sites(rows: Sequence[Row]) -> list[Row]:
     return means + [row for row in rows if row.site == ALL_SITES]
 
 
-def over_runs(runs: Sequence[TestedRun], figure: Figure, site: str) -> Repeated | None:
+def over_runs(runs: Sequence[TestedRun], figure: Figure, site: str) -> Estimate | None:
     """A figure of several runs; None where none has it."""
-    values = [value for run in runs if (value := value_at(run.metrics, figure.path, site)) is not None]
-    return Repeated.of(values) if values else None
+    there = [run.metrics for run in runs if value_at(run.metrics, figure.path, site) is not None]
+    values = [value for metrics in there if (value := value_at(metrics, figure.path, site)) is not None]
+    return over_seeds(values, [interval_at(metrics, figure.path, site) for metrics in there]) if values else None
 
 
 def value_at(metrics: Mapping[str, Any], path: str, site: str) -> float | None:
-    """What stands at a path, if it does."""
+    """The number that stands at a path, if it does."""
+    found = _at(metrics, path, site)
+    return float(found) if isinstance(found, int | float) else None
+
+
+def interval_at(metrics: Mapping[str, Any], path: str, site: str) -> tuple[float, float] | None:
+    """The interval of the number at a path: beside it as `<key>_interval`, or in a group of that name."""
+    above, _, key = path.rpartition("/")
+    for place in (f"{path}_interval", f"{above}_interval/{key}"):
+        found = _at(metrics, place, site)
+        if isinstance(found, list) and None not in found:
+            return float(found[0]), float(found[1])
+    return None
+
+
+def _at(metrics: Mapping[str, Any], path: str, site: str) -> Any:
     grounds = (name for name, part in metrics.items() if isinstance(part, Mapping) and "meaning" in part)
     meant = {"*": site, "GROUND": next(grounds, "")}
     found: Any = metrics
     for key in path.split("/"):
         found = found.get(meant.get(key, key)) if isinstance(found, Mapping) else None
-    return float(found) if isinstance(found, int | float) else None
+    return found
 
 
 def unequal_amounts(groups: Sequence[Group]) -> list[str]:
@@ -179,7 +171,8 @@ def unequal_amounts(groups: Sequence[Group]) -> list[str]:
     return lines
 
 
-def _over_sites(values: Sequence[Repeated | None]) -> Repeated | None:
+def _over_sites(values: Sequence[Estimate | None]) -> Estimate | None:
+    """The mean of the sites' means and of their intervals' ends: sites of one run are not drawn anew."""
     known = [value for value in values if value is not None]
-    mean, half_range = (sum(part) / len(known) for part in ([v.mean for v in known], [v.half_range for v in known]))
-    return Repeated(mean, half_range, min(value.number for value in known))
+    mean, low, high = (sum(value[at] for value in known) / len(known) for at in range(3))
+    return Estimate(mean, low, high, min(value.number for value in known))

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FuncFormatter
 
 from tide_lightning.drawing import curve, literal, panels, percent, saved, shade, tidy
+from tide_lightning.evaluation.bootstrap import BRACKETS, Estimate
 from tide_lightning.evaluation.comparison.compared import (
     ALL_SITES,
-    Repeated,
     Row,
     mean_over_sites,
     unequal_amounts,
@@ -39,7 +39,7 @@ class Comparison(NamedTuple):
     groups: Sequence[Group]
     rows: Sequence[Row]
     differences: Sequence[Sequence[str]]
-    reproducibility: Mapping[str, Mapping[str, Mapping[str, Repeated]]]
+    reproducibility: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
 
     @property
     def names(self) -> list[str]:
@@ -57,7 +57,7 @@ def tables(comparison: Comparison, many_sites: int | None = None) -> Iterator[tu
     yield "Settings: where the groups differ", Table(["setting", *comparison.names], comparison.differences)
     is_short = many_sites is not None and len(comparison.sites) > many_sites
     shown = mean_over_sites(comparison.rows) if is_short else comparison.rows
-    note = "± is half the range over the runs of a group; the best mean has a star."
+    note = f"{BRACKETS}; the best mean has a star."
     for site, rows in groupby(shown, key=lambda row: row.site):
         lines = [[row.figure.name, *row.cells()] for row in rows]
         yield site, Table(["figure", *comparison.names], lines, note)
@@ -108,7 +108,13 @@ def _headlines(comparison: Comparison) -> Plot:
                 if value is not None:
                     height = sites.index(row.site) + 0.8 * (place + 0.5) / len(names) - 0.4
                     style: dict[str, Any] = {"color": shade(place, len(names)), "markersize": 5}
-                    axes.errorbar(value.mean, height, xerr=value.half_range, fmt="o", **style)
+                    axes.errorbar(
+                        value.mean,
+                        height,
+                        xerr=[[max(0.0, value.mean - value.low)], [max(0.0, value.high - value.mean)]],
+                        fmt="o",
+                        **style,
+                    )
         axes.set_title(name, fontsize=9)
         if some[0].figure.form == "%":
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))

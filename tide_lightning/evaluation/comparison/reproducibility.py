@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tide_lightning.evaluation.assignment import assign
-from tide_lightning.evaluation.comparison.compared import Repeated
+from tide_lightning.evaluation.bootstrap import Estimate, over_seeds
 from tide_lightning.evaluation.comparison.runs import Group, TestedRun
 from tide_lightning.evaluation.matching import best_by_direction, directions, random_like
 from tide_lightning.evaluation.tracking import SAME
@@ -24,7 +24,7 @@ MEASURES = {"max_cosine": ".3f", "max_cosine_chance": ".3f", "matched_share": "%
 both against random rows."""
 
 
-def reproducibility(group: Group, progress: Callable[[str], None] | None = None) -> dict[str, dict[str, Repeated]]:
+def reproducibility(group: Group, progress: Callable[[str], None] | None = None) -> dict[str, dict[str, Estimate]]:
     """For each site that runs of a group share, every measure over all pairs of them.
 
     Args:
@@ -41,7 +41,7 @@ def reproducibility(group: Group, progress: Callable[[str], None] | None = None)
             if a.shape[1] == b.shape[1] and len(a) and len(b):
                 for name, value in match(a, b).items():
                     found.setdefault(site, {}).setdefault(name, []).append(value)
-    return {site: {name: Repeated.of(values) for name, values in by_name.items()} for site, by_name in found.items()}
+    return {site: {name: over_seeds(values) for name, values in by_name.items()} for site, by_name in found.items()}
 
 
 def match(a_FD: Tensor, b_GD: Tensor) -> dict[str, float]:
