@@ -9,23 +9,28 @@ r"""Every rival against TideSAE, at equal L0 and on the same tokens: what is kep
 One block of a ground. The rivals are those of configs/rivals, each as its paper has it, and with what we have, as far
 as its class takes it: our known part (`-known`), besides it the quickstart's metric, scales and budget over time
 (`-metric`), besides those its refinement and pursuit (`-pursuit`). TideSAE is configs/quickstart's; its settings were
-found on the default site. All SAEs of a piece (a seed, a size, an L0) are trained on the same tokens,
-from one harvest, which is kept on disk for the seed's other pieces. Resumable: rows that the JSON file holds are not
+found on another block (`benchmarks.worlds`), and on it each SAE's learning rate is chosen of three, with a seed that is
+not reported. Beside them stand principal components about the known part in the metric, k and 2k of them. All SAEs of a
+piece (a seed, a size, an L0) are trained on the same tokens, from one harvest, which is kept on disk for the seed's
+other pieces. Resumable: rows that the JSON file holds are not
 measured again, unless they were not steered with and shall be, and rows of other settings are refused.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.pages import over_seeds, read, save, write
+from benchmarks.components import fit_components
+from benchmarks.pages import over_seeds, paired, read, save, write
 from benchmarks.pareto_plot import PLOTTED, Pieces, plot
-from benchmarks.side_by_side import Way, add_options, builder, key_of, measured, sae_of
+from benchmarks.side_by_side import Builder, Way, add_options, builder, harvest, kept, key_of, measured, sae_of
+from benchmarks.worlds import WORLDS
 from tide_lightning.command_line import packaged_configs
 from tide_lightning.evaluation.comparison.reproducibility import match
 from tide_lightning.evaluation.matching import directions
@@ -34,7 +39,12 @@ from tide_lightning.saes import SAE
 OURS = "tide"
 """The quickstart's SAE."""
 PAPER = "tide-paper"
-"""The paper's own recipe, which stands as it is."""
+"""The paper's own recipe, which stands as it is, 5 % of 16 d latents a token; and the same with the piece's k."""
+COMPONENTS = {"pca-k": 1, "pca-2k": 2}
+"""Controls without a dictionary, and how many times k their components are."""
+
+TUNING_SEED = 1000
+"""Of the fits from which learning rates are chosen; never reported."""
 
 EQUIPMENT = {
     "-known": ("known_part", "num_bins"),
@@ -44,23 +54,52 @@ EQUIPMENT = {
 """The quickstart's arguments that a rival gets with each of these behind its name, and with all before it."""
 
 QUICK = {"ks": [16], "factors": [8], "seeds": [0], "steps": 800, "test_samples": 1024, "steer_prompts": 0}
+QUICK |= {"kept_images": 0, "lrs": [1.5e-3]}
 """The preset: one L0, one size, one seed, short fits, no steering; all rivals."""
 
-SETTINGS = ("ground", "site", "lr", "steps", "scenes", "test_samples", "fidelity_samples", "labelled_images")
+SETTINGS = (
+    "ground",
+    "site",
+    "tune_site",
+    "lrs",
+    "tune_steps",
+    "steps",
+    "scenes",
+    "test_samples",
+    "fidelity_samples",
+    "labelled_images",
+)
 """What rows of one file have in common; those that were steered with also the number of prompts."""
 
 COLUMNS = {
-    "l0": ("L0", ".1f"),
+    "lr": ("learning rate", "g"),
+    "l0_even": ("L0, even in t", ".1f"),
+    "l0_largest": ("largest L0", ".1f"),
+    "numbers_besides": ("numbers besides", ".0f"),
+    "encoder_products": ("encoder products", ".1f"),
     "explained_variance": ("explained variance", ".3f"),
     "loss_increase_even": ("loss increase, even in t", ".0%"),
+    "loss_increase_even_times": ("times TideSAE's", ".2f"),
+    "loss_increase_as_trained": ("loss increase, as trained", ".0%"),
     "loss_increase": ("loss increase", ".0%"),
+    "latents_mse": ("final latents' MSE", ".3f"),
+    "latents_cosine": ("centred cosine", ".3f"),
+    "kept_mentioned": ("mentioned factors kept", ".1%"),
+    "kept_open": ("open factors kept", ".1%"),
     "alive_fraction": ("alive", ".2f"),
     "f1": ("factor F1", ".3f"),
     "f1_amount": ("F1 of amounts", ".3f"),
-    "kept_mentioned": ("mentioned factors kept", ".1%"),
-    "kept_open": ("open factors kept", ".1%"),
+    "f1_by_bin": ("F1 by bin of t", ".3f"),
+    "f1_1": ("F1, 1 latent", ".3f"),
+    "f1_5": ("5", ".3f"),
+    "f1_20": ("20", ".3f"),
+    "f1_always_yes": ("always yes", ".3f"),
     "matched_share": ("found by other seeds", ".2f"),
-    "steering_success": ("steering", ".0%"),
+    "steering_beyond_chance": ("steering beyond chance", ".0%"),
+    "steering_at_limit": ("at a tenth changed", ".0%"),
+    "steering_random": ("random latent", ".0%"),
+    "steering_dense": ("difference of means", ".0%"),
+    "steering_supervised": ("logistic regression", ".0%"),
 }
 
 
@@ -72,7 +111,7 @@ def variants() -> dict[str, dict[str, Any]]:
         if name.startswith("rivals/"):
             short, rival = name.removeprefix("rivals/"), sae_of(name)
             found[short] = rival
-            for suffix, arguments in EQUIPMENT.items() if short != PAPER else ():
+            for suffix, arguments in EQUIPMENT.items() if not short.startswith(PAPER) else ():
                 known = {"num_bins", "fidelity_loss", *rival["init_args"]}
                 taken = {key: given[key] for key in arguments if key in known}
                 rival = rival | {"init_args": rival["init_args"] | taken}
@@ -127,27 +166,85 @@ def find_again(pieces: Pieces, options: argparse.Namespace) -> None:
                     seeds[seed][name]["matched_share"] = share
 
 
+def builders(names: Sequence[str], factor: float, k: int) -> dict[str, Builder]:
+    """What makes each SAE of a piece; the paper's own has its own size and k."""
+    every = variants()
+    return {
+        name: builder(every[name]) if name == PAPER else builder(every[name], k=k, expansion_factor=factor)
+        for name in names
+    }
+
+
+def learning_rates(
+    content: dict[str, Any], names: Sequence[str], factor: float, k: int, options: argparse.Namespace
+) -> dict[str, float]:
+    """For each SAE the rate, of those tried, of the least even loss increase on the block that is not reported."""
+    if len(options.lrs) == 1:
+        return dict.fromkeys(names, options.lrs[0])
+    piece = piece_of(factor, k)
+    tried: dict[str, dict[str, float]] = content.setdefault("rates", {}).setdefault(piece, {})
+    for lr in options.lrs:
+        missing = [name for name in names if f"{lr:g}" not in tried.get(name, {})]
+        if not missing:
+            continue
+        print(f"learning rate {lr:g} on {options.tune_site}, {piece}: {', '.join(missing)}", flush=True)
+        changed = {"site": options.tune_site, "lr": lr, "steps": options.tune_steps, "test_samples": 512}
+        changed |= {"labelled_images": 64, "kept_images": 0, "steer_prompts": 0}
+        changed["folder"] = options.folder / "tuning"
+        tuning = argparse.Namespace(**{**vars(options), **changed})
+        folder = tuning.folder / key_of(piece) / f"{lr:g}"
+        rows = measured(builders(missing, factor, k), Way(), TUNING_SEED, folder, tuning)
+        for name, row in rows.items():
+            tried.setdefault(name, {})[f"{lr:g}"] = row["loss_increase_even"]
+        save(options.json, content)
+    return {name: float(min(tried[name], key=lambda lr: tried[name][lr])) for name in names}
+
+
 def parse() -> argparse.Namespace:
     """The command line; a preset gives other defaults."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--preset", choices=["quick", "full"], default="full")
     parser.add_argument("--ks", type=int, nargs="+", default=[8, 16, 64])
     parser.add_argument("--factors", type=float, nargs="+", default=[8, 32], help="latents per channel")
-    parser.add_argument("--variants", nargs="+", choices=list(variants()), help="all unless given")
+    parser.add_argument("--variants", nargs="+", choices=[*variants(), *COMPONENTS], help="all unless given")
     parser.add_argument("--together", type=int, default=20, help="SAEs trained side by side")
+    parser.add_argument(
+        "--lrs", type=float, nargs="+", default=[7.5e-4, 1.5e-3, 3e-3], help="tried; one is taken as it is"
+    )
+    parser.add_argument("--tune_site", help="on which the learning rate is chosen; the ground's own unless given")
+    parser.add_argument("--tune_steps", type=int, default=1000, help="of these fits")
     parser.add_argument("--mark", default="table", help="what the table is called in the page")
     parser.add_argument("--plot", type=Path, help="a PNG to write")
     parser.add_argument("--plotted", choices=list(PLOTTED), default="f1", help="what against the loss increase")
     folders = {"json": Path("runs/pareto.json"), "folder": Path("runs/pareto")}
-    add_options(parser, steps=3500, test_samples=16384, steer_prompts=4, **folders)
+    defaults = {"site": None, "seeds": [20, 21, 22], "kept_images": 48}
+    add_options(parser, steps=3000, test_samples=16384, steer_prompts=4, **defaults, **folders)
     if parser.parse_known_args()[0].preset == "quick":
         parser.set_defaults(**QUICK)
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.site = options.site or WORLDS[options.ground].reported
+    options.tune_site = options.tune_site or WORLDS[options.ground].tuned
+    return options
+
+
+def measure(
+    names: Sequence[str], lr: float | None, seed: int, factor: float, k: int, options: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    """The rows of some SAEs of a piece with one learning rate; None for those that are not trained."""
+    folder = folder_of(options, seed, piece_of(factor, k))
+    if lr is None:
+        data = harvest(seed, Way(), options)
+        counts = {key_of(name): min(COMPONENTS[name] * k, data.site_shapes[options.site]["d_in"]) for name in names}
+        fit_components(data, options.site, sae_of("quickstart")["init_args"], counts, folder)
+        return measured(dict.fromkeys(names, kept), Way(), seed, folder, options)
+    trained = argparse.Namespace(**{**vars(options), "lr": lr})
+    found = measured(builders(names, factor, k), Way(), seed, folder, trained)
+    return {name: row | {"lr": lr} for name, row in found.items()}
 
 
 def main() -> None:
     """Measure what is missing, piece by piece; print their tables, and write them and the plot of all where wanted."""
-    options, every = parse(), variants()
+    options, every = parse(), [*variants(), *COMPONENTS]
     torch.set_float32_matmul_precision("medium")
     content = load(options)
     pieces = [(seed, factor, k) for factor in options.factors for k in options.ks for seed in options.seeds]
@@ -156,13 +253,17 @@ def main() -> None:
         rows = content["pieces"].setdefault(piece, {}).setdefault(str(seed), {})
         lasting = "steering_success" if options.steer_prompts else "l0"
         missing = [name for name in options.variants or every if lasting not in rows.get(name, {})]
-        for start in range(0, len(missing), options.together):
-            names = missing[start : start + options.together]
+        rates = learning_rates(content, [name for name in missing if name not in COMPONENTS], factor, k, options)
+        groups = [[name for name in missing if rates.get(name) == lr] for lr in dict.fromkeys(map(rates.get, missing))]
+        for names in (
+            some[start : start + options.together] for some in groups for start in range(0, len(some), options.together)
+        ):
             print(f"seed {seed}, {piece}: {', '.join(names)}", flush=True)
-            builders = {name: builder(every[name], k=k, expansion_factor=factor) for name in names}
-            rows |= measured(builders, Way(), seed, folder_of(options, seed, piece), options)
+            rows |= measure(names, rates.get(names[0]), seed, factor, k, options)
             save(options.json, content)
     find_again(content["pieces"], options)
+    for seeds in content["pieces"].values():
+        paired(seeds, "loss_increase_even", OURS)
     save(options.json, content)
     tables = [
         f"### {piece}\n\n{over_seeds(content['pieces'][piece], list(every), COLUMNS, 'SAE')}"

@@ -20,6 +20,8 @@ class World(NamedTuple):
         images: a split's first so many; 0 for all, where the ground has a number of them.
         ground: made anew.
         steered: the factors that are steered.
+        tuned: the block on which settings were, and are, found.
+        reported: another one, on which nothing was tuned.
     """
 
     pretrained: str
@@ -27,6 +29,8 @@ class World(NamedTuple):
     images: Callable[[Split, int], Dataset[Any]]
     ground: Callable[[], Ground]
     steered: tuple[str, ...]
+    tuned: str
+    reported: str
 
 
 WORLDS = {
@@ -36,6 +40,8 @@ WORLDS = {
         lambda split, count: toybox.Scenes(split=split, num_scenes=count),
         toybox.Toybox,
         ("colour", "wall"),
+        "transformer_blocks.3",
+        "transformer_blocks.5",
     ),
     "photos": World(
         "package:tide_lightning.grounds.photos/dit",
@@ -43,6 +49,8 @@ WORLDS = {
         lambda split, count: photos.Photos(split, num_images=count),
         photos.PhotoGround,
         ("class",),
+        "transformer_blocks.5",
+        "transformer_blocks.6",
     ),
 }
 """By name."""

@@ -21,6 +21,7 @@ from tide_lightning.saes import (
     SAE,
     GatedSAE,
     JumpReLUSAE,
+    MatchingPursuitSAE,
     MatryoshkaSAE,
     ReLUSAE,
     SAEOutput,
@@ -171,6 +172,38 @@ def test_dictionary_learning(name: str) -> None:
     code = theirs.encode(x, **in_training)
     torch.testing.assert_close(output.code.to_dense(), code, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(output.x_hat, theirs.decode(code), rtol=1e-4, atol=1e-5)
+
+
+def test_matching_pursuit() -> None:
+    """Of sae-lens as many steps, whatever is left; overcomplete's has no bias, and its code is not held above 0."""
+    sae, x, output = ours(MatchingPursuitSAE)
+    config = sae_lens.MatchingPursuitTrainingSAEConfig(
+        d_in=D,
+        d_sae=F,
+        apply_b_dec_to_input=True,
+        decoder_init_norm=1.0,
+        max_iterations=5,
+        residual_threshold=0.0,
+        stop_on_duplicate_support=False,
+    )
+    lens = sae_lens.MatchingPursuitTrainingSAE(config)
+    own = dict(sae.named_parameters())
+    load(lens, own)
+    step = lens.training_forward_pass(TrainStepInput(x, {}, None, 0, False))
+    torch.testing.assert_close(output.code.to_dense(), _dense(step.feature_acts), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(output.x_hat, step.sae_out, rtol=1e-5, atol=1e-5)
+    loss = training_loss(output).total * D
+    torch.testing.assert_close(loss, step.loss, rtol=1e-5, atol=0)
+    loss.backward()
+    step.loss.backward()
+    for key, parameter in lens.named_parameters():
+        torch.testing.assert_close(own[key].grad, parameter.grad, rtol=1e-4, atol=1e-5)
+    complete = overcomplete.sae.MpSAE(D, F, k=5)
+    with torch.no_grad():
+        sae.b_dec.zero_()
+        load(complete.dictionary, {"_weights": sae.W_dec})
+    _, codes = complete.encode(x)
+    torch.testing.assert_close(sae.encode(x).to_dense(), codes, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["TopKSAE", "BatchTopKSAE", "JumpSAE"])

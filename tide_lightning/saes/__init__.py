@@ -7,6 +7,7 @@ from tide_lightning.saes.jumprelu import JumpReLUSAE
 from tide_lightning.saes.known import LEAKING, KnownPart, Rung, rungs_of
 from tide_lightning.saes.known_statistics import HELD_OUT, KnownStatistics
 from tide_lightning.saes.losses import Loss, training_loss
+from tide_lightning.saes.matching_pursuit import MatchingPursuitSAE
 from tide_lightning.saes.matryoshka import MatryoshkaSAE
 from tide_lightning.saes.per_bin import PerBinSAE
 from tide_lightning.saes.relu import ReLUSAE
@@ -23,6 +24,7 @@ __all__ = [
     "KnownPart",
     "KnownStatistics",
     "Loss",
+    "MatchingPursuitSAE",
     "MatryoshkaSAE",
     "PerBinSAE",
     "ReLUSAE",
