@@ -71,36 +71,46 @@ SETTINGS = (
 )
 """What rows of one file have in common; those that were steered with also the number of prompts."""
 
-COLUMNS = {
-    "lr": ("learning rate", "g"),
-    "l0_even": ("L0, even in t", ".1f"),
-    "l0_largest": ("largest L0", ".1f"),
-    "numbers_besides": ("numbers besides", ".0f"),
-    "encoder_products": ("encoder products", ".1f"),
-    "explained_variance": ("explained variance", ".3f"),
-    "loss_increase_even": ("loss increase, even in t", ".0%"),
-    "loss_increase_even_times": ("times TideSAE's", ".2f"),
-    "loss_increase_as_trained": ("loss increase, as trained", ".0%"),
-    "loss_increase": ("loss increase", ".0%"),
-    "latents_mse": ("final latents' MSE", ".3f"),
-    "latents_cosine": ("centred cosine", ".3f"),
-    "kept_mentioned": ("mentioned factors kept", ".1%"),
-    "kept_open": ("open factors kept", ".1%"),
-    "alive_fraction": ("alive", ".2f"),
-    "f1": ("factor F1", ".3f"),
-    "f1_amount": ("F1 of amounts", ".3f"),
-    "f1_by_bin": ("F1 by bin of t", ".3f"),
-    "f1_1": ("F1, 1 latent", ".3f"),
-    "f1_5": ("5", ".3f"),
-    "f1_20": ("20", ".3f"),
-    "f1_always_yes": ("always yes", ".3f"),
-    "matched_share": ("found by other seeds", ".2f"),
-    "steering_beyond_chance": ("steering beyond chance", ".0%"),
-    "steering_at_limit": ("at a tenth changed", ".0%"),
-    "steering_random": ("random latent", ".0%"),
-    "steering_dense": ("difference of means", ".0%"),
-    "steering_supervised": ("logistic regression", ".0%"),
+TABLES = {
+    "Fidelity": {
+        "loss_increase_even": ("loss increase, even in t", ".0%"),
+        "loss_increase_even_times": ("times TideSAE's", ".2f"),
+        "loss_increase_as_trained": ("as trained", ".0%"),
+        "loss_increase": ("over all samples", ".0%"),
+        "latents_mse": ("final latents' MSE", ".3f"),
+        "latents_cosine": ("centred cosine", ".3f"),
+        "kept_mentioned": ("mentioned factors kept", ".1%"),
+        "kept_open": ("open factors kept", ".1%"),
+    },
+    "What it takes": {
+        "l0_even": ("L0, even in t", ".1f"),
+        "l0_largest": ("largest L0", ".1f"),
+        "numbers_besides": ("numbers besides", ".0f"),
+        "encoder_products": ("encoder products", ".1f"),
+        "explained_variance": ("explained variance", ".3f"),
+        "alive_fraction": ("alive", ".2f"),
+        "lr": ("learning rate", "g"),
+    },
+    "Meaning": {
+        "f1": ("factor F1", ".3f"),
+        "f1_amount": ("of amounts", ".3f"),
+        "f1_by_bin": ("by bin of t", ".3f"),
+        "f1_1": ("1 latent", ".3f"),
+        "f1_5": ("5 latents", ".3f"),
+        "f1_20": ("20 latents", ".3f"),
+        "f1_dense": ("dense", ".3f"),
+        "f1_always_yes": ("always yes", ".3f"),
+        "matched_share": ("found by other seeds", ".2f"),
+    },
+    "Cause": {
+        "steering_beyond_chance": ("success beyond chance", ".0%"),
+        "steering_at_limit": ("at a tenth changed", ".0%"),
+        "steering_random": ("random latent", ".0%"),
+        "steering_dense": ("difference of means", ".0%"),
+        "steering_supervised": ("logistic regression", ".0%"),
+    },
 }
+"""What is printed of each row; the JSON file has the rest."""
 
 
 def variants() -> dict[str, dict[str, Any]]:
@@ -255,9 +265,8 @@ def main() -> None:
         missing = [name for name in options.variants or every if lasting not in rows.get(name, {})]
         rates = learning_rates(content, [name for name in missing if name not in COMPONENTS], factor, k, options)
         groups = [[name for name in missing if rates.get(name) == lr] for lr in dict.fromkeys(map(rates.get, missing))]
-        for names in (
-            some[start : start + options.together] for some in groups for start in range(0, len(some), options.together)
-        ):
+        at_once = options.together
+        for names in (some[at : at + at_once] for some in groups for at in range(0, len(some), at_once)):
             print(f"seed {seed}, {piece}: {', '.join(names)}", flush=True)
             rows |= measure(names, rates.get(names[0]), seed, factor, k, options)
             save(options.json, content)
@@ -266,9 +275,10 @@ def main() -> None:
         paired(seeds, "loss_increase_even", OURS)
     save(options.json, content)
     tables = [
-        f"### {piece}\n\n{over_seeds(content['pieces'][piece], list(every), COLUMNS, 'SAE')}"
+        f"### {piece}: {title.lower()}\n\n{over_seeds(content['pieces'][piece], list(every), columns, 'SAE')}"
         for piece in sorted(content["pieces"], key=numbers)
         if piece in {piece_of(factor, k) for _, factor, k in pieces}
+        for title, columns in TABLES.items()
     ]
     print(text := "\n\n".join(tables))
     if options.page:
