@@ -15,23 +15,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningDataModule, Trainer, seed_everything
+from lightning import seed_everything
 from torch import Tensor
 
-from tide_lightning.callbacks import ResampleDeadLatents
-from tide_lightning.saes import TideSAE
-from tide_lightning.tokens import TokenBatch, TokenContext
-from tide_lightning.training import TideModule
-
-SITE = "synthetic"
+from benchmarks.plain_tokens import PlainTokens, train
+from tide_lightning.saes import SAE, TideSAE
+from tide_lightning.tokens import SiteShape
 
 
-class KnownDictionary(LightningDataModule):
+class KnownDictionary(PlainTokens):
     """Tokens made of a dictionary's features, each active with the same probability and of size 1 to 2.
 
     Args:
@@ -42,8 +38,6 @@ class KnownDictionary(LightningDataModule):
         seed: of the dictionary and of the tokens.
         noise: standard deviation of what is added to each channel.
     """
-
-    denoiser = None
 
     def __init__(
         self, d_in: int, num_features: int, num_active: int, batch_size: int, seed: int, noise: float = 0.02
@@ -62,22 +56,6 @@ class KnownDictionary(LightningDataModule):
         made = sizes @ self.dictionary
         return made + self.noise * torch.randn(made.shape, generator=self.draw)
 
-    def batches(self) -> Iterator[dict[str, TokenBatch]]:
-        """The same as tokens of a site, without end."""
-        while True:
-            x = self.activations()
-            none, flag = torch.zeros(len(x)), torch.zeros(len(x), dtype=torch.int8)
-            yield {SITE: TokenBatch(x, TokenContext(none), none, torch.arange(len(x)), flag, flag)}
-
-    def calibration_batches(self) -> Iterator[dict[str, TokenBatch]]:
-        """For the mean and the scale."""
-        source = self.batches()
-        return (next(source) for _ in range(4))
-
-    def train_dataloader(self) -> Iterator[dict[str, TokenBatch]]:
-        """The stream."""
-        return self.batches()
-
     def recovered(self, W_dec: Tensor) -> float:
         """The mean over features of the largest cosine with a decoder row."""
         rows = torch.nn.functional.normalize(W_dec.detach(), dim=1)
@@ -86,28 +64,12 @@ class KnownDictionary(LightningDataModule):
 
 def ours(data: KnownDictionary, steps: int, seed: int) -> Tensor:
     """The decoder that our training finds."""
-    seed_everything(seed, verbose=False)
     num_features, d_in = data.dictionary.shape
-    module = TideModule(
-        {SITE: {"d_in": d_in, "grid": [1], "d_input": 1}},
-        sae=lambda shape: TideSAE(
-            shape, num_features / d_in, data.num_active, known_part="mean", modulation="none", num_bins=1
-        ),
-        warmup_steps=100,
-        dead_after_tokens=20 * data.batch_size,
-    )
-    trainer = Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        callbacks=[ResampleDeadLatents(every_n_steps=50)],
-    )
-    trainer.fit(module, datamodule=data)
-    return module.sae(SITE).W_dec
+
+    def build(shape: SiteShape) -> SAE:
+        return TideSAE(shape, num_features / d_in, data.num_active, known_part="mean", modulation="none", num_bins=1)
+
+    return train(data, d_in, build, steps, seed, data.batch_size).W_dec
 
 
 def lens(data: KnownDictionary, steps: int, seed: int) -> Tensor:

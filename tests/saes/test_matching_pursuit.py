@@ -37,7 +37,7 @@ def dense(u_ND: Tensor, W_FD: Tensor, b_D: Tensor, k: int) -> Tensor:
 
 @pytest.mark.parametrize("k", [1, 5, SHAPE.d_in + 3])
 def test_codes_loss_and_gradients_are_the_dense_ones(k: int) -> None:
-    sae, batch = double(made(k)), double(tokens(40, rest=1.0))
+    sae, batch = made(k).double(), double(tokens(40, rest=1.0))
     output = sae(batch)
     W, b = (parameter.detach().clone().requires_grad_() for parameter in (sae.W_dec, sae.b_dec))
     codes = dense(output.u.detach(), W, b, k)
@@ -51,7 +51,7 @@ def test_codes_loss_and_gradients_are_the_dense_ones(k: int) -> None:
 
 
 def test_a_latent_found_again_fires_once() -> None:
-    sae = made(SHAPE.d_in + 3, expansion_factor=1)
+    sae = made(SHAPE.d_in, expansion_factor=1)
     code = sae.encode(tokens(40, rest=1.0).x)
     for latents, values in zip(code.indices, code.values, strict=True):
         fired = latents[values > 0]

@@ -31,7 +31,8 @@ def beyond_known(x_BD: Tensor, input_BP: Tensor | None, weights_NUT: Tensor) -> 
         gram.diagonal().add_(_RIDGE * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
         weight_PD = torch.linalg.solve(gram, read_BP.mT @ left_NTD.flatten(0, 1))
         left_NTD = left_NTD - (read_BP @ weight_PD).view_as(left_NTD)
-    return (weights_NUT.double() @ left_NTD).float()
+    means: Tensor = weights_NUT.double() @ left_NTD
+    return means.float()
 
 
 def _centred(values_BC: Tensor, num_images: int) -> Tensor:

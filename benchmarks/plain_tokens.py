@@ -1,0 +1,88 @@
+"""Tokens without a denoiser: what a trainer needs of data that are made."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, Trainer, seed_everything
+from torch import Tensor
+
+from tide_lightning.callbacks import ResampleDeadLatents
+from tide_lightning.saes import SAE
+from tide_lightning.tokens import SiteShape, TokenBatch, TokenContext
+from tide_lightning.training import TideModule
+
+SITE = "synthetic"
+
+
+class PlainTokens(LightningDataModule):
+    """An endless stream of activations that have neither time nor place."""
+
+    denoiser = None
+
+    @abstractmethod
+    def activations(self) -> Tensor:
+        """The next batch [B, d_in]."""
+
+    def batches(self) -> Iterator[dict[str, TokenBatch]]:
+        """The same as tokens of a site, without end."""
+        while True:
+            x = self.activations()
+            none, flag = torch.zeros(len(x)), torch.zeros(len(x), dtype=torch.int8)
+            yield {SITE: TokenBatch(x, TokenContext(none), none, torch.arange(len(x)), flag, flag)}
+
+    def calibration_batches(self) -> Iterator[dict[str, TokenBatch]]:
+        """For the mean and the scale."""
+        source = self.batches()
+        return (next(source) for _ in range(4))
+
+    def train_dataloader(self) -> Iterator[dict[str, TokenBatch]]:
+        """The stream."""
+        return self.batches()
+
+
+def train(
+    data: PlainTokens,
+    d_in: int,
+    build: Callable[[SiteShape], SAE],
+    steps: int,
+    seed: int,
+    batch_size: int,
+    resampling: bool = True,
+    **training: Any,
+) -> SAE:
+    """Our training of one SAE.
+
+    Args:
+        data: its tokens.
+        d_in: channels of them.
+        build: makes the SAE.
+        steps: of training.
+        seed: of the SAE's start.
+        batch_size: tokens in a step.
+        resampling: whether dead latents are re-seeded.
+        training: what else `TideModule` takes.
+    """
+    seed_everything(seed, verbose=False)
+    module = TideModule(
+        {SITE: {"d_in": d_in, "grid": [1], "d_input": 1}},
+        sae=build,
+        warmup_steps=100,
+        dead_after_tokens=20 * batch_size,
+        **training,
+    )
+    trainer = Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        callbacks=[ResampleDeadLatents(every_n_steps=50)] * resampling,
+    )
+    trainer.fit(module, datamodule=data)
+    return module.eval().sae(SITE)
