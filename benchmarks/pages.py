@@ -49,7 +49,7 @@ def over_seeds(
     return markdown([called, *(head for head, _ in kept.values())], lines)
 
 
-def paired(seeds: Mapping[str, Mapping[str, Mapping[str, Any]]], key: str, beside: str) -> None:
+def paired(seeds: Mapping[str, Mapping[str, dict[str, Any]]], key: str, beside: str) -> None:
     """Add to each row how many times the figure of `beside` its own is, by the same seed, as `<key>_times`."""
     for rows in seeds.values():
         own = rows.get(beside, {}).get(key)

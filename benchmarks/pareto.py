@@ -244,7 +244,9 @@ def measure(
     folder = folder_of(options, seed, piece_of(factor, k))
     if lr is None:
         data = harvest(seed, Way(), options)
-        counts = {key_of(name): min(COMPONENTS[name] * k, data.site_shapes[options.site]["d_in"]) for name in names}
+        width = data.site_shapes[options.site]["d_in"]
+        assert isinstance(width, int)
+        counts = {key_of(name): min(COMPONENTS[name] * k, width) for name in names}
         fit_components(data, options.site, sae_of("quickstart")["init_args"], counts, folder)
         return measured(dict.fromkeys(names, kept), Way(), seed, folder, options)
     trained = argparse.Namespace(**{**vars(options), "lr": lr})

@@ -128,9 +128,9 @@ class Steering:
             swept += rows
         rows = [row for found in targets.values() for row in found.values()]
         mean = {method: _mean(found) for method in METHODS if (found := _of(method, rows))}
-        for method, found in mean.items():
-            found["beyond_chance"] = beyond_chance(found["success"], mean["none"]["success"])
-            found["success_interval"] = list(_interval(method, targets, self.plan.seed))
+        for method, figures in mean.items():
+            figures["beyond_chance"] = beyond_chance(figures["success"], mean["none"]["success"])
+            figures["success_interval"] = list(_interval(method, targets, self.plan.seed))
         sweep = {"sweep": curves(self.plan.strengths, swept)} if self.plan.sweep else {}
         return {"mean": mean, **sweep, "targets": targets}
 
@@ -183,7 +183,8 @@ class Steering:
         if boards.changed:
             changed = [prompt for value in values for prompt in boards.changed[value]]
             seen["prompt"] = self._see(self._images(at, changed, noise, None))
-        found, rows = {}, []
+        found: dict[str, Any] = {}
+        rows: list[dict[str, Any]] = []
 
         def read(number: int, views: Sequence[View]) -> dict[str, Any]:
             return self.figures(boards, values[number], plain[0], [view.part(number, len(boards)) for view in views])
