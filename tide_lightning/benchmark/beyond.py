@@ -31,11 +31,10 @@ def beyond_known(x_BD: Tensor, input_BP: Tensor | None, weights_NUT: Tensor) -> 
         gram.diagonal().add_(_RIDGE * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
         weight_PD = torch.linalg.solve(gram, read_BP.mT @ left_NTD.flatten(0, 1))
         left_NTD = left_NTD - (read_BP @ weight_PD).view_as(left_NTD)
-    means: Tensor = weights_NUT.double() @ left_NTD
-    return means.float()
+    return (weights_NUT.double() @ left_NTD).float()
 
 
 def _centred(values_BC: Tensor, num_images: int) -> Tensor:
     """Without each place's mean [N, T, C] float64."""
-    values_NTC = values_BC.double().unflatten(0, (num_images, -1))
+    values_NTC = values_BC.double().reshape(num_images, -1, values_BC.shape[1])
     return values_NTC - values_NTC.mean(0)
