@@ -115,10 +115,12 @@ def test_metrics_hold_what_the_contract_names(metrics: dict[str, Any]) -> None:
     for case in (*fidelity["sites"].values(), fidelity["all"]):
         assert {"loss_original", "loss_spliced", "loss_ablated", "loss_known"} <= set(case)
         assert {"loss_increase", "loss_increase_known", "loss_recovered", "by_timestep"} <= set(case)
+        assert {"loss_increase_even", "loss_increase_as_trained", "loss_increase_even_interval"} <= set(case)
     whole = fidelity["end_to_end"]
     assert (whole["images"], whole["real_images"]) == (3, 2)
     assert set(whole["original"]) == {"frechet"}
-    assert {"frechet", "frechet_to_original", "cosine", "cosine_centred", "mse"} == set(whole["all"])
+    similar = {name + end for name in ("cosine", "cosine_centred", "mse") for end in ("", "_interval")}
+    assert {"frechet", "frechet_to_original", *similar} == set(whole["all"])
     assert set(whole["known_alone"]) == set(whole["sites"][SITES[0]]) == set(whole["all"])
     assert set(whole["absent"]) == {"clip_score"}
     assert set(whole["unrelated"]) == {"cosine", "cosine_centred", "mse"}
