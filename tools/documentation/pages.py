@@ -13,7 +13,8 @@ from tide_lightning import benchmark, callbacks, datamodules, evaluation, saes
 from tide_lightning.commands import COMMANDS, LIGHTNING, LOOKS
 from tide_lightning.commands.configured import TideCLI
 from tide_lightning.commands.function import command_parser
-from tools.documentation.keys import Key, keys_of, keys_of_class, table
+from tide_lightning.commands.parameters import Parameter, class_parameters, parameters_of
+from tools.documentation.keys import table
 
 SAES = ("TideSAE", "FilmSAE", "PerBinSAE", "ReLUSAE", "GatedSAE", "JumpReLUSAE", "MatryoshkaSAE")
 CALLBACKS = ("ResampleDeadLatents", "MonitorFeatures", "KeepPredictions")
@@ -48,9 +49,9 @@ def commands_page() -> str:
         "The first six commands take a run's YAML: `--config NAME_OR_FILE`, several of which are laid over one another,"
         " and any key of it as an option (`--data.source denoise`). [All keys](keys.md).",
     ]
-    shared = {key.name for key in keys_of(parser_of("fit"))}
+    shared = set(parameters_of(parser_of("fit")))
     for name, line in (LIGHTNING | LOOKS).items():
-        own = [key for key in keys_of(parser_of(name)) if key.name not in shared or key.name == "ckpt_path"]
+        own = [one for key, one in parameters_of(parser_of(name)).items() if key not in shared or key == "ckpt_path"]
         text += [f"## tide {name}", line, table(own) if own else ""]
     for name, command in COMMANDS.items():
         function = resolve_name(command.function)
@@ -59,26 +60,26 @@ def commands_page() -> str:
             None,
         )
         described = parse_docstring(inspect.getdoc(function) or "")
-        keys = keys_of(command_parser(f"tide {name}", function, many))
+        options = parameters_of(command_parser(f"tide {name}", function, many)).values()
         text += [
             f"## tide {name}",
             described.short_description or command.help,
             described.long_description or "",
-            table(keys),
+            table(options),
         ]
     return "\n\n".join(text) + "\n"
 
 
 def keys_page() -> str:
     """Every key of a run's YAML."""
-    fit = list(keys_of(parser_of("fit")))
-    test = list(keys_of(parser_of("test")))
+    fit = list(parameters_of(parser_of("fit")).values())
+    test = list(parameters_of(parser_of("test")).values())
 
-    def below(prefix: str, keys: list[Key] = fit) -> str:
-        return table((key for key in keys if key.name.startswith(prefix + ".")), prefix + ".")
+    def below(prefix: str, keys: list[Parameter] = fit) -> str:
+        return table((one for one in keys if one.key.startswith(prefix + ".")), prefix + ".")
 
     sections = ("data", "model", "trainer", "checkpoint", "export", "progress", "evaluation")
-    alone = [key for key in fit if key.name.split(".")[0] not in (*sections, "optimizer", "lr_scheduler", "config")]
+    alone = [one for one in fit if one.key.split(".")[0] not in (*sections, "optimizer", "lr_scheduler", "config")]
     text = [
         "# YAML keys",
         "Written from signatures and docstrings when this site is built. A key is written below its section"
@@ -98,17 +99,21 @@ def keys_page() -> str:
             f"### {name}",
             f"`class_path: tide_lightning.saes.{name}`",
             _first_line(getattr(saes, name)),
-            table(keys_of_class(getattr(saes, name))),
+            table(class_parameters(getattr(saes, name), 1).values()),
         ]
     text += ["## trainer", "Lightning's own trainer; its callbacks of ours follow.", below("trainer")]
     for name in CALLBACKS:
-        text += [f"### {name}", _first_line(getattr(callbacks, name)), table(keys_of_class(getattr(callbacks, name)))]
+        text += [
+            f"### {name}",
+            _first_line(getattr(callbacks, name)),
+            table(class_parameters(getattr(callbacks, name)).values()),
+        ]
     ground = benchmark.GroundBenchmark
     text += [
         "### GroundBenchmark",
         "`class_path: tide_lightning.benchmark.GroundBenchmark`",
         _first_line(ground),
-        table(keys_of_class(ground)),
+        table(class_parameters(ground).values()),
     ]
     for name in ("ImageFolder", "HubImages"):
         one = getattr(datamodules, name)
@@ -116,7 +121,7 @@ def keys_page() -> str:
             f"## Images: {name}",
             f"`class_path: tide_lightning.datamodules.{name}`",
             _first_line(one),
-            table(keys_of_class(one)),
+            table(class_parameters(one).values()),
         ]
     text += [
         "## evaluation",
