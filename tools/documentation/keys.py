@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from jsonargparse.util import get_import_path  # type: ignore[attr-defined]
-
 from tide_lightning.commands.parameters import Parameter
 
 
@@ -32,7 +30,7 @@ def _default(default: Any) -> str:
     """As YAML has it."""
     if default is None or isinstance(default, bool):
         return {None: "null", True: "true", False: "false"}[default]
-    return str(get_import_path(default)) if isinstance(default, type) else str(default)
+    return f"{default.__module__}.{default.__qualname__}" if isinstance(default, type) else str(default)
 
 
 def _plain(meaning: str) -> str:

@@ -114,7 +114,7 @@ def _explained(sentence: str, term: str) -> bool:
         rf"\*+{bare}\*+",  # *term*: typographic for "is hereby defined"
         rf"{bare}\W*\([^)]+\)",  # term (what it is)
         rf"\([^)]*{bare}[^)]*\)",  # what it is (term)
-        rf"{bare}\W* (?:is|are|means?|says?|rewrites?|turns?) ",
+        rf"{bare}\W* (?:is|are|means?|says?|rewrites?|turns?) (?:an?|the|what|how|whether|where|each|one|that)\b",
         rf"(?:called|named|or)[ *]+{bare}",
         rf"{bare}: ",
         rf"\[[^\]]*{bare}[^\]]*\]\(",  # a link
