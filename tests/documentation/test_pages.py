@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 
 from tide_lightning.commands import every_command
-from tide_lightning.saes import TideSAE
+from tide_lightning.saes import SAE, TideSAE
 from tools.documentation.outside import outside_requests
 from tools.documentation.pages import commands_page, keys_page
 
@@ -21,7 +21,8 @@ def test_every_command_is_described() -> None:
 
 def test_every_key_has_its_default_and_meaning() -> None:
     page = keys_page()
-    for name in list(inspect.signature(TideSAE).parameters)[1:]:
+    _shape, *others, _common = inspect.signature(TideSAE).parameters
+    for name in [*others, *list(inspect.signature(SAE).parameters)[1:]]:
         assert f"\n| `{name}` | " in page
     assert "| `samples_per_batch` | `int` | `32` | samples in a training batch, over all ranks together. |" in page
     assert "| `heldout.num_test_samples` | `int` | `512` |" in page

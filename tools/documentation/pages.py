@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
@@ -32,6 +33,7 @@ class _Parser(TideCLI):
 
 def parser_of(command: str) -> LightningArgumentParser:
     """The parser of a command that takes YAML."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls
     try:
         _Parser(command, [])
     except ParserMadeError as made:
