@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -22,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tide_lightning.errors import UserError
+from tide_lightning.files import FileInTheMaking, unfinished, whole_file
 from tide_lightning.saes import SparseCode
 from tide_lightning.tokens import TokenBatch
 
@@ -123,8 +125,8 @@ class ParquetWriter:
     """
 
     def __init__(self, path: Path, metadata: dict[str, str]) -> None:
-        self._path, self._metadata = path, metadata
-        self._part = path.with_name(path.name + ".part")
+        self._metadata = metadata
+        self._file = FileInTheMaking(path)
         self._writer: Any = None
         self._waiting: list[Any] = []
 
@@ -145,7 +147,8 @@ class ParquetWriter:
         table = pa.concat_tables(self._waiting)
         self._waiting = []
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._part, table.schema, compression="zstd")
+            schema = table.schema
+            self._writer = pq.ParquetWriter(self._file.part, schema, compression="zstd", write_page_checksum=True)
         self._writer.write_table(table, row_group_size=_ROW_GROUP_TOKENS)
 
     def close(self) -> None:
@@ -153,13 +156,14 @@ class ParquetWriter:
         if self._waiting:
             self._flush()
         self._writer.close()
-        self._part.replace(self._path)
+        self._file.complete()
 
     def abort(self) -> None:
         """Leave nothing behind."""
-        if self._writer is not None:
-            self._writer.close()
-        self._part.unlink(missing_ok=True)
+        with suppress(OSError):  # what the disk does not take any more
+            if self._writer is not None:
+                self._writer.close()
+        self._file.abandon()
 
 
 class SafetensorsWriter:
@@ -206,24 +210,23 @@ class SafetensorsWriter:
             offset = end
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
-        part = self._spool("part")
-        with part.open("wb") as whole:
+        with whole_file(self._path) as part, part.open("wb") as whole:
             whole.write(len(text).to_bytes(8, "little") + text)
             for name, file in self._files.items():
                 file.close()
                 with self._spool(name).open("rb") as column:
                     shutil.copyfileobj(column, whole, 2**20)
-        part.replace(self._path)
         self.abort()
 
     def abort(self) -> None:
         """Leave nothing behind."""
         for name, file in self._files.items():
-            file.close()
+            with suppress(OSError):  # what the disk does not take any more
+                file.close()
             self._spool(name).unlink(missing_ok=True)
 
     def _spool(self, name: str) -> Path:
-        return self._path.with_name(f"{self._path.name}.{name}.part" if name != "part" else f"{self._path.name}.part")
+        return unfinished(self._path.with_name(f"{self._path.name}.{name}"))
 
 
 def _columns(tokens: TokenBatch, code: SparseCode) -> Columns:
@@ -249,8 +252,8 @@ def _rank_files(folder: Path) -> list[Path]:
 
 def _read_parquet(path: Path) -> tuple[Columns, dict[str, str]]:
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: cannot be read as parquet ({error})") from error
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     _check_schema(path, metadata)

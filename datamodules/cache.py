@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +26,7 @@ from torchdata.nodes import BaseNode
 from tide_lightning.datamodules.loader import ActivationNode, Tokens, join_sources
 from tide_lightning.datamodules.sampling import Shard, gather_objects
 from tide_lightning.errors import UserError
+from tide_lightning.files import write_bytes
 from tide_lightning.tokens import TokenBatch
 
 SCHEMA = 2
@@ -64,8 +64,7 @@ class DiskCache:
         ours = {"schema": SCHEMA, "batches_per_shard": self.batches_per_shard, **contents}
         try:
             if not path.is_file():
-                folder.mkdir(parents=True, exist_ok=True)
-                _write_whole(path, (json.dumps(ours, indent=2) + "\n").encode())
+                write_bytes(path, (json.dumps(ours, indent=2) + "\n").encode(), shared=True)  # by every rank
             theirs = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             raise UserError(f"{path} is damaged: delete the folder, or name another in data.cache.folder") from None
@@ -203,10 +202,9 @@ class ShardFiles:
             self._close(f"max_gib is used up after {number} shards")
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(path, content)
-        except OSError as error:
-            self._close(f"cannot write {path}: {error.strerror or error}")
+            write_bytes(path, content)
+        except UserError as error:
+            self._close(str(error))
 
     def _close(self, reason: str) -> None:
         self._is_open = False
@@ -222,18 +220,6 @@ class ShardFiles:
             if world != self._shard.world and None not in paths:
                 return [path for path in paths if path is not None]
         return []
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _read_whole(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

@@ -236,6 +236,7 @@ def test_what_is_nested_is_composed_key_by_key(work: Path, capsys: pytest.Captur
         (["--trainer.precision=16-true"], "overflows"),
         (["--trainer.precision=64"], "bf16-mixed"),
         (["--trainer.precision=bf16-true"], "an Adam step below 6e-5 vanishes"),
+        (["--trainer.precision=16-mixed", "--trainer.gradient_clip_val=1"], "take bf16-mixed"),
         (["--run_name=a/b"], "name one folder below --runs"),
         (["--run_name=.."], "name one folder below --runs"),
         (["--run_name=" + 300 * "x"], "name one folder below --runs"),
@@ -311,6 +312,21 @@ def test_a_checkpoint_of_other_sizes_is_refused_and_stays_as_it_is(
     assert "W_dec" in said
     assert "512" in said
     assert checkpoint.read_bytes() == before
+
+
+def test_a_checkpoint_of_an_older_version_is_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It had one group of the optimiser for all SAEs."""
+    two = (
+        "--model.saes={a: {class_path: tide_lightning.saes.TideSAE, init_args: {k: 4}}, b: tide_lightning.saes.TideSAE}"
+    )
+    assert tide("fit", *TINY, two) == 0
+    last = work / "runs" / "debug" / "latest" / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    groups = content["optimizer_states"][0]["param_groups"]
+    groups[0]["params"] += groups.pop()["params"]
+    torch.save(content, last)
+    said = complaint(capsys, "fit", *TINY, two, "--ckpt_path=last", "--trainer.max_steps=6")
+    assert "an older version, whose optimiser had 1 group(s) for 2 SAEs" in said
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_an_older_whole_one(

@@ -9,9 +9,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "tide_lightning"
 LAYERS = [
     {"errors", "reduction", "cores", "class_paths", "moved", "near", "terminal", "drawing", "files", "yaml_text"},
-    {"tokens", "sharding", "kernels"},
+    {"agreement", "stopping", "watch", "tokens", "sharding", "kernels"},
     {"saes", "diffusion"},
-    {"intervene", "runs"},
+    {"intervene", "runs", "trust"},
     {"training", "datamodules", "callbacks"},
     {"evaluation", "planning", "command_line"},
     {"grounds"},

@@ -12,12 +12,13 @@ from tide_lightning.class_paths import importable
 from tide_lightning.command_line import code_folders, needs_config
 from tide_lightning.commands import COMMANDS, LIGHTNING, LOOKS
 from tide_lightning.commands.overview import explain
-from tide_lightning.errors import UserError
+from tide_lightning.errors import ToldElsewhereError, UserError
 from tide_lightning.runs import leave_runs
+from tide_lightning.stopping import EXIT_CODE, Stopped
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run `tide` and return its exit code: 0; 2 for a mistake that was told in one line; 130 after Ctrl-C."""
+    """Run `tide` and return its exit code: 0; 2 for a mistake told in one line; 130 after Ctrl-C, 143 after SIGTERM."""
     debug = os.environ.get("TIDE_DEBUG") == "1"
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")  # Lightning's, with torch >= 2.9
@@ -40,11 +41,16 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("tide: stopped by Ctrl-C", file=sys.stderr)
         return 130
+    except Stopped as stopped:
+        if not stopped.is_told:
+            print(f"tide: {_one_line(str(stopped))}", file=sys.stderr)
+        return EXIT_CODE
     except Exception as error:
         mistake = _mistake(error)
         if debug or mistake is None:
             raise
-        print(f"tide: error: {_one_line(str(mistake))}", file=sys.stderr)
+        if not isinstance(mistake, ToldElsewhereError):
+            print(f"tide: error: {_one_line(str(mistake))}", file=sys.stderr)
         return 2
     finally:
         leave_runs()
@@ -77,6 +83,10 @@ def entry_point() -> NoReturn:
     code = main()
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        if code:  # the others may be gone: nothing is waited for
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
         distributed.destroy_process_group()  # gloo's threads now and then abort a process that ends with them
     sys.exit(code)
 

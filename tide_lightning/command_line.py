@@ -7,13 +7,14 @@ from pathlib import Path
 
 from tide_lightning.errors import UserError
 from tide_lightning.near import did_you_mean
-from tide_lightning.runs import find_run, newest_run, run_of_checkpoint, to_write_in
+from tide_lightning.runs import find_run, is_from_the_hub, newest_run, run_of_checkpoint, to_write_in
+from tide_lightning.trust import check_classes, check_files, check_writing
 from tide_lightning.yaml_text import check_yaml, read_yaml
 
 FOLLOWING = ("validate", "test", "predict")
 """Subcommands that look at a finished run."""
 
-FLAGS = ("--measure", "--here")
+FLAGS = ("--measure", "--here", "--trust")
 """Options that need no value."""
 
 
@@ -66,7 +67,8 @@ def follow_run(args: list[str]) -> list[str]:
         return args
     from tide_lightning.training.checkpoints import last_checkpoint  # and with it PyTorch
 
-    subcommand, rest = args[0], args[1:]
+    trusted = _last(args, "--trust") == "true"
+    subcommand, *rest = (arg for arg in args if not arg.startswith("--trust="))
     root = Path(_last(rest, "--runs") or "runs")
     run_given, checkpoint = _last(rest, "--run"), _last(rest, "--ckpt_path")
     run: Path | None
@@ -82,6 +84,8 @@ def follow_run(args: list[str]) -> list[str]:
         if run is None:
             where = root / name if name else root
             raise UserError(f"{where}: no run there to {subcommand}; make one with `tide fit --config …`")
+    if is_from_the_hub(run) and not trusted:
+        _check_stranger(run)
     follow = ["--config", str(run / "config.yaml")]
     if checkpoint is None or checkpoint == "last":
         found = last_checkpoint(run)
@@ -110,6 +114,16 @@ def needs_config(args: list[str]) -> None:
 def _asks_only(args: list[str]) -> bool:
     """Whether a question is asked instead of something done."""
     return any(arg in ("--help", "-h", "--help_all", "--print_config") or arg.endswith(".help") for arg in args)
+
+
+def _check_stranger(run: Path) -> None:
+    """Refuse a run from the hub whose config would import, read or write what is not its own."""
+    config = read_yaml(run / "config.yaml", str(run / "config.yaml"))
+    if isinstance(config, dict):
+        check_classes(config, run)
+        check_writing(config, run)
+        if isinstance(config.get("data"), dict):
+            check_files(config["data"], run)
 
 
 def config_path(value: str) -> Path:

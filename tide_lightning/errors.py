@@ -10,6 +10,10 @@ class UserError(Exception):
     """
 
 
+class ToldElsewhereError(UserError):
+    """What another rank of this machine tells the user already."""
+
+
 def require_at_least(least: int, **values: float) -> None:
     """Raise a `UserError` for the first value that is smaller."""
     for name, value in values.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,16 @@ from tide_lightning.errors import UserError
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, shared: bool = False) -> Iterator[Path]:
     """A file beside `path` to write to, which takes its place once it is whole and on the disk.
 
     What goes wrong leaves the old file as it was and the new one nowhere.
+
+    Args:
+        path: of the whole file.
+        shared: whether several processes may write it at once; the last one's stays.
     """
-    part = unfinished(path)
+    part = unfinished(path.with_name(f"{path.name}.{os.getpid()}")) if shared else unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
@@ -32,14 +36,39 @@ def whole_file(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+class FileInTheMaking:
+    """A whole file that is written over a long time: to `part`, until it is completed or abandoned.
+
+    Args:
+        path: of the whole file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._making = ExitStack()
+        self.part = self._making.enter_context(whole_file(path))
+
+    def complete(self) -> None:
+        """Let it appear under its name."""
+        self._making.close()
+
+    def abandon(self) -> None:
+        """Leave nothing behind; after `complete` there is nothing to leave."""
+        with suppress(_AbandonedError), self._making:
+            raise _AbandonedError
+
+
+class _AbandonedError(Exception):
+    """Ends a `whole_file` without a file."""
+
+
 def unfinished(path: Path) -> Path:
     """Where a file is written until it is whole; the same name each time, so that a kill leaves no more than one."""
     return path.with_name(f".{path.name}.part")
 
 
-def write_bytes(path: Path, content: bytes) -> Path:
-    """Write a file in one go."""
-    with whole_file(path) as part:
+def write_bytes(path: Path, content: bytes, shared: bool = False) -> Path:
+    """Write a file in one go; several processes may where it is `shared`."""
+    with whole_file(path, shared) as part:
         part.write_bytes(content)
     return path
 

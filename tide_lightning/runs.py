@@ -10,8 +10,10 @@ from datetime import datetime
 from pathlib import Path
 
 from tide_lightning.errors import UserError
+from tide_lightning.files import write_bytes
 
 _STAMP = "TIDE_RUN_STAMP"  # lets processes that a launcher started anew share their parent's folder
+_ORIGIN = "origin.txt"  # in the folder of a run that was fetched: from where
 _SHIPPED = Path(__file__).parent / "trained"  # runs that come with the package, by name
 _created: list[Path] = []
 
@@ -121,7 +123,14 @@ def run_on_the_hub(repository: str, root: Path) -> Path | None:
         return None
     if not (snapshot / "config.yaml").is_file():
         raise UserError(f"{repository}: a repository of the hub, but no run: it has no config.yaml")
-    return _linked(snapshot, root / repository.replace("/", "--") / snapshot.name[:12])
+    folder = _linked(snapshot, root / repository.replace("/", "--") / snapshot.name[:12])
+    write_bytes(folder / _ORIGIN, f"{repository}\n".encode())
+    return folder
+
+
+def is_from_the_hub(run: Path) -> bool:
+    """Whether a run was fetched, and so is not to be trusted by itself."""
+    return (run / _ORIGIN).is_file()
 
 
 def to_write_in(run: Path, root: Path) -> Path:

@@ -132,6 +132,22 @@ def test_shapes_without_weights(work: Path) -> None:
     assert (shape.d_in, shape.grid, shape.d_input) == (32, (16, 16), 32)
 
 
+def test_a_forward_that_looks_at_values_says_what_to_do(work: Path) -> None:
+    """As a mixture of experts does, which counts the tokens of each."""
+    (work / "my_experts.py").write_text(
+        "import torch\n"
+        "from my_originaldit import OriginalDiT\n"
+        "class Experts(OriginalDiT):\n"
+        "    def forward(self, x_t, raw_t, conditioning):\n"
+        "        counts = torch.bincount((x_t.flatten() > 0).long())\n"
+        "        return super().forward(x_t[:, :, : int(counts.sum())], raw_t, conditioning)\n"
+    )
+    described = describe_denoiser("no such file", family="my_experts.Experts")
+    with pytest.raises(UserError, match=r"Model fails for .* looks at values: .*bincount.*device `meta`") as caught:
+        described.site_shapes(described.resolve_sites(["blocks.1"]))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_pixel_denoiser_needs_no_autoencoder(work: Path) -> None:
     _, weights = checkpoint("OriginalDiT", work)
     denoiser = load_denoiser(weights, family=path_of("OriginalDiT"))

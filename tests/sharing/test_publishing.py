@@ -67,6 +67,35 @@ def test_what_is_laid_out_is_a_run_by_folder_and_by_hub_id(run: Path, hub: Path)
             assert torch.equal(loaded.W_enc, original.W_enc)
 
 
+def test_a_run_from_the_hub_imports_and_writes_nothing_of_its_own(
+    run: Path,
+    hub: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["publish", str(run), "someone/saes", "--license=mit", "--out=published"]) == 0
+    monkeypatch.syspath_prepend(Path.cwd())
+    Path("trap.py").write_text("from pathlib import Path\nPath('it-ran').touch()\n")
+    path = Path("published") / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    odd: list[tuple[str, object, str]] = [
+        ("trainer", {"callbacks": [{"class_path": "trap.Trap"}]}, "would import trap.Trap"),
+        ("trainer", {"callbacks": "trap.Trap"}, "would import trap.Trap"),
+        ("model", {"sae": "tide_lightning.cli.os.system"}, "would import tide_lightning.cli.os.system"),
+        ("codes", {"folder": "/elsewhere"}, "writes into /elsewhere"),
+        ("data", {**config["data"], "prompts": "/etc/passwd"}, "reads prompts from /etc/passwd"),
+    ]
+    for number, (key, value, said) in enumerate(odd):
+        path.write_text(yaml.safe_dump({**config, key: value}))
+        publish(Path("published"), hub, f"someone/saes{number}")
+        told = complaint(capsys, "test", f"--run=someone/saes{number}")
+        assert said in told
+        assert "give --trust" in told
+        assert not Path("it-ran").exists()
+    assert "trap.Trap" in complaint(capsys, "test", "--run=someone/saes0", "--trust")
+    assert Path("it-ran").exists()
+
+
 def test_nothing_private_is_published(run: Path) -> None:
     assert main(["publish", str(run), "someone/saes", "--license=mit", "--out=published"]) == 0
     for path in Path("published").rglob("*"):

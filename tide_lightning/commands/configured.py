@@ -17,7 +17,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
 
-from tide_lightning.callbacks import ExportSAEs, LeaveCheckpoint, ShowProgress, WriteCodes
+from tide_lightning.agreement import agree_on
+from tide_lightning.callbacks import EndTogether, ExportSAEs, LeaveCheckpoint, ShowProgress, WriteCodes
 from tide_lightning.command_line import FOLLOWING, follow_run, raise_flags, resolve_configs
 from tide_lightning.commands import LIGHTNING, LOOKS
 from tide_lightning.commands.closing import last_line
@@ -25,10 +26,11 @@ from tide_lightning.commands.help import short_help
 from tide_lightning.commands.logger import RunLogger
 from tide_lightning.commands.parsing import OneLineErrors
 from tide_lightning.datamodules import ActivationDataModule
-from tide_lightning.errors import UserError
+from tide_lightning.errors import ToldElsewhereError, UserError
 from tide_lightning.evaluation import EvaluateProtocol
 from tide_lightning.planning.commands import plan, sites
 from tide_lightning.runs import check_name, new_run, newest_run, point_latest
+from tide_lightning.stopping import Stopped, stoppable
 from tide_lightning.training import TideModule
 from tide_lightning.training.checkpoints import WholeCheckpointIO, last_checkpoint, remove_unfinished, what_is_wrong
 from tide_lightning.yaml_text import check_settings
@@ -40,7 +42,19 @@ def run_configured(args: list[str]) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.INFO if debug else logging.WARNING)
     command, *rest = follow_run(resolve_configs(raise_flags(args)))
-    TideCLI(command, rest).run()
+    with stoppable() as stop:
+        ending = EndTogether(stop)
+        try:
+            TideCLI(command, rest, ending).run()
+        except Stopped as stopped:
+            stopped.is_told = stopped.by_all and not ending.speaks
+            raise
+        except Exception as error:
+            if (ended := ending.who_ended(error)) is not None:
+                raise (UserError if ending.speaks else ToldElsewhereError)(str(ended)) from error
+            raise
+        finally:
+            ending.leave()
 
 
 class ConfigParser(OneLineErrors, LightningArgumentParser):
@@ -48,10 +62,13 @@ class ConfigParser(OneLineErrors, LightningArgumentParser):
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Writes the run's config.yaml at the start of a fit and lets `latest` point to the run."""
+    """Compares the ranks' settings; at the start of a fit writes its config.yaml and lets `latest` point to it."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save for a fit only: a test must not touch the run's config."""
+        settings = self.config.as_dict()
+        settings.get("evaluation", {}).pop("run_folder", None)  # each rank's own clock may be in its name
+        agree_on(settings)
         if stage == "fit":
             self._run_folder = trainer.log_dir  # here, where all ranks are: the answer is a broadcast
             super().setup(trainer, pl_module, stage)
@@ -69,12 +86,13 @@ class TideCLI(LightningCLI):
     Args:
         command: a name of `LIGHTNING` or `LOOKS`.
         args: what the user wrote after it.
+        ending: how this run ends when it is not by itself.
     """
 
     run_folder: Path
 
-    def __init__(self, command: str, args: list[str]) -> None:
-        self.command = command
+    def __init__(self, command: str, args: list[str], ending: EndTogether) -> None:
+        self.command, self.ending = command, ending
         super().__init__(
             TideModule,
             ActivationDataModule,
@@ -119,6 +137,8 @@ class TideCLI(LightningCLI):
         if self.command in FOLLOWING:
             help_text = "Run folder to look at; the newest unless given."
             parser.add_argument("--run", type=str | None, default=None, help=help_text)
+            help_text = "Let a run from the hub import classes that are not this package's, and use files elsewhere."
+            parser.add_argument("--trust", type=bool, default=False, help=help_text)
         if self.command == "predict":
             parser.add_lightning_class_args(WriteCodes, "codes")
         if self.command == "test":
@@ -148,6 +168,11 @@ class TideCLI(LightningCLI):
         torch.set_float32_matmul_precision(config.matmul_precision)
         if self.command in LOOKS:
             return
+        if str(config.trainer.precision) in ("16", "16-mixed") and config.trainer.gradient_clip_val:
+            raise UserError(
+                f"--trainer.precision {config.trainer.precision} cannot clip gradients, which it keeps scaled until "
+                "the step: take bf16-mixed, or leave trainer.gradient_clip_val out"
+            )
         root, name = Path(config.runs).absolute(), check_name(config.run_name)
         if self.command == "fit" and config.ckpt_path == "last":
             run = newest_run(root, name)
@@ -180,7 +205,9 @@ class TideCLI(LightningCLI):
         plugins = given if isinstance(given, list) else [given]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, WholeCheckpointIO()]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.append(self.ending)  # type: ignore[attr-defined]  # the last, behind what keeps checkpoints
+        return trainer
 
     def run(self) -> None:
         """Do what the command says."""

@@ -95,7 +95,10 @@ class GenericTransformer(Denoiser):
                 complaints.append(f"{form.name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
             else:
                 return
-        raise UserError(f"{type(module).__name__} takes latents in no way known here ({'; '.join(complaints)})")
+        raise UserError(
+            f"{type(module).__name__} takes latents in no way known here ({'; '.join(complaints)}): an adapter whose "
+            "`arguments` hand over what it wants can call it, see docs/bring_your_own.md"
+        )
 
     @torch.no_grad()
     def _try(self) -> None:

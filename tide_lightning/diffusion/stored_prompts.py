@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from tide_lightning.diffusion.conditioning import Conditioning
 from tide_lightning.errors import UserError
+from tide_lightning.files import whole_file
 
 _EXTRA = "extra."
 
@@ -61,13 +61,5 @@ def _write(path: Path, conditioning: Conditioning) -> None:
     tensors["tokens"] = conditioning.tokens
     if conditioning.mask is not None:
         tensors["mask"] = conditioning.mask
-    unfinished = path.with_suffix(f".{os.getpid()}")  # ranks may share a folder
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, unfinished)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write prompt embedding {path}: {error.strerror or error}") from None
+    with whole_file(path, shared=True) as part:  # by ranks
+        save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, part)

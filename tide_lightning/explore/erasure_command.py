@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from tide_lightning.explore.erasure import Erased, Judge, erase, erasing, find_c
 from tide_lightning.explore.pictures import picture_format, save_picture, sheet
 from tide_lightning.explore.requests import check_windows, parse_numbers, parse_window
 from tide_lightning.explore.run import open_run
+from tide_lightning.files import write_json
 from tide_lightning.intervene.edits import check_edits
 
 _NUM_SHOWN = 6
@@ -94,8 +94,7 @@ def erase_concept(
             {name: value for name, value in one._asdict().items() if not isinstance(value, Tensor)} for one in outcomes
         ],
     }
-    path.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    print(f"{path}, {path.with_suffix('.json')}")
+    print(f"{path}, {write_json(path.with_suffix('.json'), figures)}")
 
 
 def load_judge(path: str, made_with: str | None) -> Judge:

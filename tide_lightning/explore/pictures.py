@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from tide_lightning.errors import UserError
+from tide_lightning.files import whole_file
 
 _GAP, _TITLE, _LEAST_SIDE = 8, 18, 160
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)
@@ -58,12 +59,10 @@ def picture_format(path: str | Path) -> str:
 def save_picture(picture: Image.Image, path: str | Path) -> Path:
     """Write it; the ending of the name says as what, and the file appears whole or not at all."""
     path, kind = Path(path), picture_format(path)
-    fresh = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(fresh, format=kind)
-        fresh.replace(path)
-    except (OSError, ValueError, KeyError) as error:
+        with whole_file(path) as part:
+            picture.save(part, format=kind)
+    except (ValueError, KeyError) as error:
         raise UserError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
     return path
 

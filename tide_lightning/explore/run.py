@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from tide_lightning.datamodules import ActivationDataModule, LoadingOptions, TrajectoryOptions
 from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.errors import UserError
-from tide_lightning.explore.trust import check_classes, check_files
 from tide_lightning.moved import moved_keys
-from tide_lightning.runs import find_run
+from tide_lightning.runs import find_run, is_from_the_hub
 from tide_lightning.saes import SAE
 from tide_lightning.saes.storage import read_cfg, saes_in
+from tide_lightning.trust import check_classes, check_files, check_writing
+from tide_lightning.yaml_text import read_yaml
 
 T = TypeVar("T")
 
@@ -107,6 +107,8 @@ class Run:
             raise UserError(f"{self.folder / 'config.yaml'} names no data.pretrained: not the config of a run")
         if not self.trusted:
             check_classes(data, self.folder)
+            if is_from_the_hub(self.folder):
+                check_writing(data, self.folder)
         _check_keys(data, self.folder / "config.yaml")
         return data
 
@@ -149,11 +151,7 @@ def open_run(run: str | Path, device: str = "auto", root: str | Path = "runs", t
         trust: let its config import classes that are not this package's, and read prompts from outside of its folder.
     """
     folder = find_run(Path(run), Path(root))
-    path = folder / "config.yaml"
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    config = read_yaml(folder / "config.yaml", str(folder / "config.yaml"))
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         where = torch.empty(0, device=chosen).device

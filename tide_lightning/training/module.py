@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from lightning import LightningModule
 from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -335,6 +336,12 @@ class TideModule(LightningModule):
             return  # a model-parallel strategy has loaded them into the shares already
         if (name := not_finite(theirs)) is not None:
             raise UserError(f"the checkpoint's {name} is not finite: use an older one")
+        groups = [len(state["param_groups"]) for state in checkpoint.get("optimizer_states", [])]
+        if groups and groups != [len(self.sites)] and self.trainer.state.fn == TrainerFn.FITTING:
+            raise UserError(
+                f"the checkpoint was written by an older version, whose optimiser had {groups[0]} group(s) for "
+                f"{len(self.sites)} SAEs: fit anew, from its SAEs if you like (--model.pretrained RUN/saes)"
+            )
         for name, tensor in self.state_dict().items():
             if name not in theirs:
                 raise UserError(f"the checkpoint has no {name}: its sites or its SAEs differ from the configured ones")

@@ -133,4 +133,26 @@ class HasSites(CallsModule, EncodesPrompts):
         """One forward of a sample without meaning, whose prompt has so many tokens."""
         tokens = self.zeros(1, num_text, self.prompt_shape[1])
         raw_t = torch.zeros(1, device=self.device)
-        self.forward(self.zeros(1, *self.latent_shape), raw_t, self.blank_conditioning(tokens))
+        try:
+            self.forward(self.zeros(1, *self.latent_shape), raw_t, self.blank_conditioning(tokens))
+        except (
+            ArithmeticError,
+            AssertionError,
+            AttributeError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise UserError(self._why_not_called(error, num_text)) from error
+
+    def _why_not_called(self, error: Exception, num_text: int) -> str:
+        """What can be done about a forward of a blank sample that fails."""
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        what = f"{type(self.module).__name__} fails for a blank sample of {list(self.latent_shape)}"
+        if self.device.type == "meta" and re.search(r"\bmeta\b|\.item\(\)|data-dependent", said):
+            return (
+                f"{what} before its weights are loaded, for its forward looks at values: {said}; an adapter may leave "
+                "that out where the input is on the device `meta`, as only shapes count there"
+            )
+        return f"{what} with {num_text} tokens of a prompt: {said}; see what `arguments` of its family hands over"

@@ -14,6 +14,7 @@ from tide_lightning.explore.atlas.chart import Chart
 from tide_lightning.explore.atlas.meaning import Traits
 from tide_lightning.explore.atlas.neighbours import Nearest
 from tide_lightning.explore.atlas.reading import Labels
+from tide_lightning.files import whole_file
 
 SCHEMA = b"1"
 
@@ -121,11 +122,6 @@ def _peaks(chart: Chart) -> pa.Table:
 
 
 def _write(path: Path, table: pa.Table) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with whole_file(path) as part:
         pq.write_table(table.replace_schema_metadata({b"schema": SCHEMA}), part, compression="zstd")
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
     return path

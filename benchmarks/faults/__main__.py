@@ -1,0 +1,145 @@
+"""What becomes of a run when a cluster kills it, a disk fills, a bit flips, a number is none, or a stranger made it.
+
+    python -m benchmarks.faults [--minutes 10] [--seed 0] [--kinds kills ranks …] [--only NUMBER] [--out FILE]
+
+Each kind of fault is a module with `attempt`; it runs in a process of its own for its share of the time, or until it
+has had its number of trials (those of GOAL in 30 minutes, more where there is more time). A trial follows from seed,
+kind and number alone: `--kinds kills --only 17` does that kill again. The exit code is 1 if anything ended in a
+traceback or went wrong in silence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from importlib import import_module
+from pathlib import Path
+from random import Random
+
+from benchmarks.faults.trial import OUTCOMES, Outcome, Trial, in_a_line
+
+KINDS = ["kills", "disks", "flips", "nonfinite", "ranks", "configs", "strangers", "inputs", "sae_folders", "requests"]
+_GRACE = 400.0  # seconds that a last trial may take: more than its commands may (300)
+
+
+def main() -> int:
+    """Try all kinds, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0, help="that all may take (10)")
+    parser.add_argument("--seed", type=int, default=None, help="of all trials; a random one, printed, unless given")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="only these")
+    parser.add_argument("--only", type=int, default=None, help="only the trial of this number")
+    parser.add_argument("--out", type=Path, default=None, help="where the table goes as well")
+    args = parser.parse_args()
+    seed = secrets.randbelow(10**6) if args.seed is None else args.seed
+    print(f"seed {seed}, {args.minutes:g} minutes", flush=True)
+    _warm_up()
+    end = time.monotonic() + 60 * args.minutes
+    counts: dict[str, dict[Outcome, int]] = {}
+    scratch = Path(tempfile.mkdtemp(prefix="faults-"))
+    try:
+        for place, kind in enumerate(args.kinds):
+            module = import_module(f"benchmarks.faults.{kind}")
+            shares = [import_module(f"benchmarks.faults.{name}").SHARE for name in args.kinds[place:]]
+            seconds = max(0.0, end - time.monotonic()) * module.SHARE / sum(shares)
+            goal = math.ceil(module.GOAL * max(1.0, args.minutes / 30))
+            numbers = range(goal) if args.only is None else range(args.only, args.only + 1)
+            counts[kind] = _try(kind, seed, numbers, seconds, scratch / kind)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    table = _table(counts)
+    print(f"\n{table}", flush=True)
+    if args.out is not None:
+        args.out.write_text(f"seed {seed}, {args.minutes:g} minutes\n\n{table}\n", encoding="utf-8")
+    return int(any(found[bad] for found in counts.values() for bad in ("traceback", "wrong")))
+
+
+def _warm_up() -> None:
+    """Import once what every trial needs; one thread, for processes are forked from this one."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    import torch
+
+    torch.set_num_threads(1)
+    for name in (
+        "tide_lightning.cli",
+        "tide_lightning.commands.configured",
+        "tide_lightning.explore",
+        "tide_lightning.grounds.toybox",
+        "tensorboard",
+    ):
+        import_module(name)
+    for kind in KINDS:
+        import_module(f"benchmarks.faults.{kind}")
+
+
+def _try(kind: str, seed: int, numbers: range, seconds: float, folder: Path) -> dict[Outcome, int]:
+    """The trials of a kind, in a process of its own, which may not take others down."""
+    counts: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(ours)
+        os.setpgid(0, 0)
+        _trials(kind, seed, numbers, seconds, folder, theirs)
+    os.close(theirs)
+    began, number = time.monotonic(), numbers.start
+    signal.signal(signal.SIGALRM, lambda *_: os.killpg(pid, signal.SIGKILL))
+    signal.alarm(math.ceil(seconds + _GRACE))
+    with os.fdopen(ours, encoding="utf-8") as lines:
+        for line in lines:
+            trial = Trial(*json.loads(line))
+            counts[trial.outcome] += 1
+            if trial.outcome in ("traceback", "wrong"):
+                print(f"{kind} {number}: {OUTCOMES[trial.outcome]}: {trial.what}", flush=True)
+            number += 1
+    signal.alarm(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status:
+        counts["traceback"] += 1
+        print(f"{kind} {number}: traceback: the process of these trials ended with {status}", flush=True)
+    print(f"{kind}: {sum(counts.values())} tried in {time.monotonic() - began:.0f} s", flush=True)
+    return counts
+
+
+def _trials(kind: str, seed: int, numbers: range, seconds: float, folder: Path, out: int) -> None:
+    """In the process: until the time is over or enough was tried; does not return."""
+    module, end, code = import_module(f"benchmarks.faults.{kind}"), time.monotonic() + seconds, 1
+    errors = os.dup(2)
+    try:
+        with os.fdopen(out, "w", encoding="utf-8") as pipe:
+            prepared = module.prepare(folder / "prepared")
+            for number in numbers:
+                if number > numbers.start and time.monotonic() > end:
+                    break
+                draw = Random(f"{seed}/{kind}/{number}")
+                try:
+                    trial = module.attempt(prepared, draw, folder / "trial")
+                except Exception as error:
+                    trial = Trial("traceback", in_a_line(error))
+                pipe.write(json.dumps(trial) + "\n")
+                pipe.flush()
+        code = 0
+    except BaseException as error:
+        os.write(errors, f"{kind}: {in_a_line(error)}\n".encode("utf-8", "replace"))
+    os._exit(code)
+
+
+def _table(counts: dict[str, dict[Outcome, int]]) -> str:
+    """As Markdown."""
+    rows = [["kind", "tried", *OUTCOMES.values()]]
+    for kind, found in counts.items():
+        rows.append([kind.replace("_", " "), f"{sum(found.values()):,}", *(f"{found[one]:,}" for one in OUTCOMES)])
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "| --- |" + " ---: |" * (len(rows[0]) - 1), *lines[1:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
