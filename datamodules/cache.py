@@ -70,6 +70,8 @@ class DiskCache:
             raise UserError(f"{path} is damaged: delete the folder, or name another in data.cache.folder") from None
         except OSError as error:
             raise UserError(f"cannot use the cache in {folder}: {error.strerror or error}") from None
+        except UserError as error:
+            raise UserError(f"cannot use the cache in {folder}: {error}") from None
         for name, value in json.loads(json.dumps(ours)).items():
             there = theirs.get(name)
             if there != value:

@@ -150,7 +150,7 @@ class HasSites(CallsModule, EncodesPrompts):
         """What can be done about a forward of a blank sample that fails."""
         said = " ".join(str(error).split())[:200] or type(error).__name__
         what = f"{type(self.module).__name__} fails for a blank sample of {list(self.latent_shape)}"
-        if self.device.type == "meta" and re.search(r"\bmeta\b|\.item\(\)|data-dependent", said):
+        if self.device.type == "meta" and re.search(r"\bmeta\b|\.item\(\)|data-dependent", said, re.IGNORECASE):
             return (
                 f"{what} before its weights are loaded, for its forward looks at values: {said}; an adapter may leave "
                 "that out where the input is on the device `meta`, as only shapes count there"
