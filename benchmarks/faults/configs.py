@@ -20,12 +20,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from benchmarks.faults.fits import fresh
 from benchmarks.faults.trial import Trial, in_a_line
-from tide_lightning.callbacks import EndTogether
 from tide_lightning.command_line import packaged_configs, resolve_configs
 from tide_lightning.commands.configured import TideCLI
 from tide_lightning.errors import UserError
 from tide_lightning.runs import leave_runs
-from tide_lightning.stopping import StopSignal
 
 GOAL, SHARE = 2000, 14
 _MEMORY = 8 * 2**30
@@ -95,7 +93,7 @@ def prepare(folder: Path) -> Parser:
     fresh(folder)
     os.chdir(folder)
     with contextlib.suppress(_BuiltError):
-        _OneParser("fit", [], EndTogether(StopSignal()))
+        _OneParser("fit", [])
     names = ("debug", "quickstart", "rungs", "encoder-only")
     return Parser(_OneParser.made, [yaml.safe_load(packaged_configs()[name].read_text("utf-8")) for name in names])
 

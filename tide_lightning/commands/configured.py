@@ -86,12 +86,12 @@ class TideCLI(LightningCLI):
     Args:
         command: a name of `LIGHTNING` or `LOOKS`.
         args: what the user wrote after it.
-        ending: how this run ends when it is not by itself.
+        ending: how this run ends when it is not by itself; None where nothing is run.
     """
 
     run_folder: Path
 
-    def __init__(self, command: str, args: list[str], ending: EndTogether) -> None:
+    def __init__(self, command: str, args: list[str], ending: EndTogether | None = None) -> None:
         self.command, self.ending = command, ending
         super().__init__(
             TideModule,
@@ -206,7 +206,8 @@ class TideCLI(LightningCLI):
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, WholeCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks.append(self.ending)  # type: ignore[attr-defined]  # the last, behind what keeps checkpoints
+        if self.ending is not None:  # the last, behind what keeps checkpoints
+            trainer.callbacks.append(self.ending)  # type: ignore[attr-defined]
         return trainer
 
     def run(self) -> None:
