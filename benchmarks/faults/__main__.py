@@ -1,6 +1,6 @@
 """What becomes of a run when a cluster kills it, a disk fills, a bit flips, a number is none, or a stranger made it.
 
-    python -m benchmarks.faults [--minutes 10] [--seed 0] [--kinds kills ranks …] [--only NUMBER] [--out FILE]
+    python -m benchmarks.faults [--minutes 10] [--seed 0] [--kinds kills ranks …] [--out FILE]
 
 Each kind of fault is a module with `attempt`; it runs in a process of its own for its share of the time, or until it
 has had its number of trials (those of GOAL in 30 minutes, more where there is more time). A trial follows from seed,
@@ -36,6 +36,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="that all may take (10)")
     parser.add_argument("--seed", type=int, default=None, help="of all trials; a random one, printed, unless given")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="only these")
+    parser.add_argument("--trials", type=int, default=None, help="most trials of a kind")
     parser.add_argument("--only", type=int, default=None, help="only the trial of this number")
     parser.add_argument("--out", type=Path, default=None, help="where the table goes as well")
     args = parser.parse_args()
@@ -51,6 +52,7 @@ def main() -> int:
             shares = [import_module(f"benchmarks.faults.{name}").SHARE for name in args.kinds[place:]]
             seconds = max(0.0, end - time.monotonic()) * module.SHARE / sum(shares)
             goal = math.ceil(module.GOAL * max(1.0, args.minutes / 30))
+            goal = goal if args.trials is None else min(goal, args.trials)
             numbers = range(goal) if args.only is None else range(args.only, args.only + 1)
             counts[kind] = _try(kind, seed, numbers, seconds, scratch / kind)
     finally:
