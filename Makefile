@@ -71,4 +71,4 @@ $(PEERS)/.installed: tests/peers/requirements.txt
 	@touch $@
 
 tensorboard: setup ## show all runs at http://localhost:6006
-	$(BIN)/tensorboard --logdir runs
+	$(BIN)/tide tensorboard

@@ -24,6 +24,7 @@ from tide_lightning.diffusion import Denoiser, Forward, Layout, describe_denoise
 from tide_lightning.diffusion.precision import native_dtype
 from tide_lightning.errors import UserError, require_at_least, require_one_of
 from tide_lightning.tokens import FidelityLoss, Sensitivity
+from tide_lightning.waiting import waiting
 
 _FEWEST_CALIBRATION = 256
 """Samples, however short a fit is."""
@@ -210,7 +211,8 @@ class ActivationDataModule(LightningDataModule):
         """Load the denoiser, once, to where the trainer works."""
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
         if self._denoiser is None:
-            self._denoiser = self.loading.load(self.pretrained, self.family, device)
+            with waiting("Loading the denoiser"):
+                self._denoiser = self.loading.load(self.pretrained, self.family, device)
         self._denoiser.to(device)
 
     def train_dataloader(self) -> ActivationLoader:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rich.progress import track
 from torch import Tensor
 
 from tide_lightning.datamodules.cache import CachedNode, DiskCache, ShardFiles
@@ -31,6 +30,7 @@ from tide_lightning.datamodules.sampling import (
 from tide_lightning.datamodules.sources import Corpus, Part
 from tide_lightning.diffusion import Layout
 from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.waiting import track
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Feed:
         rounds = range(-(-num_samples // self.draw.num_slots))
 
         def parts() -> Iterator[Tokens]:
-            for _ in track(rounds, "Reading calibration tokens", disable=self.draw.shard.rank != 0):
+            for _ in track(rounds, "Reading calibration tokens", is_shown=self.draw.shard.rank == 0):
                 yield from node.parts()
 
         return one_ahead(parts(), self.harvester.denoiser.device)
@@ -86,7 +86,7 @@ class Feed:
         noise = self._noise("calibration", num_slots)
         size = num_slots, *self.harvester.denoiser.latent_shape
         rounds = range(-(-num_samples // num_slots))
-        for k in track(rounds, "Measuring the denoiser's sensitivity", disable=self.draw.shard.rank != 0):
+        for k in track(rounds, "Measuring the denoiser's sensitivity", is_shown=self.draw.shard.rank == 0):
             call = noise.call(k)[0]
             every = normal(stream(self.draw.seed, "sensitivity", k), size)  # for all ranks' samples
             yield call, every[call.sample.cpu() % num_slots]

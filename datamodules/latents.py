@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from tide_lightning.datamodules.prompts import text_of
@@ -18,6 +17,7 @@ from tide_lightning.diffusion.counters import normals
 from tide_lightning.diffusion.streams import StreamOrder, sent
 from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.errors import UserError
+from tide_lightning.waiting import track
 
 _log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ class GeneratedLatents:
         mine = list(range(shard.rank, count, shard.world))
         made: dict[int, Tensor] = {}
         starts = range(0, len(mine), batch_size)
-        for start in track(starts, f"Generating {count} {label} latents", disable=shard.rank != 0):
+        for start in track(starts, f"Generating {count} {label} latents", is_shown=shard.rank == 0):
             part = mine[start : start + batch_size]
             noise = normals(seed, "generated", label, numbers=part, shape=denoiser.latent_shape)
             latents = sample(

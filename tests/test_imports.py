@@ -8,10 +8,11 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "tide_lightning"
 LAYERS = [
-    {"errors", "reduction", "cores", "class_paths", "moved", "near", "terminal", "drawing", "files", "yaml_text"},
+    {"errors", "reduction", "cores", "class_paths", "moved", "near", "files", "yaml_text"}
+    | {"terminal", "waiting", "drawing"},
     {"agreement", "stopping", "watch", "tokens", "sharding", "kernels"},
     {"saes", "diffusion"},
-    {"intervene", "runs", "trust"},
+    {"intervene", "runs", "trust", "board"},
     {"training", "datamodules", "callbacks"},
     {"evaluation", "planning", "command_line"},
     {"grounds"},

@@ -145,13 +145,16 @@ def test_precision_is_the_denoisers_own(make_data: MakeData) -> None:
     assert tokens.tensors()["input"].dtype == tokens.t.dtype == torch.float32
 
 
-def test_no_images_are_needed(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_images_are_needed(
+    make_data: MakeData, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tide_lightning.waiting.FIRST_SECONDS", 0.0)
     before = torch.random.get_rng_state()
     data = make_data(images=None)
     first_batch, *_ = data.train_loader(Shard())
     assert first_batch[SITE].context.noise is not None
     assert len(list(data.test_loader(Shard()))) == 2
-    assert "Generating 6 train latents" in capsys.readouterr().out
+    assert "Generating 6 train latents  1/" in capsys.readouterr().err
     assert torch.equal(before, torch.random.get_rng_state())
 
 

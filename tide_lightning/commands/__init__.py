@@ -45,6 +45,7 @@ COMMANDS: dict[str, Command] = {
     "publish": Command("tide_lightning.sharing.publishing:publish", "Publish a run on the hub, with a model card."),
     "steer": Command("tide_lightning.explore.steer_command:steer_run", "Steer latents; see what changes."),
     "style": Command("tide_lightning.explore.style_command:transfer", "Draw a prompt in another's style."),
+    "tensorboard": Command("tide_lightning.board:tensorboard", "Show all runs in TensorBoard, each once."),
 }
 
 

@@ -8,7 +8,7 @@ from tide_lightning.errors import UserError
 from tide_lightning.near import did_you_mean
 
 _CHAPTERS = {
-    "Train and measure": ("fit", "validate", "test", "predict", "compare"),
+    "Train and measure": ("fit", "validate", "test", "predict", "tensorboard", "compare"),
     "Before a fit": ("sites", "plan"),
     "Look at latents and steer with them": ("find", "atlas", "steer", "play", "style", "erase"),
     "Share": ("adopt", "export", "publish"),
@@ -44,5 +44,5 @@ def overview() -> str:
     text = ["usage: tide COMMAND [OPTIONS]", "", "Sparse autoencoders for diffusion transformers.", ""]
     for title, names in chapters.items():
         if names:
-            text += [title, *(f"  {name:<10}{lines[name]}" for name in names), ""]
+            text += [title, *(f"  {name:<13}{lines[name]}" for name in names), ""]
     return "\n".join([*text, "tide COMMAND --help explains a command; tide --version tells the version.", "", _BEGIN])

@@ -17,6 +17,7 @@ from tide_lightning.explore.requests import check_windows, parse_numbers, parse_
 from tide_lightning.explore.run import open_run
 from tide_lightning.files import write_json
 from tide_lightning.intervene.edits import check_edits
+from tide_lightning.waiting import waiting
 
 _NUM_SHOWN = 6
 
@@ -73,7 +74,8 @@ def erase_concept(
 
     suppressed, kept = lists
     pairs = noise("concept", (max(map(len, lists)) + 1) // 2)
-    latents = find_concept(denoiser, saes, suppressed[::2], kept[::2], pairs, count=count, **settings)
+    with waiting("Watching latents while the concept is drawn"):
+        latents = find_concept(denoiser, saes, suppressed[::2], kept[::2], pairs, count=count, **settings)
     if not latents:
         raise UserError("no latent fires with the one list and hardly with the other: give prompts that differ more")
     edits = erasing(latents, 0.0, (low, high))
@@ -83,7 +85,10 @@ def erase_concept(
         print(f"{site}: {', '.join(str(one.latent) for one in latents if one.site == site) or 'none'}")
     suppressed, kept = suppressed[1::2], kept[1::2]
     start = noise("sample", len(suppressed) + len(kept))
-    outcomes = erase(denoiser, saes, latents, factors, suppressed, kept, start, seen, window=(low, high), **settings)
+    with waiting("Drawing with these latents suppressed"):
+        outcomes = erase(
+            denoiser, saes, latents, factors, suppressed, kept, start, seen, window=(low, high), **settings
+        )
     for one in outcomes:
         print(_line(one))
     path = save_picture(sheet(_rows(outcomes)), out)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
-from rich.status import Status
 from rich.table import Table
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from tide_lightning.errors import UserError
 from tide_lightning.explore.finder import find_by_images, find_by_prompts, find_by_words
 from tide_lightning.explore.lookup import AtlasTables, look_up, look_up_by_centroid
 from tide_lightning.explore.run import Run, open_run
+from tide_lightning.waiting import waiting
 
 _COLUMNS = "site", "latent", "tells", "rise", "level", "amount", "where"
 _LEGEND = (
@@ -78,9 +79,9 @@ def find(
     Console().print(table)
 
 
-def searching() -> Status:
-    """A line on the terminal while the denoiser draws."""
-    return Console(stderr=True).status("watching latents while images are drawn with it and without")
+def searching() -> AbstractContextManager[None]:
+    """Say what is waited for while the denoiser draws."""
+    return waiting("Watching latents while images are drawn with it and without")
 
 
 def _print_listed(

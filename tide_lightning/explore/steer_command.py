@@ -22,6 +22,7 @@ from tide_lightning.intervene.edits import Edit, Halves, Mode, Operation, check_
 from tide_lightning.intervene.recording import Seen, walk_prompts, watch
 from tide_lightning.intervene.region import Region
 from tide_lightning.intervene.steering import steer
+from tide_lightning.waiting import waiting
 
 
 def steer_run(
@@ -100,15 +101,19 @@ def steer_run(
         "guidance_scale": scale,
     }
     used = {edit.site: saes[edit.site] for edit in variants[0]}
-    seen = watch(denoiser, used, walk_prompts([prompt], **settings))
-    before = denoiser.decode_latents(seen.latents)[0]
+    with waiting("Drawing the original"):
+        seen = watch(denoiser, used, walk_prompts([prompt], **settings))
+        before = denoiser.decode_latents(seen.latents)[0]
     for edit in variants[0]:
         print(_firing(edit, seen))
     afters = []
     for edits, value in zip(variants, amounts, strict=True):
-        with steer(denoiser, saes, edits, mode=mode, preserve_norm=preserve_norm) as steered:
-            after = denoiser.decode_latents(sample(steered, [prompt], **settings))[0]
         title = _title(edits, operation, value)
+        with (
+            waiting(f"Drawing {title}"),
+            steer(denoiser, saes, edits, mode=mode, preserve_norm=preserve_norm) as steered,
+        ):
+            after = denoiser.decode_latents(sample(steered, [prompt], **settings))[0]
         afters.append((title, after))
         print(f"{title}: {_changed(before, after, where)}")
     path = save_picture(_picture(before, afters), out)

@@ -18,6 +18,7 @@ from tide_lightning.explore.run import open_run
 from tide_lightning.explore.style import separate_style, transfer_style
 from tide_lightning.intervene.edits import Edit, check_edits
 from tide_lightning.intervene.recording import walk_image, walk_prompts
+from tide_lightning.waiting import waiting
 
 
 def transfer(
@@ -79,14 +80,19 @@ def transfer(
         source = walk_image(_read_image(denoiser, image), noise, num_inference_steps=steps)
     chosen = None if named is None else {site: [int(e.latent) for e in named if e.site == site] for site in saes}
     content = walk_prompts([prompt] * samples, noise, **settings)
-    found = separate_style(denoiser, saes, source, content, latents=chosen, least_extent=extent)
+    with waiting("Drawing in the style and without it"):
+        found = separate_style(denoiser, saes, source, content, latents=chosen, least_extent=extent)
     for site, one in found.items():
         print(f"{site}: {len(one.latents)} latents: {', '.join(map(str, one.latents.tolist()))}")
     start, prompts = _noise(denoiser, seed, "sample", samples), [prompt] * samples
-    before = denoiser.decode_latents(sample(denoiser, prompts, initial_noise=start, **settings))
+    with waiting("Drawing the original"):
+        before = denoiser.decode_latents(sample(denoiser, prompts, initial_noise=start, **settings))
     rows = [[("original" if number == 0 else "", one) for number, one in enumerate(before)]]
     for value in strengths:
-        with transfer_style(denoiser, saes, found, strength=value, window=(low, high)) as styled:
+        with (
+            waiting(f"Drawing in that style, x {value:g}"),
+            transfer_style(denoiser, saes, found, strength=value, window=(low, high)) as styled,
+        ):
             after = denoiser.decode_latents(sample(styled, prompts, initial_noise=start, **settings))
         rows.append([(f"style x {value:g}" if number == 0 else "", one) for number, one in enumerate(after)])
         print(f"style x {value:g}: pixels moved by {float((after - before).abs().mean()) / 2:.1%} of the range")

@@ -7,9 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import track
-
 import tide_lightning
 from tide_lightning.diffusion import folder_name
 from tide_lightning.errors import UserError
@@ -19,6 +16,7 @@ from tide_lightning.saes import SAE
 from tide_lightning.saes.exchange.writing import Exportable, Format, encoder_alone, exportable, folded, write_as
 from tide_lightning.saes.whole import write_pair
 from tide_lightning.sharing.cost import Cost
+from tide_lightning.waiting import track
 
 KNOWN = (
     "known(t, place, f) = by_time(t) + by_place(t)[place] + f weight(t); by_time and weight are linear in t between "
@@ -92,9 +90,7 @@ def _costs(run: Run, saes: Mapping[str, SAE], samples: int) -> dict[str, dict[st
         raise UserError(f"--samples {samples}: at least 1")
     run.data.heldout = replace(run.data.heldout, num_test_samples=samples)
     measured = [Cost(site, sae, encoder_alone(sae), run.data) for site, sae in saes.items()]
-    console = Console(stderr=True)
-    what = "Measuring the encoders' own codes"
-    for batch in track(run.data.test_dataloader(), what, console=console, disable=not console.is_terminal):
+    for batch in track(run.data.test_dataloader(), "Measuring the encoders' own codes"):
         for cost in measured:
             cost.update(batch.to(run.device))
     return {site: cost.compute() for site, cost in zip(saes, measured, strict=True)}

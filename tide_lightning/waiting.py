@@ -1,0 +1,95 @@
+"""What is shown while something takes longer than a second: a live line in a terminal, whole lines elsewhere.
+
+A log file and a notebook get a line after a second, then one every ten, each with the time that is left; what is done
+within a second says nothing. Everything goes to standard error: standard output is for what was asked.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+
+FIRST_SECONDS = 1.0
+"""Until the first line."""
+
+EVERY_SECONDS = 10.0
+"""Between two lines."""
+
+
+def track(items: Iterable[Item], what: str, total: int | None = None, is_shown: bool = True) -> Iterator[Item]:
+    """The items, while it is shown how many are done and how long the rest will take.
+
+    Args:
+        items: what is worked through.
+        what: is done with them.
+        total: how many there are, where they do not say so.
+        is_shown: whether anything is shown, as on the first of several ranks.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    if not is_shown:
+        yield from items
+    elif (console := Console(stderr=True)).is_terminal:
+        columns = TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(
+            *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+        ) as progress:
+            yield from progress.track(items, total=total, description=what)
+    else:
+        yield from _in_lines(items, what, total)
+
+
+def _in_lines(items: Iterable[Item], what: str, total: int | None) -> Iterator[Item]:
+    begun = time.monotonic()
+    due = begun + FIRST_SECONDS
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now >= due:
+            due = now + EVERY_SECONDS
+            _say(f"{what}  {_so_far(done, total, now - begun)}")
+
+
+def _so_far(done: int, total: int | None, seconds: float) -> str:
+    if not total:
+        return f"{done} in {clock(seconds)}"
+    if done >= total:
+        return f"{done}/{total} (100%) in {clock(seconds)}"
+    return f"{done}/{total} ({done / total:.0%})  {clock(seconds / done * (total - done))} left"
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say what is being done while it is done, if that takes longer than a second."""
+    console = Console(stderr=True)
+    if console.is_terminal and threading.current_thread() is threading.main_thread():
+        with console.status(f"{what} …"):
+            yield
+        return
+    timer = threading.Timer(FIRST_SECONDS, _say, [f"{what} …"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, and hours where there are any."""
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
