@@ -11,8 +11,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from tensorboard.program import TensorBoard
-
 from tide_lightning.errors import UserError
 
 _LOOK_SECONDS = 5.0
@@ -29,6 +27,8 @@ def tensorboard(runs: str = "runs", port: int = 6006, host: str = "localhost") -
     root = Path(runs)
     if not root.is_dir():
         raise UserError(f"--runs {runs}: no such folder; make a run with `tide fit --config quickstart`")
+    from tensorboard.program import TensorBoard  # which warns of itself when it is imported
+
     with tempfile.TemporaryDirectory(prefix="tide-tensorboard-") as folder:
         link_runs(root, Path(folder))
         board = TensorBoard()

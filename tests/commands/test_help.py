@@ -26,6 +26,7 @@ def test_help_is_short_and_in_our_words(capsys: pytest.CaptureFixture[str], comm
     for word in ("--config", "d_sae", "expansion_factor", "samples_per_batch", "max_steps", "--help_all"):
         assert word in told, word
     assert "num_sanity_val_steps" not in told
+    assert "linked from the datamodule" not in told
     assert told.index("Data") < told.index("SAE: ") < told.index("Trainer")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import inspect
 import types
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -39,11 +40,11 @@ class Parameter(NamedTuple):
 
 
 def parameters_of(parser: ArgumentParser) -> dict[str, Parameter]:
-    """The options of a parser by key; none that only print something."""
+    """The options of a parser by key; none that only print something, or that are linked and not the user's to give."""
     found = {}
     for action in parser._actions:
         hint = getattr(action, "_typehint", action.type)
-        if hint is None or action.dest.endswith(".help"):
+        if hint is None or action.default == SUPPRESS:
             continue
         help_text = " ".join(str(action.help or "").split()).replace("%%", "%")
         is_positional = not action.option_strings
