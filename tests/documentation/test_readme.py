@@ -73,9 +73,9 @@ def test_programs_of_readme_run_as_printed(program: Block, tmp_path: Path) -> No
 
 def type_in(block: Block, folder: Path) -> None:
     """Type a block's lines into a shell; those with `make` are tried only."""
-    make, other = [], []
-    for line in block.script.splitlines():
-        (make if line.startswith("make ") else other).append(line)
+    lines = block.script.splitlines()
+    make = [line for line in lines if line.startswith("make ")]
+    other = [line for line in lines if not line.startswith("make ")]
     for line in make:
         run(
             ["bash", "-euo", "pipefail", "-c", "make --dry-run " + line.removeprefix("make ")],
