@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "tide_lightning"
 LAYERS = [
     {"errors", "reduction", "cores", "class_paths", "moved", "near", "files", "yaml_text"}
     | {"terminal", "waiting", "drawing"},
-    {"agreement", "stopping", "watch", "tokens", "sharding", "kernels"},
+    {"accelerators", "agreement", "stopping", "watch", "tokens", "sharding", "kernels"},
     {"saes", "diffusion"},
     {"intervene", "runs", "trust", "board"},
     {"training", "datamodules", "callbacks"},

@@ -15,8 +15,12 @@ from lightning import Trainer
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.utilities import rank_zero_only
 
+from tide_lightning.accelerators import Taken, gpu_here, take
 from tide_lightning.agreement import agree_on
 from tide_lightning.callbacks import EndTogether, ExportSAEs, LeaveCheckpoint, ShowProgress, WriteCodes
 from tide_lightning.command_line import FOLLOWING, follow_run, raise_flags, resolve_configs
@@ -196,19 +200,31 @@ class TideCLI(LightningCLI):
         """A trainer that logs into the run folder; for a look, one that fits this machine and not the configured."""
         if self.command in LOOKS:
             return Trainer(devices=1, max_steps=0, logger=False, enable_checkpointing=False)
-        if self.config_init.trainer.logger in (None, True):
-            run = self.run_folder
-            kwargs["logger"] = RunLogger(
-                run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False
-            )
+        loggers = self.config_init.trainer.logger
+        if loggers is not False:  # the run folder's own comes first: what is logged elsewhere comes beside it
+            run, others = self.run_folder, loggers if isinstance(loggers, list) else [loggers]
+            own = RunLogger(run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False)
+            kwargs["logger"] = [own, *(logger for logger in others if isinstance(logger, Logger))]
         given = self.config_init.trainer.plugins or []
         plugins = given if isinstance(given, list) else [given]
+        if (taken := self._taken()) is not None:
+            kwargs["accelerator"] = taken.accelerator
+            if self.command == "fit" and not any(isinstance(plugin, Precision) for plugin in plugins):
+                kwargs["precision"] = taken.precision
+                if taken.line:
+                    rank_zero_only(print)(f"fit  {taken.line}", flush=True)
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, WholeCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)
         if self.ending is not None:  # the last, behind what keeps checkpoints
             trainer.callbacks.append(self.ending)  # type: ignore[attr-defined]
         return trainer
+
+    def _taken(self) -> Taken | None:
+        """What the configuration leaves open, settled by this machine; None for an accelerator of one's own."""
+        trainer = self.config.trainer
+        given = trainer.accelerator
+        return take(given, trainer.precision and str(trainer.precision), gpu_here()) if isinstance(given, str) else None
 
     def run(self) -> None:
         """Do what the command says."""
@@ -220,6 +236,8 @@ class TideCLI(LightningCLI):
         if self.command == "sites":
             sites(self.datamodule, **given)
         else:
+            if (taken := self._taken()) is not None:
+                self.config.trainer.precision = taken.precision
             plan(self.datamodule, self.model, self.config.trainer, **given)
 
     def _run_trainer(self, given: dict[str, Any]) -> None:
