@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -40,9 +41,11 @@ class KeepPredictions(Callback):
                 f" num_samples = {num_samples} be at least 1"
             )
         self.from_fraction, self.weight, self.num_samples = from_fraction, weight, num_samples
+        self._first = 0.0
+        self._change: Callable[[], Tensor] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the denoiser's own loss and add to the module's."""
+        """Measure the denoiser's own loss, and see when to begin."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(pl_module, TideModule) or not isinstance(data, ActivationDataModule):
             raise UserError("KeepPredictions: needs a TideModule and an ActivationDataModule")
@@ -58,18 +61,22 @@ class KeepPredictions(Callback):
             (name, splice_denoiser(denoiser, {site: reconstruct_by(saes[site]) for site in sites}))
             for name, sites in splice_cases(saes).items()
         ]
-        first = self.from_fraction * steps_of_fit(trainer)
+        self._first = self.from_fraction * steps_of_fit(trainer)
 
-        def change() -> Tensor | None:
+        def change() -> Tensor:
             step = pl_module.global_step
-            if step < first:
-                return None
             name, twin = spliced[step % len(spliced)]
             ratio = prediction_change(denoiser, twin, calls(step)) / own_loss
             pl_module.log(f"train/{name}/prediction_change", ratio.detach(), rank_zero_only=True)
             return self.weight * ratio
 
-        pl_module.further_loss = change
+        self._change = change
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Add to the module's loss from then on."""
+        assert isinstance(pl_module, TideModule)
+        if trainer.global_step >= self._first:
+            pl_module.further_loss = self._change
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The module's loss is its own again."""

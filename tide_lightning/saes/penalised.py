@@ -60,6 +60,8 @@ class PenalisedSAE(SAE):
         common: what all SAEs have; see `SAE`.
     """
 
+    has_fixed_sizes = False
+
     def __init__(
         self,
         shape: SiteShape,

@@ -90,6 +90,8 @@ class SAE(Pretrained):
     b_dec: nn.Parameter
     unit_norm = True
     """Whether the decoder's rows are kept at unit norm."""
+    has_fixed_sizes = True
+    """Whether the sizes of a training step's tensors are known before it: not where whatever exceeds a bound counts."""
     refinements = 0
     """How often a code is corrected by what it left over."""
     pursuits = 0

@@ -31,15 +31,19 @@ class FiringClock(nn.Module):
         self._dead_latents: Tensor | None = None
 
     @torch.no_grad()
-    def tick(self, fired: Tensor, num_tokens: int, step: int) -> Tensor:
+    def tick(self, fired: Tensor, num_tokens: int) -> Tensor:
         """Account for one step: `fired` [d_sae] and `num_tokens` are this rank's; the tokens of all ranks."""
-        counts = torch.cat([fired.long(), fired.new_tensor([num_tokens], dtype=torch.int64)])
+        counts = torch.cat([fired.long(), fired.new_full((1,), num_tokens, dtype=torch.int64)])
         all_reduce_sum(counts)
         self.since_fired.copy_(torch.where(counts[:-1] > 0, 0, self.since_fired + counts[-1]))
+        return counts[-1]
+
+    @torch.no_grad()
+    def look(self, step: int) -> None:
+        """See which latents are dead, every so many steps; belongs after each step's tick."""
         if step % self.check_every == 0:
             self.seen_dead.copy_(self.dead())
             self._dead_latents = None
-        return counts[-1]
 
     def dead(self) -> Tensor:
         """Boolean [d_sae]."""

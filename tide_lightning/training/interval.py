@@ -23,13 +23,19 @@ class Interval:
         """Add a step."""
         values = torch.stack([*parts.values(), torch.ones_like(next(iter(parts.values())))]).double()
         values = values.where(values.isfinite().all(), 0)  # a step that is skipped
-        before = self._sums[site][1] if site in self._sums else 0
-        self._sums[site] = list(parts), before + values
+        if site not in self._sums:
+            self._sums[site] = list(parts), torch.zeros_like(values)
+        self._sums[site][1].add_(values)
+
+    def sums(self, site: str) -> list[Tensor]:
+        """The memory that a site's steps are added to, from its first step on the same."""
+        return [self._sums[site][1]] if site in self._sums else []
 
     def means(self, site: str) -> dict[str, float]:
         """Over the steps of all ranks; the sums start anew."""
-        names, sums = self._sums.pop(site)
-        *totals, count = all_reduce_sum(sums).tolist()
+        names, sums = self._sums[site]
+        *totals, count = all_reduce_sum(sums.clone()).tolist()
+        sums.zero_()
         return {name: total / count if count else math.nan for name, total in zip(names, totals, strict=True)}
 
     def tokens_per_second(self, tokens_seen: int) -> dict[str, float]:

@@ -67,6 +67,26 @@ class ReconstructionMetric(Metric):
 
     def update(self, batch: TokenBatch, output: SAEOutput) -> None:
         """Add a batch's tokens."""
+        self.add(batch, output)
+
+    def was_updated(self) -> None:
+        """Take note that `add` was called: torchmetrics itself sees calls of `update` only."""
+        self._update_count += 1
+        self._computed = None
+
+    def sums(self) -> list[Tensor]:
+        """The memory that batches are added to; it stays the same."""
+        return [getattr(self, name) for name in self._defaults]
+
+    def reset(self) -> None:
+        """Start anew in the same memory, which a recorded step adds to."""
+        kept = {name: getattr(self, name) for name in self._defaults}
+        super().reset()
+        for name, tensor in kept.items():
+            setattr(self, name, tensor.zero_())
+
+    def add(self, batch: TokenBatch, output: SAEOutput) -> None:
+        """What `update` does, as nothing but operations on tensors."""
         bin_B = (batch.t * self.num_bins).long().clamp(0, self.num_bins - 1)
         x, x_hat = batch.x.double(), output.x_hat.detach().double()
         known = output.known.detach().double()
