@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,8 @@ class CachedNode(BaseNode[Tokens]):  # type: ignore[misc]  # torchdata is untype
         if number in self._complete:
             parts = self._shard(number)[place]
             self._num_batches += 1
-            return [{site: tokens.to(self._device) for site, tokens in part.items()} for part in parts]
+            to = partial(TokenBatch.to, device=self._device, non_blocking=True)
+            return [{site: to(tokens) for site, tokens in part.items()} for part in parts]
         if self._inner.num_batches != self._num_batches:
             self._inner.seek(self._num_batches)
         parts = self._inner.parts()
@@ -164,14 +166,24 @@ class ShardFiles:
         num_samples: samples in a batch over the whole world, from which follows whose a sample is.
         batches_per_shard: batches in a file.
         max_bytes: disk space of this rank.
+        for_gpu: what is read goes to memory from which a GPU copies without the host's waiting.
     """
 
-    def __init__(self, folder: Path, shard: Shard, num_samples: int, batches_per_shard: int, max_bytes: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shard: Shard,
+        num_samples: int,
+        batches_per_shard: int,
+        max_bytes: float,
+        for_gpu: bool = False,
+    ) -> None:
         self._folder = folder
         self._shard = shard
         self._num_samples = num_samples
         self.batches_per_shard = batches_per_shard
         self._max_bytes = max_bytes
+        self._for_gpu = for_gpu
         self._is_open = True  # for more
         self._paths: dict[tuple[int, int, int], Path] = {}
         for path in sorted(folder.glob("*.safetensors")):
@@ -186,10 +198,14 @@ class ShardFiles:
 
     def read(self, number: int) -> list[Parts]:
         """The batches of a shard, this rank's samples of each."""
-        files = [unpack(*_read_whole(path), self.batches_per_shard) for path in self._sources(number)]
+        files = [unpack(*self._read_file(path), self.batches_per_shard) for path in self._sources(number)]
         if (number, self._shard.rank, self._shard.world) in self._paths:
             return files[0]
         return [join_ranks(parts, self._shard, self._num_samples) for parts in zip(*files, strict=True)]
+
+    def _read_file(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+        tensors, held_by = _read_whole(path)
+        return {name: tensor.pin_memory() for name, tensor in tensors.items()} if self._for_gpu else tensors, held_by
 
     def write(self, number: int, batches: list[Parts]) -> None:
         """Keep a shard, if there is room for it."""

@@ -119,8 +119,9 @@ class Feed:
             return node
         folder = cache.open(self._contents()) / purpose
         max_bytes = cache.max_gib * 2**30 / shard.world
-        files = ShardFiles(folder, shard, self.draw.num_slots, cache.batches_per_shard, max_bytes)
-        return CachedNode(node, files, self.harvester.denoiser.device)
+        device = self.harvester.denoiser.device
+        sizes = self.draw.num_slots, cache.batches_per_shard, max_bytes
+        return CachedNode(node, ShardFiles(folder, shard, *sizes, for_gpu=device.type == "cuda"), device)
 
     def _contents(self) -> dict[str, Any]:
         """All that a batch's bits depend on."""

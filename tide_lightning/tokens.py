@@ -143,9 +143,9 @@ class TokenBatch:
         named = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return TokenBatch(context=self.context.each(change), **named)
 
-    def to(self, device: torch.device | str) -> TokenBatch:
-        """The same tokens on another device."""
-        return self.each(lambda value: value.to(device))
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> TokenBatch:
+        """The same tokens on another device; without the host's waiting, from pinned memory."""
+        return self.each(lambda value: value.to(device, non_blocking=non_blocking))
 
     def select(self, index: Tensor | slice) -> TokenBatch:
         """The tokens at `index` (integers, booleans or a slice)."""

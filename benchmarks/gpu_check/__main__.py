@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 SECTIONS = {
     "correctness": 5,
     "fits": 9,
-    "repeats": 2,
+    "repeats": 4,
     "quickstart": 3,
     "steps": 4,
     "floors": 2,

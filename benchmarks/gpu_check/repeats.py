@@ -1,9 +1,11 @@
-"""The same seed gives the same bits: twice, interrupted and resumed, with batches made ahead and in turn."""
+"""The same seed gives the same bits.
+
+Twice, interrupted and resumed, with batches made ahead and in turn or read from the disk, with CUDA graphs and without.
+"""
 
 from __future__ import annotations
 
 import argparse
-import inspect
 from itertools import islice
 
 import torch
@@ -12,7 +14,6 @@ from benchmarks.gpu_check.section import Section
 from benchmarks.gpu_check.watching import fit
 from benchmarks.harvest import make_data
 from tide_lightning.datamodules import ActivationDataModule, Shard
-from tide_lightning.training import TideModule
 
 TOYBOX = "package:tide_lightning.grounds.toybox/pipeline"
 
@@ -31,6 +32,21 @@ def measure(section: Section) -> None:
         section.holds(
             "interrupted and resumed, bit for bit", resumed.bits == whole, f"{len(resumed.times)} steps after"
         )
+    with section.trying("batches from the disk cache"):
+        cached = [
+            *arguments,
+            "--data.cache.folder",
+            str(section.folder / "cache"),
+            "--data.cache.batches_per_shard",
+            "5",
+        ]
+        fit(section.folder, section.device, *cached, "--run_name", "filling")
+        read = fit(section.folder, section.device, *cached, "--run_name", "cached").bits
+        section.holds("batches read from the disk cache, bit for bit", read == whole)
+    if section.device.type == "cuda":
+        _with_and_without_graphs(section)
+    else:
+        section.could_not("with and without graphs, bit for bit", "a CPU has no CUDA graphs")
     for source in ("noise", "denoise"):
         with section.trying(f"{source}: batches ahead and in turn"):
             section.holds(f"{source}: batches ahead and in turn, bit for bit", _same_batches(section, source))
@@ -39,8 +55,26 @@ def measure(section: Section) -> None:
             with section.trying(f"{source}: a batch for which the host does not wait"):
                 waits = _waits(section, source)
                 section.holds(f"{source}: the host waits for no forward while a batch is made", not waits, waits)
-    if not any("graph" in name for name in inspect.signature(TideModule).parameters):
-        section.could_not("with and without graphs", "there is no such option yet")
+
+
+def _with_and_without_graphs(section: Section) -> None:
+    """Short fits of two configs, and a sweep of kinds of SAEs; and whether steps were replayed at all."""
+    simple = ["--config", "debug", "--model.dead_after_tokens", "300"]
+    rivals = [["--config", "quickstart", "--config", f"rivals/{name}"] for name in ("topk", "batchtopk", "matryoshka")]
+    cases = {"debug, with dead latents": simple, "quickstart": ["--config", "quickstart"]}
+    cases |= {arguments[-1]: arguments for arguments in rivals}
+    for name, arguments in cases.items():
+        with section.trying(f"{name}: with and without graphs"):
+            few = [*arguments, "--data.num_calibration_samples", "64", "--trainer.max_steps", "60"]
+            found = {
+                wanted: fit(section.folder, section.device, *few, "--model.cuda_graphs", wanted, is_alone=True)
+                for wanted in ("true", "false")
+            }
+            watched, plain = found["true"], found["false"]
+            note = f"{watched.replayed} steps of SAEs replayed; {1e3 * watched.step_seconds():.1f} ms a step, "
+            note += f"{1e3 * plain.step_seconds():.1f} without"
+            same = watched.bits == plain.bits and watched.replayed > 0 and plain.replayed == 0
+            section.holds(f"{name}: with and without graphs, bit for bit", same, note)
 
 
 def _data(section: Section, source: str) -> ActivationDataModule:

@@ -34,12 +34,14 @@ class Watch(Callback):
         self.peak_bytes = 0
         self.tokens = 0
         self.bits = ""
+        self.replayed = 0
         Watch.last = self
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Take the time without a wait for the GPU in most steps."""
+        self.replayed = getattr(pl_module, "num_replayed", 0)
         self.tokens = max(len(tokens) for tokens in batch.values())
         if len(self.times) % 10 == 0 and torch.cuda.is_available():
             torch.cuda.synchronize()
