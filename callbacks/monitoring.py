@@ -1,4 +1,4 @@
-"""What the latents do over the timestep, seen in TensorBoard while they are trained."""
+"""What the latents do over the timestep, seen in TensorBoard and other loggers while they are trained."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from tide_lightning.callbacks import drawings
+from tide_lightning.callbacks.boards import boards_of, left_out
 from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.drawing import Curve, curve
@@ -45,13 +45,14 @@ class _Seen(NamedTuple):
 
 
 class MonitorFeatures(Callback):
-    """Draws into TensorBoard, every so often and at the end, what scalars do not show.
+    """Draws into the trainer's loggers, every so often and at the end, what scalars do not show.
 
     Of held-out tokens, the same each time: a histogram of the latents' firing rates, when each latent fires (a heat
     map of latents, sorted by their mean t, over the timestep) and explained variance over the timestep. Of held-out
     forwards, where these are of noised samples: the increase of the denoising loss when a site's activations are
     replaced by the SAE's. And images from the same noise, with the original and with each site's spliced activations
-    (of four sites where there are more).
+    (of four sites where there are more). TensorBoard and Weights & Biases show all of it, MLflow no histograms, and CSV
+    files nothing but the increases.
 
     Args:
         every_n_steps: optimiser steps between two looks.
@@ -81,9 +82,11 @@ class MonitorFeatures(Callback):
         self._original_images: Tensor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so where there is nothing to draw into."""
-        if _tensorboard(trainer) is None:
-            _log.warning("MonitorFeatures draws nothing: the trainer has no TensorBoardLogger")
+        """Say what the loggers leave out."""
+        if not trainer.loggers:
+            _log.warning("MonitorFeatures draws nothing: the trainer has no logger")
+        elif trainer.is_global_zero and (lack := left_out(trainer)):
+            _log.warning("MonitorFeatures: %s", lack)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -103,8 +106,7 @@ class MonitorFeatures(Callback):
         assert isinstance(pl_module, TideModule)
         if is_sharded(pl_module):
             raise UserError("MonitorFeatures cannot look at SAEs whose latents are spread over ranks: leave it out")
-        logger = _tensorboard(trainer)
-        if logger is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not trainer.loggers or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         begin = time.monotonic()
         self._looked_at = trainer.global_step
@@ -114,27 +116,30 @@ class MonitorFeatures(Callback):
         increase, by_bin = self._loss_increase(trainer, pl_module)
         if not trainer.is_global_zero:
             return
-        board, step = logger.experiment, trainer.global_step - 1  # where Lightning puts this step's other figures
+        step = trainer.global_step - 1  # where Lightning puts this step's other figures
+        for logger in trainer.loggers if increase else ():
+            logger.log_metrics({f"monitor/{site}/loss_increase": value for site, value in increase.items()}, step)
+        boards, pictures = boards_of(trainer), dict[str, drawings.Image]()
+        if not boards:
+            return
         for site, found in seen.items():
             rate = (found.fired.sum(1) / found.tokens.sum()).cpu()
             # Latents that never fired stand at half a token.
-            board.add_histogram(
-                f"firing_rate_log10/{site}", rate.clamp(min=0.5 / float(found.tokens.sum())).log10(), step
-            )
+            rate = rate.clamp(min=0.5 / float(found.tokens.sum())).log10()
+            for board in boards:
+                board.show_histogram(f"firing_rate_log10/{site}", rate, step)
             profile = drawings.draw_profiles(found.fired / found.tokens.clamp(min=1), site)
-            board.add_image(f"feature_time/{site}", profile, step, dataformats="HWC")
+            pictures[f"feature_time/{site}"] = profile
         curves = {site: found.curve for site, found in seen.items()}
         floors = {site: found.known for site, found in seen.items()}
-        drawn = drawings.draw_explained_variance(curves, floors)
-        board.add_image("over_timestep/explained_variance", drawn, step, dataformats="HWC")
+        pictures["over_timestep/explained_variance"] = drawings.draw_explained_variance(curves, floors)
         if by_bin:
-            drawn = drawings.draw_loss_increase(by_bin)
-            board.add_image("over_timestep/loss_increase", drawn, step, dataformats="HWC")
-            logger.log_metrics({f"monitor/{site}/loss_increase": value for site, value in increase.items()}, step)
+            pictures["over_timestep/loss_increase"] = drawings.draw_loss_increase(by_bin)
         if self.num_images:
-            drawn = drawings.draw_images(self._sample(trainer, pl_module))
-            board.add_image("samples/original_and_spliced", drawn, step, dataformats="HWC")
-        board.flush()
+            pictures["samples/original_and_spliced"] = drawings.draw_images(self._sample(trainer, pl_module))
+        for board in boards:
+            for name, picture in pictures.items():
+                board.show_image(name, picture, step)
         _log.info("MonitorFeatures took %.1f s at step %d", time.monotonic() - begin, trainer.global_step)
 
     def _collect(self, trainer: Trainer) -> None:
@@ -240,7 +245,3 @@ def _spliced(denoiser: Denoiser, site: str, sae: SAE) -> Denoiser:
 
 def _spliceable(pl_module: TideModule) -> dict[str, SAE]:
     return {site: pl_module.sae(site) for site in pl_module.sites if why_not(pl_module.sae(site)) is None}
-
-
-def _tensorboard(trainer: Trainer) -> TensorBoardLogger | None:
-    return next((logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)

@@ -101,8 +101,8 @@ class ResampleDeadLatents(Callback):
                 figures[f"train/{site}/resampled"] = len(latents)
                 if len(latents):
                     self._reseeded[site] = latents, seen
-        if figures and trainer.logger is not None:
-            trainer.logger.log_metrics(figures, step=step - 1)  # where Lightning puts this step's other figures
+        for logger in trainer.loggers if figures else ():
+            logger.log_metrics(figures, step=step - 1)  # where Lightning puts this step's other figures
 
     @torch.no_grad()
     def resample(self, pl_module: TideModule, site: str, tokens: TokenBatch, step: int) -> Tensor:

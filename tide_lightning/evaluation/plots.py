@@ -6,9 +6,11 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -62,8 +64,13 @@ def image_grid(images_CPCHW: Tensor) -> Tensor:
 
 def save_image(image_CHW: Tensor) -> bytes:
     """An image in [0, 1] as PNG."""
-    pixels = rearrange(image_CHW * 255, "c h w -> h w c").round().byte().numpy()
-    return _encoded(Image.fromarray(pixels))
+    return _encoded(Image.fromarray(pixels_of(image_CHW)))
+
+
+def pixels_of(image_CHW: Tensor) -> NDArray[np.uint8]:
+    """An image in [0, 1] as height, width, RGB."""
+    pixels: NDArray[np.uint8] = rearrange(image_CHW * 255, "c h w -> h w c").round().byte().numpy()
+    return pixels
 
 
 def _explained(axes: Axes, figures: Mapping[str, Any], floors: Mapping[str, Any] | None) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from tide_lightning.callbacks.boards import boards_of
 from tide_lightning.datamodules import ActivationDataModule, HeldOutBatch
 from tide_lightning.diffusion import unlabelled
 from tide_lightning.errors import UserError
@@ -21,7 +21,7 @@ from tide_lightning.evaluation.fidelity import Fidelity
 from tide_lightning.evaluation.figures import measured
 from tide_lightning.evaluation.floors import SiteFloors
 from tide_lightning.evaluation.lifetimes import Lifetimes
-from tide_lightning.evaluation.plots import image_grid
+from tide_lightning.evaluation.plots import image_grid, pixels_of
 from tide_lightning.evaluation.reconstruction import SiteReconstruction
 from tide_lightning.evaluation.report import write_report
 from tide_lightning.evaluation.sections import MeasuresSection, Section, measure_sections
@@ -146,8 +146,8 @@ class EvaluateProtocol(Callback):
             sections.append(section)
             self.metrics[section.name] = measured(section.figures)
         written = self._write(trainer, sections)
-        if isinstance(trainer.logger, TensorBoardLogger) and self.end_to_end is not None:
-            trainer.logger.experiment.add_image("test/images", image_grid(self.end_to_end.images), trainer.global_step)
+        for board in boards_of(trainer) if self.end_to_end is not None else ():
+            board.show_image("test/images", pixels_of(image_grid(self.end_to_end.images)), trainer.global_step)
         print_summary(self.metrics, written)
 
     def _measure_time(self) -> Section:
