@@ -1,4 +1,4 @@
-"""Weights & Biases and MLflow by Lightning's own loggers: figures, pictures, histograms, as their libraries read them."""
+"""Weights & Biases and MLflow by Lightning's own loggers: what their libraries have of figures and pictures."""
 
 from __future__ import annotations
 
