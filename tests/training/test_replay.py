@@ -23,7 +23,7 @@ from tide_lightning.callbacks import ResampleDeadLatents
 from tide_lightning.saes import JumpReLUSAE, TideSAE
 from tide_lightning.tokens import SiteShape, TokenBatch, TokenContext
 from tide_lightning.training import TideModule
-from tide_lightning.training.cuda_graphs import why_not_in_fit, why_not_of_sae
+from tide_lightning.training.cuda_graphs import is_small, why_not_in_fit, why_not_of_sae
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning",  # Lightning's own, with torch 2.13
@@ -236,6 +236,14 @@ def test_what_forbids_it_in_a_fit(changes: dict[str, Any], said: str) -> None:
 def test_anomaly_detection_forbids_it() -> None:
     with torch.autograd.detect_anomaly(check_nan=False):
         assert "detect_anomaly" in (why_not_in_fit(trainer(), torch.device("cpu")) or "")
+
+
+def test_only_small_saes_are_replayed() -> None:
+    with torch.device("meta"):
+        toybox = TideSAE(SiteShape(128, (8, 8), 16), expansion_factor=16)
+        pixart = TideSAE(SiteShape(1152, (32, 32), 16), expansion_factor=16)
+    assert is_small(toybox)
+    assert not is_small(pixart)
 
 
 def test_what_forbids_it_for_an_sae() -> None:

@@ -15,6 +15,9 @@ from tide_lightning.sharding import is_sharded
 
 T = TypeVar("T")
 
+MOST_WEIGHTS = 2**24
+"""Of an SAE that is replayed: larger ones hardly wait for launches, and a recording holds their gradients once more."""
+
 _BACKENDS = ("auto", "triton", "dense")  # none of them asks the device how large something is
 
 
@@ -79,6 +82,11 @@ def why_not_in_fit(trainer: Trainer, device: torch.device) -> str | None:
     if not triton_kernels.work_on(device):
         return "without Triton's kernels (a GPU from Ampere on, triton installed) the host has to wait within a step"
     return None
+
+
+def is_small(sae: SAE) -> bool:
+    """Whether launches are what its steps wait for."""
+    return sum(parameter.numel() for parameter in sae.parameters()) <= MOST_WEIGHTS
 
 
 def why_not_of_sae(sae: SAE) -> str | None:

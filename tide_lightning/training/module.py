@@ -31,7 +31,7 @@ from tide_lightning.saes.storage import saes_in
 from tide_lightning.sharding import is_sharded, local_rows, norm_over_ranks, shard_rows
 from tide_lightning.tokens import SiteShape, TokenBatch
 from tide_lightning.training.calibration import ActivationSource, calibrate
-from tide_lightning.training.cuda_graphs import CudaGraphs, why_not_in_fit, why_not_of_sae
+from tide_lightning.training.cuda_graphs import CudaGraphs, is_small, why_not_in_fit, why_not_of_sae
 from tide_lightning.training.finite import SkippedSteps, not_finite
 from tide_lightning.training.health import FiringClock
 from tide_lightning.training.interval import Interval
@@ -71,8 +71,8 @@ class TideModule(LightningModule):
         alpha: weight of the AuxK loss.
         k_aux: dead latents that try to explain a token's error; half of d_in unless given.
         dead_after_tokens: a latent that has not fired for this many tokens (of all ranks) is dead.
-        cuda_graphs: on a GPU, record each SAE's step as a CUDA graph and replay it while its sizes stay, by which small
-            SAEs gain most; the results are the same. Where something forbids it, that is said once.
+        cuda_graphs: on a GPU, record a small SAE's step (up to 2^24 weights) as a CUDA graph and replay it while its
+            sizes stay; the results are the same. Where something forbids it, that is said once.
     """
 
     tokens_seen: Tensor
@@ -174,18 +174,19 @@ class TideModule(LightningModule):
     def on_train_start(self) -> None:
         """See that a resumed fit goes on behind the batches that it has seen, and whether steps may be replayed."""
         check_place(self.trainer)
-        recorder = self.recorder
-        if recorder is None and self.cuda_graphs and self.device.type == "cuda":
+        small, recorder = [site for site in self.sites if is_small(self.sae(site))], self.recorder
+        if recorder is None and small and self.cuda_graphs and self.device.type == "cuda":
             if reason := why_not_in_fit(self.trainer, self.device):
                 rank_zero_only(_log.warning)("training steps are not replayed as CUDA graphs: %s", reason)
                 return
             recorder = CudaGraphs(self.device)
-        if recorder is not None:
-            why_not = {site: reason for site in self.sites if (reason := why_not_of_sae(self.sae(site)))}
-            if why_not:
-                reasons = "; ".join(f"{site}: {reason}" for site, reason in why_not.items())
-                _log.warning("training steps are not replayed as CUDA graphs where something forbids it: %s", reasons)
-            self._replays = {site: Replay(self._step(site), recorder) for site in self.sites if site not in why_not}
+        if recorder is None:
+            return
+        why_not = {site: reason for site in small if (reason := why_not_of_sae(self.sae(site)))}
+        if why_not:
+            reasons = "; ".join(f"{site}: {reason}" for site, reason in why_not.items())
+            _log.warning("training steps are not replayed as CUDA graphs where something forbids it: %s", reasons)
+        self._replays = {site: Replay(self._step(site), recorder) for site in small if site not in why_not}
 
     def on_train_end(self) -> None:
         """Give the recordings' memory back."""
