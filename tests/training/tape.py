@@ -43,13 +43,14 @@ class _Operations(TorchDispatchMode):
         _refuse(func, args, kwargs or {})
         return self.call(func, args, kwargs or {})
 
+    @_disable_current_modes()
+    @torch.autocast("cpu", enabled=False)  # types are settled
     def call(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         for tensor in _tensors((args, kwargs)):
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in self.made:
                 self.before.setdefault(storage.data_ptr(), (storage, storage.clone()))
-        with _disable_current_modes():
-            made = func(*args, **kwargs)
+        made = func(*args, **kwargs)
         for tensor in _tensors(made):
             if tensor.untyped_storage().data_ptr() not in self.before:
                 self.made.setdefault(tensor.untyped_storage().data_ptr(), tensor)
@@ -74,6 +75,7 @@ class _Operations(TorchDispatchMode):
             torch.empty(0, dtype=torch.uint8).set_(storage, 0, (len(storage),), (1,)).fill_(255)  # NaN, or -1
 
     @torch.no_grad()
+    @torch.autocast("cpu", enabled=False)
     def run(self) -> None:
         for func, args, kwargs, made in self.calls:
             for there, now in zip(_tensors(made), _tensors(func(*args, **kwargs)), strict=True):

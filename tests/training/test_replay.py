@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tests.training.fitting import make_trainer
@@ -86,7 +86,7 @@ def assert_same(one: TideModule, other: TideModule) -> None:
     states = one.state_dict(), other.state_dict()
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
-        assert torch.equal(tensor, states[1][name]), name
+        assert torch.equal(tensor, states[1][name]), f"{name} differs by {(tensor - states[1][name]).abs().max()}"
 
 
 @pytest.fixture
@@ -101,23 +101,23 @@ def twice(tmp_path: Path) -> Iterator[Any]:
             fit(tmp_path / "replayed", replayed, batches, **changes),
         )
         assert_same(plain, replayed)
-        assert [float(loss) for loss in seen[0].losses] == [float(loss) for loss in seen[1].losses]
+        assert list(map(str, seen[0].losses)) == list(map(str, seen[1].losses))  # NaN, too
         for name, value in seen[0].figures[0].items():
-            assert seen[1].figures[0][name] == value or "per_second" in name, name
+            assert str(seen[1].figures[0][name]) == str(value) or "per_second" in name, name
         return SimpleNamespace(replayed=seen[1].replayed, num_recorded=tape.num_recorded, module=replayed)
 
     return fitted
 
 
 def test_the_default_sae_fits_to_the_same_bits_through_the_kernels_for_a_gpu(twice: Any) -> None:
-    settings = WHOLE | {"decode_backend": "triton", "scale_by_timestep": True, "fidelity_weight": 0.5}
-    seen = twice([batch(number) for number in range(5)], lambda: module(settings=settings))
+    """Without its refinement, which is one more of the same; the interpreter takes a second a step."""
+    settings = WHOLE | {"decode_backend": "triton", "refinements": 0, "scale_by_timestep": True}
+    seen = twice([batch(number) for number in range(4)], lambda: module(settings=settings))
     assert seen.replayed == [
         0,
         0,
         0,
         1,
-        2,
     ]  # the first step makes the sums, the second is one of its kind, then it is recorded
 
 
@@ -234,7 +234,7 @@ def test_what_forbids_it_in_a_fit(changes: dict[str, Any], said: str) -> None:
 
 
 def test_anomaly_detection_forbids_it() -> None:
-    with torch.autograd.detect_anomaly(check_nan=False):
+    with torch.autograd.set_detect_anomaly(True):
         assert "detect_anomaly" in (why_not_in_fit(trainer(), torch.device("cpu")) or "")
 
 
@@ -256,7 +256,7 @@ def test_what_forbids_it_for_an_sae() -> None:
     hooked.modulation.register_forward_hook(lambda *_: None)
     assert "hooks" in (why_not_of_sae(hooked) or "")
     compiled = TideSAE(shape, k=2)
-    nn.Module.compile(compiled)
+    compiled.compile(backend="eager")
     assert "compiled" in (why_not_of_sae(compiled) or "")
 
 

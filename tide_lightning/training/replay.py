@@ -117,7 +117,8 @@ class Replay:
         return _Recording(signature, read, read_dead, run, results)
 
     def _gradients(self, loss: Tensor) -> list[Tensor | None]:
-        return list(torch.autograd.grad(loss, self.parameters, allow_unused=True))
+        with torch.autocast(loss.device.type, enabled=False):  # as Lightning's own backward
+            return list(torch.autograd.grad(loss, self.parameters, allow_unused=True))
 
     def _run(self, recording: _Recording, tokens: TokenBatch, dead: Tensor | None) -> None:
         given = tokens.tensors()
