@@ -43,9 +43,11 @@ class _Operations(TorchDispatchMode):
         _refuse(func, args, kwargs or {})
         return self.call(func, args, kwargs or {})
 
-    @_disable_current_modes()
-    @torch.autocast("cpu", enabled=False)  # types are settled
     def call(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        with _disable_current_modes(), torch.autocast("cpu", enabled=False):  # types are settled
+            return self._call(func, args, kwargs)
+
+    def _call(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         for tensor in _tensors((args, kwargs)):
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in self.made:
@@ -74,13 +76,12 @@ class _Operations(TorchDispatchMode):
             storage = tensor.untyped_storage()
             torch.empty(0, dtype=torch.uint8).set_(storage, 0, (len(storage),), (1,)).fill_(255)  # NaN, or -1
 
-    @torch.no_grad()
-    @torch.autocast("cpu", enabled=False)
     def run(self) -> None:
-        for func, args, kwargs, made in self.calls:
-            for there, now in zip(_tensors(made), _tensors(func(*args, **kwargs)), strict=True):
-                if there.data_ptr() != now.data_ptr():
-                    there.copy_(now)
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            for func, args, kwargs, made in self.calls:
+                for there, now in zip(_tensors(made), _tensors(func(*args, **kwargs)), strict=True):
+                    if there.data_ptr() != now.data_ptr():
+                        there.copy_(now)
 
 
 class Tape:

@@ -6,7 +6,7 @@ CUDA graphs need a GPU (`python -m benchmarks.gpu_check` compares them there); a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,9 +31,9 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 SHAPE: dict[str, int | list[int]] = {"d_in": 8, "grid": [2, 4], "d_input": 3}
-SIMPLE = {"expansion_factor": 4, "k": 2, "decode_backend": "dense"}
+SIMPLE: dict[str, Any] = {"expansion_factor": 4, "k": 2, "decode_backend": "dense"}
 """An SAE whose operations on a CPU are those that a GPU would be given."""
-WHOLE = {"expansion_factor": 2, "k": 2, "budget": "batch", "budget_over_time": 0.5, "refinements": 1, "pursuits": 1}
+WHOLE: dict[str, Any] = {"expansion_factor": 2, "k": 2, "budget": "batch", "budget_over_time": 0.5, "pursuits": 1}
 
 
 def batch(number: int, size: int = 8) -> dict[str, TokenBatch]:
@@ -78,7 +78,7 @@ def fit(folder: Path, trained: TideModule, batches: list[dict[str, TokenBatch]],
     watch = Watch()
     callbacks = [watch, *changes.pop("callbacks", [])]
     trainer = make_trainer(folder, len(batches), callbacks, gradient_clip_val=0.05, **changes)
-    trainer.fit(trained, DataLoader(batches, batch_size=None))
+    trainer.fit(trained, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
     return watch
 
 
@@ -90,7 +90,7 @@ def assert_same(one: TideModule, other: TideModule) -> None:
 
 
 @pytest.fixture
-def twice(tmp_path: Path) -> Iterator[Any]:
+def twice(tmp_path: Path) -> Any:
     """Fit two equal modules, one of them replayed; what both showed."""
 
     def fitted(batches: list[dict[str, TokenBatch]], make: Callable[[], TideModule], **changes: Any) -> Any:
@@ -111,7 +111,7 @@ def twice(tmp_path: Path) -> Iterator[Any]:
 
 def test_the_default_sae_fits_to_the_same_bits_through_the_kernels_for_a_gpu(twice: Any) -> None:
     """Without its refinement, which is one more of the same; the interpreter takes a second a step."""
-    settings = WHOLE | {"decode_backend": "triton", "refinements": 0, "scale_by_timestep": True}
+    settings = WHOLE | {"decode_backend": "triton", "scale_by_timestep": True}
     seen = twice([batch(number) for number in range(4)], lambda: module(settings=settings))
     assert seen.replayed == [
         0,
@@ -123,10 +123,9 @@ def test_the_default_sae_fits_to_the_same_bits_through_the_kernels_for_a_gpu(twi
 
 def test_weights_that_a_callback_re_seeds_are_seen_and_so_are_dead_latents(twice: Any) -> None:
     """The number of dead latents is a size: with another one the step is recorded anew."""
-    dead = {"dead_after_tokens": 20}
     seen = twice(
         [batch(number) for number in range(60)],
-        lambda: module(**dead),
+        lambda: module(dead_after_tokens=20),
         callbacks=[ResampleDeadLatents(10, until_fraction=0.6, num_candidates=2)],
     )
     assert seen.num_recorded > 2

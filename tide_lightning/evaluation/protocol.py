@@ -146,8 +146,10 @@ class EvaluateProtocol(Callback):
             sections.append(section)
             self.metrics[section.name] = measured(section.figures)
         written = self._write(trainer, sections)
-        for board in boards_of(trainer) if self.end_to_end is not None else ():
-            board.show_image("test/images", pixels_of(image_grid(self.end_to_end.images)), trainer.global_step)
+        if self.end_to_end is not None:
+            grid = pixels_of(image_grid(self.end_to_end.images))
+            for board in boards_of(trainer):
+                board.show_image("test/images", grid, trainer.global_step)
         print_summary(self.metrics, written)
 
     def _measure_time(self) -> Section:
