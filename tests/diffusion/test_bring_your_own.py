@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import diffusers
 import pytest
 import torch
 
-from tests.diffusion import research_code
 from tests.diffusion.miniature import autoencoder, t5, tokenizer
+from tests.diffusion.pipelines import clip
+from tests.diffusion.research_code import dit, edm, lightningdit, rae, repa, vdt
 from tests.diffusion.small_runs import fit_and_test
 from tide_lightning.diffusion import Denoiser, describe_denoiser, load_denoiser, sample
+from tide_lightning.diffusion.own import run_eagerly
 from tide_lightning.diffusion.trajectories import guided_prediction
 from tide_lightning.errors import UserError
 
@@ -30,34 +34,146 @@ ADAPTERS = {
     for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     if (found := re.search(r"class (\w+)\(", code))
 }
-THEIRS: dict[str, Callable[[], torch.nn.Module]] = {
-    "OriginalDiT": lambda: research_code.Model(32, 1000),
-    "OriginalSiT": lambda: research_code.Model(32, 1000),
-    "LightningDiT": lambda: research_code.lightning_dit(input_size=16, num_classes=1000, in_channels=32, use_rope=True),
+Forward = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Code(NamedTuple):
+    """A code base's released model.
+
+    Fields:
+        make: it, as the stand-in for the code base builds it in the released configuration.
+        forward: of module, x_t, timesteps t in [0, 1000] and labels: what ours has to give, in the code base's words.
+        imported_as: where its adapter imports it from.
+        sites: that are read of it.
+    """
+
+    make: Callable[[], torch.nn.Module]
+    forward: Forward
+    imported_as: str
+    sites: list[str]
+
+    @property
+    def is_flow(self) -> bool:
+        return self.forward in (from_noise_at_zero, from_noise_at_one)
+
+
+def as_dit(module: torch.nn.Module, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    noise: torch.Tensor = module(x, t, labels)
+    return noise[:, :4]
+
+
+def from_noise_at_zero(module: torch.nn.Module, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Data minus noise in theirs, noise minus data in ours."""
+    velocity: torch.Tensor = module(x, 1 - t / 1000, y)
+    return -velocity
+
+
+def from_noise_at_one(module: torch.nn.Module, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    velocity = module(x, t / 1000, y)
+    return velocity[0] if isinstance(velocity, tuple) else velocity
+
+
+def edm_sigma(t: torch.Tensor) -> torch.Tensor:
+    """EDM's spacing, computed backwards: its step i of 1000 is our timestep 999 - i."""
+    step = 999 - t.double()
+    sigma: torch.Tensor = (80 ** (1 / 7) + step / 999 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    return sigma
+
+
+def as_edm(module: torch.nn.Module, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Its x is larger by sqrt(1 + sigma^2) than one whose variance is preserved."""
+    sigma = edm_sigma(t).float()
+    one_hot = torch.zeros(len(y), 10)
+    one_hot[y < 10] = torch.eye(10)[y[y < 10]]
+    image: torch.Tensor = module(x * (1 + sigma**2).sqrt().view(-1, 1, 1, 1), sigma, one_hot)
+    return image
+
+
+def as_vdt(module: torch.nn.Module, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    frames = torch.stack(list(x.unbind(2)), 1)
+    noise = module(frames, t, torch.zeros_like(y))[:, :, :4]
+    return torch.stack(list(noise.unbind(1)), 2)
+
+
+def released_lightning_dit() -> torch.nn.Module:
+    """The arguments of its configs/reproductions."""
+    config = {"use_swiglu": True, "use_rope": True, "use_rmsnorm": True, "learn_sigma": False}
+    return lightningdit.lightning_dit_xl_1(input_size=16, num_classes=1000, in_channels=32, **config)
+
+
+def released_repa() -> torch.nn.Module:
+    """As its generate.py makes it for the published checkpoint (projector_embed_dims 768)."""
+    kwargs = {"fused_attn": True, "qk_norm": False}
+    return repa.SiT(input_size=32, num_classes=1000, use_cfg=True, z_dims=[768], encoder_depth=8, **kwargs)
+
+
+def released_rae() -> torch.nn.Module:
+    """configs/training/ImageNet256/DiTDH-XL_DINOv2-B.yaml."""
+    return rae.DiTwDDTHead(input_size=16, patch_size=1, in_channels=768)
+
+
+def released_edm() -> torch.nn.Module:
+    """edm-cifar10-32x32-cond-vp.pkl."""
+    sizes = {"augment_dim": 9, "model_channels": 128, "channel_mult": [2, 2, 2]}
+    return edm.EDMPrecond(32, 3, label_dim=10, model_type="SongUNet", **sizes)
+
+
+_DIT_SITES = ["blocks.0", "blocks.1:update", "blocks.1:mlp", "blocks.2:attention"]
+THEIRS = {
+    "OriginalDiT": Code(lambda: dit.DiT(), as_dit, "models", _DIT_SITES),
+    "OriginalSiT": Code(lambda: dit.SiT(), from_noise_at_zero, "models", _DIT_SITES),
+    "LightningDiT": Code(released_lightning_dit, from_noise_at_zero, "models.lightningdit", _DIT_SITES),
+    "REPA": Code(released_repa, from_noise_at_one, "models.sit", ["blocks.1", "blocks.1:mlp"]),
+    "RAE": Code(released_rae, from_noise_at_one, "stage2.models.DDT", ["blocks.1", "blocks.2"]),
+    "EDM": Code(released_edm, as_edm, "training.networks", ["model.enc.16x16_block0", "model.dec.32x32_block0"]),
+    "OriginalVDT": Code(
+        lambda: vdt.VDT(input_size=16, num_classes=1, num_frames=16),
+        as_vdt,
+        "models",
+        ["blocks.1", "blocks.1:update", "blocks.2:mlp"],
+    ),
+}
+STAND_INS = {
+    "models/__init__.py": "dit vdt",
+    "models/lightningdit.py": "lightningdit",
+    "models/sit.py": "repa",
+    "stage2/__init__.py": "",
+    "stage2/models/__init__.py": "",
+    "stage2/models/DDT.py": "rae",
+    "training/__init__.py": "",
+    "training/networks.py": "edm",
 }
 
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A user's folder: the research code as `models`, an adapter of each kind in `adapters`."""
+    """A user's folder: the research code under its own names, an adapter of each kind."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "__init__.py").write_text("from tests.diffusion.research_code import *\n")
-    (tmp_path / "models" / "lightningdit.py").write_text("from tests.diffusion.research_code import *\n")
+    for path, names in STAND_INS.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"from tests.diffusion.research_code.{name} import *\n" for name in names.split()]
+        (tmp_path / path).write_text("".join(lines))
     for name, code in ADAPTERS.items():
         (tmp_path / f"my_{name.lower()}.py").write_text(code)
     yield tmp_path
-    for name in [name for name in sys.modules if name.startswith(("my_", "models"))]:
+    theirs = ("models", "stage2", "training")
+    for name in [name for name in sys.modules if name.startswith("my_") or name.partition(".")[0] in theirs]:
         del sys.modules[name]
 
 
 def checkpoint(name: str, folder: Path) -> tuple[torch.nn.Module, str]:
+    """A module with random weights, and a file that holds them as the code base publishes them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = THEIRS[name]().eval()
+        module = THEIRS[name].make().eval()
+    run_eagerly(module)
     state = module.state_dict()
-    torch.save({"ema": state} if name == "LightningDiT" else state, folder / "weights.pt")
-    return module, str(folder / "weights.pt")
+    path = folder / ("weights.pkl" if name == "EDM" else "weights.pt")
+    if name == "EDM":
+        path.write_bytes(pickle.dumps({"ema": module}))
+    else:
+        torch.save({"ema": state} if name in ("LightningDiT", "REPA") else state, path)
+    return module, str(path)
 
 
 def path_of(name: str) -> str:
@@ -67,7 +183,7 @@ def path_of(name: str) -> str:
 @pytest.mark.parametrize("name", THEIRS)
 def test_an_adapter_is_short(name: str) -> None:
     lines = [line for line in ADAPTERS[name].splitlines() if line.strip()]
-    assert len(lines) < 30
+    assert len(lines) < 32
 
 
 @pytest.mark.parametrize("name", THEIRS)
@@ -76,29 +192,27 @@ def test_it_predicts_what_the_module_does(name: str, work: Path) -> None:
     module, weights = checkpoint(name, work)
     denoiser = load_denoiser(weights, family=path_of(name))
     x_t = torch.randn(3, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
-    raw_t = denoiser.raw_t(torch.tensor([100.0, 500.0, 1000.0]))
-    labels = torch.tensor([207, 0, 1000])
-    found = denoiser.predict(x_t, raw_t, denoiser.encode_prompts(["207", "0", ""]))
-    if name == "OriginalDiT":
-        expected = module(x_t, raw_t, labels)[:, :4]
-    else:  # from data to noise, where theirs runs from noise to data
-        expected = -module(x_t, 1 - torch.tensor([0.1, 0.5, 1.0]), labels)[:, : denoiser.num_channels]
-    torch.testing.assert_close(found, expected)
+    timesteps = torch.tensor([100.0, 500.0, 999.0])
+    labels = torch.tensor([7, 0, denoiser.num_classes])  # type: ignore[attr-defined]
+    prompts = ["7", "0", ""]
+    found = denoiser.predict(x_t, denoiser.raw_t(timesteps), denoiser.encode_prompts(prompts))
+    expected = THEIRS[name].forward(module, x_t, timesteps, labels)
+    torch.testing.assert_close(found, expected, atol=1e-3 if name == "EDM" else 1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", THEIRS)
+@pytest.mark.parametrize("name", ["OriginalDiT", "OriginalSiT", "LightningDiT", "REPA", "RAE", "EDM"])
 @torch.no_grad()
 def test_its_trajectories_are_the_code_bases_own(name: str, work: Path) -> None:
-    """By hand: DDIM over evenly spaced steps, or Euler's method from noise at 0 to data at 1."""
+    """By hand: DDIM over evenly spaced steps, Euler's method from noise to data, Euler's method on sigma."""
     module, weights = checkpoint(name, work)
     denoiser = load_denoiser(weights, family=path_of(name))
     noise = torch.randn(2, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
     found = sample(denoiser, ["3", "7"], num_inference_steps=5, guidance_scale=2.0, initial_noise=noise)
-    x, channels = noise, denoiser.num_channels
+    x, forward = noise, THEIRS[name].forward
 
     def guided(x: torch.Tensor, t: float) -> torch.Tensor:
         times, labels = torch.full((4,), t), torch.tensor([1000, 1000, 3, 7])
-        unconditional, conditional = module(torch.cat([x, x]), times, labels)[:, :channels].chunk(2)
+        unconditional, conditional = forward(module, torch.cat([x, x]), times, labels).chunk(2)
         return torch.lerp(unconditional, conditional, 2.0)
 
     if name == "OriginalDiT":
@@ -109,20 +223,40 @@ def test_its_trajectories_are_the_code_bases_own(name: str, work: Path) -> None:
             # diffusers' DDIM ends at the first entry of its table unless told otherwise.
             then = kept[t - 200] if t > 200 else torch.tensor(1.0)
             x = then.sqrt() * x0 + (1 - then).sqrt() * noise_part
+    elif name == "EDM":
+        sigmas = [float(edm_sigma(torch.tensor(t))) for t in (999, 799, 599, 399, 199)]
+        x = x * (1 + sigmas[0] ** 2) ** 0.5
+        for t, now, then in zip((999, 799, 599, 399, 199), sigmas, [*sigmas[1:], 0.0], strict=True):
+            image = forward(module, x / (1 + now**2) ** 0.5, torch.full((2,), float(t)), torch.tensor([3, 7]))
+            x = x + (then - now) * (x - image) / now
     else:
-        times = [1 - float(sigma) for sigma in denoiser.new_scheduler(5).sigmas]
-        for before, after in pairwise(times):
-            x = x + (after - before) * guided(x, before)
+        shift = {"LightningDiT": 1 / 0.3, "RAE": (16 * 16 * 768 / 4096) ** 0.5}.get(name, 1.0)
+        for before, after in pairwise([float(sigma) for sigma in denoiser.new_scheduler(5).sigmas]):
+            x = x + (after - before) * guided(x, 1000 * before)
+        even = torch.linspace(1, 1e-3, 5)  # as diffusers spaces them, before they are shifted
+        expected = shift * even / (1 + (shift - 1) * even)
+        torch.testing.assert_close(
+            torch.as_tensor(denoiser.new_scheduler(5).sigmas[:-2]), expected[:-1], atol=2e-3, rtol=0
+        )
     # Random weights blow up where DDIM divides by the little signal of the first steps: relative to the whole.
-    assert float((found - x).norm() / x.norm()) < 1e-4
+    assert float((found - x).norm() / x.norm()) < (1e-3 if name == "EDM" else 1e-4)
 
 
 @pytest.mark.parametrize("name", THEIRS)
 def test_two_steps_of_fit_and_a_test(name: str, work: Path) -> None:
     _, weights = checkpoint(name, work)
-    sites = ["blocks.0", "blocks.1:update", "blocks.1:mlp", "blocks.2:attention"]
-    prompts = [str(label) for label in range(20)]
-    fit_and_test("own", {"family": path_of(name), "pretrained": weights, "sites": sites, "prompts": prompts})
+    prompts = [str(label) for label in range(10)]
+    fit_and_test(
+        "own", {"family": path_of(name), "pretrained": weights, "sites": THEIRS[name].sites, "prompts": prompts}
+    )
+
+
+def test_what_is_off_by_default_cannot_hold_the_released_weights(work: Path) -> None:
+    _, weights = checkpoint("LightningDiT", work)
+    adapter = work / "my_lightningdit.py"
+    adapter.write_text(adapter.read_text().replace('"use_swiglu": True', '"use_swiglu": False'))
+    with pytest.raises(UserError, match=r"do not fit LightningDiT: .*mlp"):
+        load_denoiser(weights, family=path_of("LightningDiT"))
 
 
 def test_shapes_without_weights(work: Path) -> None:
@@ -175,7 +309,7 @@ def test_weights_that_do_not_fit(work: Path) -> None:
     state = torch.load(weights, weights_only=True)
     del state["pos_embed"]
     torch.save(state, weights)
-    with pytest.raises(UserError, match=r"the weights of .*weights.pt' do not fit Model: .*pos_embed"):
+    with pytest.raises(UserError, match=r"the weights of .*weights.pt' do not fit DiT: .*pos_embed"):
         load_denoiser(weights, family=path_of("OriginalDiT"))
 
 
@@ -227,6 +361,41 @@ def test_another_pipeline_by_its_signature(auraflow: Denoiser, work: Path) -> No
     plain = guided_prediction(auraflow, x_t, raw_t, conditioning, 3.0)
     with auraflow.splice(dict.fromkeys(auraflow.resolve_sites(patterns), torch.clone)):
         assert torch.equal(guided_prediction(auraflow, x_t, raw_t, conditioning, 3.0), plain)
+
+
+@torch.no_grad()
+def test_a_unet_by_its_component(work: Path) -> None:
+    """Stable Diffusion 1.5 in miniature: convolutions into its transformers, one CLIP."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = diffusers.UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            attention_head_dim=8,
+            cross_attention_dim=16,
+            norm_num_groups=8,
+        )
+        parts = {"vae": autoencoder(), "text_encoder": clip(False), "tokenizer": tokenizer(77), "unet": unet}
+        scheduler = diffusers.DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, clip_sample=False
+        )
+        none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        diffusers.StableDiffusionPipeline(**parts, scheduler=scheduler, **none).save_pretrained(work / "pipeline")
+    denoiser = load_denoiser(str(work / "pipeline"), family=path_of("StableDiffusion"))
+    noise = torch.randn(2, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
+    prompts = ["a red ball", "a blue cube"]
+    ours = sample(denoiser, prompts, num_inference_steps=3, guidance_scale=3.0, initial_noise=noise)
+    denoiser.pipeline.set_progress_bar_config(disable=True)
+    call = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "latent", "height": 16, "width": 16}
+    (theirs, _) = denoiser.pipeline(prompt=prompts, latents=noise, return_dict=False, **call)
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+    described = describe_denoiser(str(work / "pipeline"), family=path_of("StableDiffusion"))
+    patterns = ["down_blocks.0.attentions.0.transformer_blocks.0", "mid_block.attentions.0.transformer_blocks.0"]
+    shapes = described.site_shapes(described.resolve_sites(patterns))
+    assert [(shape.d_in, shape.grid) for shape in shapes.values()] == [(16, (8, 8)), (32, (4, 4))]
 
 
 def test_an_unknown_pipeline_says_what_to_do(auraflow: Denoiser, work: Path) -> None:

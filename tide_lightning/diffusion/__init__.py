@@ -4,6 +4,7 @@ from tide_lightning.diffusion.calls import around_calls
 from tide_lightning.diffusion.conditioning import Conditioning
 from tide_lightning.diffusion.contexts import token_context
 from tide_lightning.diffusion.denoiser import Denoiser
+from tide_lightning.diffusion.folding import Folding
 from tide_lightning.diffusion.generic import GenericTransformer
 from tide_lightning.diffusion.hooks import record, splice
 from tide_lightning.diffusion.layouts import Layout
@@ -18,6 +19,7 @@ from tide_lightning.diffusion.trajectory_noise import TrajectoryNoise
 __all__ = [
     "Conditioning",
     "Denoiser",
+    "Folding",
     "Forward",
     "GenericTransformer",
     "Layout",

@@ -162,6 +162,7 @@ class GenericTransformer(Denoiser):
         known: dict[str, Any] = {
             "do_classifier_free_guidance": False,
             "device": self.device,
+            "num_images_per_prompt": 1,
             "max_sequence_length": self.max_prompt_tokens,
         }
         further = [name for name in wanted if wanted[name].default is inspect.Parameter.empty][1:]  # prompt_2 and so on

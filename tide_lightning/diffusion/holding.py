@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tide_lightning.diffusion.folding import Folding
+
 
 @dataclass(frozen=True)
 class Holding:
@@ -18,12 +20,14 @@ class Holding:
         first: the first of the tensor's tokens that belongs to the stream.
         last: the one behind the last.
         channels_first: the tensor is [N, d, *grid].
+        folding: how places are folded into the batch, if they are.
     """
 
     item: int | None = None
     first: int | None = None
     last: int | None = None
     channels_first: bool = False
+    folding: Folding | None = None
 
     def tensor(self, output: Any) -> Any:
         """The tensor that holds the tokens, perhaps among others."""
@@ -31,12 +35,16 @@ class Holding:
 
     def tokens(self, tensor: Tensor) -> Tensor:
         """The stream's tokens of that tensor."""
+        if self.folding is not None:
+            return self.folding.unfold(tensor)
         return tensor.flatten(2).mT if self.channels_first else tensor[:, self.first : self.last]
 
     def put(self, output: Any, tokens: Tensor) -> Any:
         """The output with other tokens in their place."""
         tensor = self.tensor(output)
-        if self.channels_first:
+        if self.folding is not None:
+            new = self.folding.fold(tokens)
+        elif self.channels_first:
             new = tokens.mT.reshape(tensor.shape)
         elif self.first is None and self.last is None:
             new = tokens

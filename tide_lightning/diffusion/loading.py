@@ -14,7 +14,7 @@ from tide_lightning.class_paths import import_named
 from tide_lightning.diffusion.conditioning import Conditioning
 from tide_lightning.diffusion.denoiser import Denoiser
 from tide_lightning.diffusion.families import FAMILIES
-from tide_lightning.diffusion.own import OwnDenoiser
+from tide_lightning.diffusion.own import OwnDenoiser, run_eagerly
 from tide_lightning.diffusion.pretrained import Origin, dtype_argument, explained, quiet
 from tide_lightning.diffusion.stored_prompts import StoredPrompts
 from tide_lightning.errors import UserError
@@ -50,7 +50,8 @@ def load_denoiser(
         local_files_only: use the hub's local cache only.
         latent_size: rows and columns of a latent (a video's frames before them); the model's own unless given.
         prompt_cache: a folder that keeps a pipeline's prompt embeddings; text encoders are loaded when one is missing.
-        compile: compile the transformer's blocks one by one; sites inside a block cannot be read then.
+        compile: compile the transformer's blocks one by one; sites inside a block cannot be read then. Own code that
+            compiles its blocks itself runs uncompiled without it.
         loss_weights: how its training weighed errors over t: uniform, or min_snr:GAMMA; unless given what the
             pipeline's model_index.json says under `_loss_weights`, or uniform, but for flows, where it stays unknown.
     """
@@ -58,6 +59,8 @@ def load_denoiser(
     if chosen is not None and issubclass(chosen, OwnDenoiser):
         with torch.random.fork_rng(devices=[]):
             denoiser: Denoiser = chosen(pretrained, dtype=_DTYPES[dtype], latent_size=latent_size)
+        if not compile:
+            run_eagerly(denoiser.module)
     else:
         origin = Origin(pretrained, revision, variant, local_files_only)
         late = [part for part in origin.parts if part.startswith("text_encoder")] if prompt_cache else []
@@ -84,7 +87,9 @@ def describe_denoiser(
     chosen = None if family is None else _named_family(family)
     if chosen is not None and issubclass(chosen, OwnDenoiser):
         with torch.random.fork_rng(devices=[]):
-            return chosen(pretrained, with_weights=False, latent_size=latent_size)
+            described = chosen(pretrained, with_weights=False, latent_size=latent_size)
+        run_eagerly(described.module)
+        return described
     origin = Origin(pretrained, revision, None, local_files_only)
     chosen = chosen or _family(origin)
     import diffusers

@@ -42,6 +42,7 @@ class OwnDenoiser(ClassConditional):
         latent_size: Sequence[int] | None = None,
     ) -> None:
         self.pretrained = pretrained
+        self._latent_size = None if latent_size is None else tuple(latent_size)  # `make_module` may ask for the grid
         if with_weights:
             module = self.make_module()
             _load(module, self.weights(), pretrained)
@@ -78,6 +79,21 @@ class OwnDenoiser(ClassConditional):
         """Call the module as DiT is called: input, timestep, class."""
         output: Tensor = self.module(x_t, raw_t, conditioning.extra["class_labels"])
         return output[:, : self.num_channels]
+
+
+def run_eagerly(module: nn.Module) -> None:
+    """Have a module whose code compiles parts of itself (`@torch.compile`) run as it is written.
+
+    What is compiled calls no hook inside, so that the parts of a compiled block cannot be read.
+    """
+    if any(_is_compiled(type(part).forward) for part in module.modules()):
+        module.forward = torch.compiler.set_stance("force_eager")(module.forward)
+
+
+def _is_compiled(forward: Any) -> bool:
+    """Whether a forward is compiled, or calls a function beside it that is."""
+    beside = getattr(forward, "__globals__", {}).values()
+    return any(hasattr(function, "_torchdynamo_orig_callable") for function in [forward, *beside])
 
 
 def _load(module: nn.Module, weights: Mapping[str, Tensor], pretrained: str) -> None:

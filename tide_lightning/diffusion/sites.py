@@ -78,6 +78,12 @@ class Site:
         raise UserError(f"site {self}: {self.path} has no {self.part} submodule (it has {children or 'none'})")
 
 
+def matches(pattern: str, site: Site) -> bool:
+    """Whether a site is one that a pattern names; a pattern without a part names all parts."""
+    wanted = Site.parse(pattern)
+    return _glob(wanted.path).fullmatch(site.path) is not None and wanted.part in ("output", site.part)
+
+
 def unlabelled(site: str) -> str:
     """Where a site's tokens are read: its key without the label."""
     return site.partition("@")[0]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -14,10 +16,14 @@ from tide_lightning.diffusion import grid, hooks
 from tide_lightning.diffusion.conditioning import Conditioning
 from tide_lightning.diffusion.denoiser.calling import CallsModule
 from tide_lightning.diffusion.denoiser.prompts import EncodesPrompts
+from tide_lightning.diffusion.folding import Folding, half_of, keeps_places_apart, keeps_samples_apart
+from tide_lightning.diffusion.holding import Holding
 from tide_lightning.diffusion.layouts import Found, Layout, find_sites
-from tide_lightning.diffusion.sites import Site, resolve_sites
+from tide_lightning.diffusion.sites import Site, matches, resolve_sites
 from tide_lightning.errors import UserError
 from tide_lightning.tokens import SiteShape
+
+_log = logging.getLogger(__name__)
 
 
 class HasSites(CallsModule, EncodesPrompts):
@@ -31,6 +37,9 @@ class HasSites(CallsModule, EncodesPrompts):
 
     text_first: bool = True
     """The order of streams that stand one after another in one tensor."""
+
+    folded: Mapping[str, Folding] = MappingProxyType({})
+    """How blocks that fold frames or windows into the batch do it, by site; of several that match, the last."""
 
     _found: dict[Site, Found]
 
@@ -123,9 +132,20 @@ class HasSites(CallsModule, EncodesPrompts):
         """Where each site's tokens are; those asked for first are looked for in one forward of a blank sample."""
         new = [site for site in sites if site not in self._found]
         if new:
-            self._found |= find_sites(
-                self.module, new, self.grid, self.prompt_shape[0], self.text_first, self._run_blank
+            foldings = {
+                site: folding
+                for pattern, folding in self.folded.items()
+                for site in new
+                if site.stream == "image" and matches(pattern, site)
+            }
+            found = find_sites(
+                self.module, new, self.grid, self.prompt_shape[0], self.text_first, self._run_blank, foldings
             )
+            for layout in {found[site].layout for site in foldings}:
+                self._check_folded(
+                    layout, {site: found[site].holding for site in foldings if found[site].layout == layout}
+                )
+            self._found |= found
         return {site: self._found[site] for site in sites}
 
     @torch.no_grad()
@@ -156,3 +176,36 @@ class HasSites(CallsModule, EncodesPrompts):
                 "that out where the input is on the device `meta`, as only shapes count there"
             )
         return f"{what} with {num_text} tokens of a prompt: {said}; see what `arguments` of its family hands over"
+
+    @torch.no_grad()
+    def _check_folded(self, layout: Layout, holdings: Mapping[Site, Holding]) -> None:
+        """Change half of the second sample's places, and see which tokens follow; shapes alone show nothing."""
+        if self.device.type == "meta":
+            return
+        changed = half_of(layout.num_tokens)
+        noise = torch.randn(3, *self.latent_shape, generator=torch.Generator().manual_seed(0)).to(self.zeros(1))
+        first, second, other = grid.patches(noise, layout.grid)
+        mixed = torch.where(changed.to(other.device).unsqueeze(1), other, second)
+        raw_t = self.schedule.raw_t(torch.full((2,), 0.5, device=self.device))
+        tokens = []
+        for later in (second, mixed):
+            x_t = grid.unpatch(torch.stack([first, later]), layout.grid, self.latent_shape)
+            blank = self.blank_conditioning(self.zeros(2, *self.prompt_shape))
+            with hooks.record(self.module, list(holdings), stop_early=True, holdings=holdings) as values:
+                self.forward(x_t, raw_t, blank)
+            tokens.append(values)
+        for site, holding in holdings.items():
+            assert holding.folding is not None
+            moved = (tokens[1][str(site)] - tokens[0][str(site)]).float().norm(dim=2).cpu()
+            if not keeps_samples_apart(moved):
+                raise UserError(
+                    f"site {site}: `folded` says {holding.folding.pattern!r}, but tokens that it takes for one sample's"
+                    " follow the input of another: is b at its place?"
+                )
+            if not keeps_places_apart(moved[1], changed):
+                _log.warning(
+                    "site %s: `folded` says %r, and tokens do not follow most what is at their own places;"
+                    " attention alone may look so, and so does a wrong order",
+                    site,
+                    holding.folding.pattern,
+                )
