@@ -233,7 +233,8 @@ def test_its_trajectories_are_the_code_bases_own(name: str, work: Path) -> None:
         shift = {"LightningDiT": 1 / 0.3, "RAE": (16 * 16 * 768 / 4096) ** 0.5}.get(name, 1.0)
         for before, after in pairwise([float(sigma) for sigma in denoiser.new_scheduler(5).sigmas]):
             x = x + (after - before) * guided(x, 1000 * before)
-        even = torch.linspace(1, 1e-3, 5)  # as diffusers spaces them, before they are shifted
+        last = shift * 1e-3 / (1 + (shift - 1) * 1e-3)
+        even = torch.linspace(1, last, 5)  # as diffusers spaces them, before they are shifted (the last one again)
         expected = shift * even / (1 + (shift - 1) * even)
         torch.testing.assert_close(
             torch.as_tensor(denoiser.new_scheduler(5).sigmas[:-2]), expected[:-1], atol=2e-3, rtol=0

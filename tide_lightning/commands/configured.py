@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.data import Dataset
 
 from tide_lightning.accelerators import Taken, gpu_here, take
 from tide_lightning.agreement import agree_on
@@ -32,7 +33,7 @@ from tide_lightning.commands.parsing import OneLineErrors
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.errors import ToldElsewhereError, UserError
 from tide_lightning.evaluation import EvaluateProtocol
-from tide_lightning.planning.commands import plan, sites
+from tide_lightning.planning.commands import UnreadImages, plan, sites
 from tide_lightning.runs import check_name, new_run, newest_run, point_latest
 from tide_lightning.stopping import Stopped, stoppable
 from tide_lightning.training import TideModule
@@ -138,6 +139,7 @@ class TideCLI(LightningCLI):
             look = sites if self.command == "sites" else plan
             self._given = parser.add_function_arguments(look, skip={"data", "module", "trainer"})
             parser.add_instantiator(_without_weights, TideModule, subclasses=False, prepend=True)
+            parser.add_instantiator(_if_they_are_there, Dataset, subclasses=True, prepend=True)
         if self.command in FOLLOWING:
             help_text = "Run folder to look at; the newest unless given."
             parser.add_argument("--run", type=str | None, default=None, help=help_text)
@@ -171,6 +173,7 @@ class TideCLI(LightningCLI):
                 raise UserError(f"data.{name} is empty: write below it what it holds, or leave it out")
         torch.set_float32_matmul_precision(config.matmul_precision)
         if self.command in LOOKS:
+            _leave_out_prompts(config)
             return
         if str(config.trainer.precision) in ("16", "16-mixed") and config.trainer.gradient_clip_val:
             raise UserError(
@@ -255,6 +258,20 @@ class TideCLI(LightningCLI):
             print(last_line(self.trainer, self.run_folder, is_interrupted), flush=True)
         if is_interrupted:
             raise KeyboardInterrupt
+
+
+def _leave_out_prompts(config: Any) -> None:
+    """A look reads prompts only where it measures activations; shapes and costs do not depend on them."""
+    if config.data.prompts is not None and not config.get("measure"):
+        config.data.prompts, config.data.heldout.prompts = ["one", "another"], None
+
+
+def _if_they_are_there(class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
+    """A look goes on without images: their latents then count as more than the cache for them holds."""
+    try:
+        return class_type(*args, **kwargs)
+    except UserError:
+        return UnreadImages()
 
 
 def _without_weights(class_type: type[TideModule], *args: Any, **kwargs: Any) -> TideModule:

@@ -90,7 +90,7 @@ def describe_denoiser(
             described = chosen(pretrained, with_weights=False, latent_size=latent_size)
         run_eagerly(described.module)
         return described
-    origin = Origin(pretrained, revision, None, local_files_only)
+    origin = Origin(pretrained, revision, None, local_files_only, shapes_alone=True)
     chosen = chosen or _family(origin)
     import diffusers
 

@@ -12,6 +12,9 @@ from typing import Any
 
 from tide_lightning.errors import UserError
 
+PUBLISHED = Path(__file__).parent / "published"
+"""Public configurations of the models that the packaged configs name, as on the hub: shapes need no network."""
+
 
 class Origin:
     """Where a pipeline comes from.
@@ -21,12 +24,22 @@ class Origin:
         revision: branch, tag or commit on the hub.
         variant: file name variant.
         local_files_only: use the hub's local cache only.
+        shapes_alone: no weights are wanted: configurations that come with this package are taken before the hub's.
     """
 
-    def __init__(self, pretrained: str, revision: str | None, variant: str | None, local_files_only: bool) -> None:
+    def __init__(
+        self,
+        pretrained: str,
+        revision: str | None,
+        variant: str | None,
+        local_files_only: bool,
+        shapes_alone: bool = False,
+    ) -> None:
         self.pretrained, self.variant = pretrained, variant
         self._hub: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
         self._folder = _local_folder(pretrained)
+        if self._folder is None and shapes_alone and revision is None and (PUBLISHED / pretrained).is_dir():
+            self._folder = PUBLISHED / pretrained
         self.index = self.read_json("model_index.json")
 
     @property
@@ -134,7 +147,29 @@ def explained(pretrained: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
-        raise UserError(f"cannot load {pretrained!r}: {first_line(error)}") from error
+        raise UserError(f"cannot load {pretrained!r}: {_of_hub(error) or first_line(error)}") from error
+
+
+def _of_hub(error: BaseException) -> str | None:
+    """What an error of the hub's means, and what to do; None for others."""
+    from huggingface_hub import errors
+
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    meanings = {
+        errors.GatedRepoError: "its owner asks for consent: give it on the model's page, then run `hf auth login`",
+        errors.RepositoryNotFoundError: "the hub knows no such model, or it is private (`hf auth login`)",
+        errors.RevisionNotFoundError: "the hub knows no such revision of it",
+        errors.LocalEntryNotFoundError: "the hub cannot be reached, and this machine holds no copy:"
+        " connect, or name a folder that was downloaded before",
+        errors.EntryNotFoundError: "it is no diffusers pipeline: a file of one is missing on the hub",
+        errors.HfHubHTTPError: "the hub answered with an error; try again later",
+    }
+    for kind, meaning in meanings.items():
+        if any(isinstance(each, kind) for each in causes):
+            return meaning
+    return None
 
 
 @contextmanager

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from math import inf
 from typing import Protocol
 
+from torch.utils.data import Dataset
+
 from tide_lightning.datamodules import ActivationDataModule
+from tide_lightning.errors import UserError
 from tide_lightning.planning.estimate import Assumed
 from tide_lightning.planning.machines import GPUS, gpu, this_machine
 from tide_lightning.planning.plan import plan_run
@@ -14,6 +17,16 @@ from tide_lightning.planning.printing import print_plan, print_sites
 from tide_lightning.planning.sites import measure_sites
 from tide_lightning.tokens import SiteShape
 from tide_lightning.training import TideModule, total_steps
+
+
+class UnreadImages(Dataset[dict[str, object]]):
+    """Stands for images that are not there: as many as a data set may well have, none of which is looked at."""
+
+    def __len__(self) -> int:
+        return 2**20
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        raise UserError("--measure runs the denoiser on images, and data.images are not there")
 
 
 class TrainerSettings(Protocol):
@@ -45,7 +58,7 @@ def plan(
     module: TideModule,
     trainer: TrainerSettings,
     ranks: int | None = None,
-    machines: list[str] | None = None,
+    machines: str | list[str] | None = None,
     here: bool = False,
     assumed: Assumed = Assumed(),  # noqa: B008 - immutable
 ) -> None:
@@ -56,11 +69,12 @@ def plan(
         module: may be without weights.
         trainer: as configured.
         ranks: GPUs in all; the trainer's devices times num_nodes unless given.
-        machines: GPUs to reckon with; all those known unless given.
+        machines: GPUs to reckon with, one, or several with commas between (H100,L4); all those known unless given.
         here: measure this machine (a second), and reckon with it too.
         assumed: what part of their peaks machines reach.
     """
-    chosen = list(GPUS.values()) if machines is None else [gpu(name) for name in machines]
+    names = machines.split(",") if isinstance(machines, str) else machines
+    chosen = list(GPUS.values()) if names is None else [gpu(name.strip()) for name in names]
     if here:
         assert data.trainer is not None
         chosen.append(this_machine(data.trainer.strategy.root_device))

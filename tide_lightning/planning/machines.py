@@ -57,10 +57,12 @@ GPUS = {
 
 
 def gpu(name: str) -> Machine:
-    """The one of that name."""
-    if name not in GPUS:
+    """The one of that name, or the only one whose name begins so (H100)."""
+    found = [known for known in GPUS if known.lower() == name.lower()]
+    found = found or [known for known in GPUS if f"{known} ".lower().startswith(f"{name} ".lower())]
+    if len(found) != 1:
         raise UserError(f"machines: there is no {name!r}; known are {', '.join(GPUS)}")
-    return GPUS[name]
+    return GPUS[found[0]]
 
 
 def this_machine(device: torch.device, size: int = 1024, rounds: int = 7) -> Machine:

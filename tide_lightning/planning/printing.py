@@ -9,6 +9,7 @@ from tide_lightning.planning.estimate import Assumed, estimate
 from tide_lightning.planning.machines import Machine
 from tide_lightning.planning.plan import Plan
 from tide_lightning.planning.sites import RUNGS, SiteFigures
+from tide_lightning.planning.units import in_bytes, in_operations, in_time, share
 from tide_lightning.terminal import console, print_table, say
 from tide_lightning.tokens import SiteShape
 
@@ -39,7 +40,7 @@ def print_plan(plan: Plan, machines: Sequence[Machine], assumed: Assumed) -> Non
     source = {(True, False): "noise", (False, True): "denoise"}.get((plan.noised > 0, plan.walked > 0), "both")
     whole = plan.denoiser_operations + plan.sae_operations
     rows = [
-        [name, f"{parameters:,}", f"{operations / plan.kept / 1e9:.4g}", f"{operations / whole:.1%}"]
+        [name, f"{parameters:,}", in_operations(operations / plan.kept), share(operations / whole)]
         for name, parameters, operations in (
             (f"denoiser, source {source}", plan.denoiser.parameters, plan.denoiser_operations),
             (_count(len(plan.saes), "SAE"), plan.parameters, plan.sae_operations),
@@ -49,22 +50,22 @@ def print_plan(plan: Plan, machines: Sequence[Machine], assumed: Assumed) -> Non
         f"A step: {plan.noised + plan.walked} samples on {_count(plan.ranks, 'rank')}, {plan.kept:,} tokens kept a "
         f"site. Denoiser in {plan.dtype}, SAEs' products in {plan.sae_dtype}."
     )
-    print_table(target, ["", "parameters", "GFLOP a kept token", "share"], rows, note)
+    print_table(target, ["", "parameters", "for a kept token", "share"], rows, note)
     parts = {name: num_bytes for name, num_bytes in plan.memory().items() if num_bytes}
     parts |= {"in all": sum(parts.values()), "(calibration, before the first step)": plan.calibration}
-    rows = [[name, f"{num_bytes / 1e9:.3f}"] for name, num_bytes in parts.items()]
-    print_table(target, [f"memory of a rank ({'sharded' if plan.sharded else 'DDP'})", "GB"], rows)
+    rows = [[name, in_bytes(num_bytes)] for name, num_bytes in parts.items()]
+    print_table(target, [f"memory of a rank ({'sharded' if plan.sharded else 'DDP'})", "size"], rows)
     rows = []
     for machine in machines:
         found = estimate(plan, machine, assumed)
         seconds = (found.denoiser, found.saes, found.communication, found.step)
-        hours = f"{found.hours:.2f}" if plan.steps >= 0 else "no end"
+        run = in_time(3600 * found.hours) if plan.steps >= 0 else "no end"
         fits = "fits" if found.fits else "too small"
-        cells = [*(f"{1e3 * part:.1f} ms" for part in seconds), f"{found.tokens_per_second:,.0f}", hours, fits]
+        cells = [*map(in_time, seconds), f"{found.tokens_per_second:,.0f}", run, fits]
         rows.append([machine.name, *cells])
-    print_table(target, ["machine", "denoiser", "SAEs", "ranks", "step", "tokens/s", "hours", "memory"], rows)
+    print_table(target, ["machine", "denoiser", "SAEs", "ranks", "step", "tokens/s", "run", "memory"], rows)
     if plan.ranks > 1:
-        say(target, f"Each rank sends {plan.sent_bytes / 1e9:.3f} GB a step.")
+        say(target, f"Each rank sends {in_bytes(plan.sent_bytes)} a step.")
     say(
         target,
         f"Assumed: products reach {assumed.utilisation:.0%} of the peak, passes over memory {assumed.streaming:.0%} of "
