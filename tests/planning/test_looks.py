@@ -77,7 +77,7 @@ def test_mistakes_are_told_in_one_line(work: Path, capsys: pytest.CaptureFixture
         (["plan", "--config=debug", "--machines=[H1000]"], "there is no 'H1000'"),
         (["plan", "--config=debug", "--ranks=0"], "ranks must be at least 1"),
         (["sites", "--config=debug", "--data.sites=[transformer_blocs.1]"], "near matches"),
-        (["sites"], "pretrained"),
+        (["sites"], "needs a config"),
     ):
         assert main(args) == 2
         [line] = capsys.readouterr().err.splitlines()

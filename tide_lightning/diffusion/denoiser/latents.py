@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from einops import rearrange
 from torch import Tensor
 
 from tide_lightning.diffusion import autoencoder, grid
@@ -82,9 +83,12 @@ class HasLatents(HoldsModule):
         return images.to(self.device).float() if self.vae is None else autoencoder.encode(self.vae, images)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Images [N, 3, H, W] in [-1, 1]; without a VAE a latent's first three channels."""
+        """Images [N, 3, H, W] in [-1, 1]; without a VAE a latent's first three channels, frames side by side."""
         latents = latents.to(self.device)
-        return latents[:, :3].clamp(-1, 1) if self.vae is None else autoencoder.decode(self.vae, latents)
+        if self.vae is not None:
+            return autoencoder.decode(self.vae, latents)
+        shown = latents[:, :3].clamp(-1, 1)
+        return rearrange(shown, "n c f h w -> n c h (f w)") if shown.ndim == 5 else shown
 
     def check_size(self) -> None:
         """Refuse a latent that is not cut into whole patches."""
