@@ -41,7 +41,9 @@ class Telling(nn.Module):
 class TellingVideo(OwnDenoiser):
     """Three frames of 2x2 tokens."""
 
-    num_channels, default_latent_size, patch_shape, num_classes = 2, (3, 4, 4), (1, 2, 2), 0
+    num_channels, num_classes = 2, 0
+    default_latent_size: Grid = (3, 4, 4)
+    patch_shape: Grid = (1, 2, 2)
     timestep_divisor = 1000.0
     folded: Mapping[str, Folding] = {"blocks.*": Folding("(b f) n d -> b (f n) d", {"f": 3})}
 

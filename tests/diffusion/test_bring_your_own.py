@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import diffusers
 import pytest
@@ -69,8 +69,9 @@ def from_noise_at_zero(module: torch.nn.Module, x: torch.Tensor, t: torch.Tensor
 
 
 def from_noise_at_one(module: torch.nn.Module, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    velocity = module(x, t / 1000, y)
-    return velocity[0] if isinstance(velocity, tuple) else velocity
+    answer = module(x, t / 1000, y)
+    velocity: torch.Tensor = answer[0] if isinstance(answer, tuple) else answer
+    return velocity
 
 
 def edm_sigma(t: torch.Tensor) -> torch.Tensor:
@@ -103,7 +104,7 @@ def released_lightning_dit() -> torch.nn.Module:
 
 def released_repa() -> torch.nn.Module:
     """As its generate.py makes it for the published checkpoint (projector_embed_dims 768)."""
-    kwargs = {"fused_attn": True, "qk_norm": False}
+    kwargs: dict[str, Any] = {"fused_attn": True, "qk_norm": False}
     return repa.SiT(input_size=32, num_classes=1000, use_cfg=True, z_dims=[768], encoder_depth=8, **kwargs)
 
 
@@ -114,7 +115,7 @@ def released_rae() -> torch.nn.Module:
 
 def released_edm() -> torch.nn.Module:
     """edm-cifar10-32x32-cond-vp.pkl."""
-    sizes = {"augment_dim": 9, "model_channels": 128, "channel_mult": [2, 2, 2]}
+    sizes: dict[str, Any] = {"augment_dim": 9, "model_channels": 128, "channel_mult": [2, 2, 2]}
     return edm.EDMPrecond(32, 3, label_dim=10, model_type="SongUNet", **sizes)
 
 
@@ -226,13 +227,13 @@ def test_its_trajectories_are_the_code_bases_own(name: str, work: Path) -> None:
     elif name == "EDM":
         sigmas = [float(edm_sigma(torch.tensor(t))) for t in (999, 799, 599, 399, 199)]
         x = x * (1 + sigmas[0] ** 2) ** 0.5
-        for t, now, then in zip((999, 799, 599, 399, 199), sigmas, [*sigmas[1:], 0.0], strict=True):
-            image = forward(module, x / (1 + now**2) ** 0.5, torch.full((2,), float(t)), torch.tensor([3, 7]))
-            x = x + (then - now) * (x - image) / now
+        for t, sigma, lower in zip((999, 799, 599, 399, 199), sigmas, [*sigmas[1:], 0.0], strict=True):
+            image = forward(module, x / (1 + sigma**2) ** 0.5, torch.full((2,), float(t)), torch.tensor([3, 7]))
+            x = x + (lower - sigma) * (x - image) / sigma
     else:
         shift = {"LightningDiT": 1 / 0.3, "RAE": (16 * 16 * 768 / 4096) ** 0.5}.get(name, 1.0)
-        for before, after in pairwise([float(sigma) for sigma in denoiser.new_scheduler(5).sigmas]):
-            x = x + (after - before) * guided(x, 1000 * before)
+        for sigma, following in pairwise([float(sigma) for sigma in denoiser.new_scheduler(5).sigmas]):
+            x = x + (following - sigma) * guided(x, 1000 * sigma)
         last = shift * 1e-3 / (1 + (shift - 1) * 1e-3)
         even = torch.linspace(1, last, 5)  # as diffusers spaces them, before they are shifted (the last one again)
         expected = shift * even / (1 + (shift - 1) * even)

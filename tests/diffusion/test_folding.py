@@ -25,6 +25,7 @@ def load(name: str) -> Denoiser:
 
 def told(tokens: TokenBatch) -> Tensor:
     """What a telling block would write there: t, place and input."""
+    assert tokens.context.input is not None
     return torch.cat([tokens.t.unsqueeze(1), tokens.position.float(), tokens.context.input], 1)
 
 

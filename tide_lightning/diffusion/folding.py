@@ -61,7 +61,7 @@ def keeps_samples_apart(moved_NT: Tensor) -> bool:
         moved_NT: how far each token moved [2, T] when the second sample's input was changed.
     """
     first, second = moved_NT.double().norm(dim=1).tolist()
-    return first < 1e-3 * second
+    return bool(first < 1e-3 * second)
 
 
 def keeps_places_apart(moved_T: Tensor, changed_T: Tensor) -> bool:
