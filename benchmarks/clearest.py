@@ -49,7 +49,8 @@ class Clearest(NamedTuple):
 
 def read(run: Run, images: LabelledImages, t: float, seed: int) -> dict[str, Tensor]:
     """Every latent's value at each token [N, T, F], by site."""
-    denoiser, found = run.denoiser, {site: [] for site in run.saes}  # type: dict[str, list[Tensor]]
+    denoiser = run.denoiser
+    found: dict[str, list[Tensor]] = {site: [] for site in run.saes}
     raw_t = denoiser.schedule.raw_t(torch.tensor([t]))
     for index in torch.arange(len(images.images)).split(BATCH):
         x0 = denoiser.encode_images(images.images[index])
