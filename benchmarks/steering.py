@@ -195,6 +195,8 @@ def main() -> None:
         if path.suffix == ".json":
             for measured in read(path)["seeds"].values():
                 figures["seeds"][str(len(figures["seeds"]))] = measured
+            if options.out:
+                save(options.out, figures)
             continue
         bench = Bench(open_run(path, device="cpu"))
         seed: dict[str, Any] = {about: {} for about in options.about}
