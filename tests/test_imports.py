@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "tide_lightning"
 LAYERS = [
     {"errors", "reduction", "cores", "class_paths", "moved", "near", "files", "yaml_text"}
-    | {"terminal", "waiting", "drawing"},
+    | {"terminal", "waiting", "drawing", "pages"},
     {"accelerators", "agreement", "stopping", "watch", "tokens", "sharding", "kernels"},
     {"saes", "diffusion"},
     {"intervene", "runs", "trust", "board"},

@@ -12,6 +12,7 @@ from jsonargparse import auto_cli
 
 from tide_lightning.diffusion import folder_name
 from tide_lightning.errors import UserError
+from tide_lightning.explore.names import read_names, write_names
 from tide_lightning.saes import SAE
 from tide_lightning.saes.storage import read_cfg, saes_in
 
@@ -37,6 +38,8 @@ def ship(run: Path, name: str, out: Path = _PACKAGE) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
     kept = {"run_name": name, **{key: config[key] for key in _KEPT if key in config}}
     (out / name / "config.yaml").write_text(yaml.safe_dump(kept, sort_keys=False), "utf-8")
+    if names := read_names(run):  # of the atlas; the weights were rounded, so they have another hash now
+        write_names(out / name, names, [])
 
 
 if __name__ == "__main__":

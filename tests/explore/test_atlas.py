@@ -93,9 +93,9 @@ def test_a_word_is_told_by_the_latent_that_follows_it() -> None:
     assert meaning.auroc[0, 0] == 1
     assert meaning.lift[0, 0] == pytest.approx(1 / has.float().mean())
     assert meaning.hits[0, 0] == meaning.images[0] == 10
-    assert meaning.clarity[0] == 1
+    assert meaning.tells[0] == 1
     assert meaning.traits[1].tolist() == [-1] * 4
-    assert meaning.clarity[1] < 0.3
+    assert meaning.tells[1] < 0.65
 
 
 def test_neighbours_point_the_same_way_or_fire_together() -> None:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from tests.explore.accessible import assert_accessible
 from tests.explore.synthetic import write_atlas
 
 SITES = ("transformer_blocks.3", "transformer_blocks.7:mlp@wide")
@@ -107,6 +108,21 @@ def test_filters_and_orders_narrow_the_list(page: Page, address: str) -> None:
     assert cards(page)[:3] == [f"#transformer_blocks.7%3Amlp%40wide/{latent}" for latent in range(3)]
 
 
+def test_the_front_page_shows_one_of_each_name_first(page: Page, address: str) -> None:
+    opened(page, address)
+    names = page.locator("#cards .card strong").all_inner_texts()
+    assert names[0] == "colour: red"
+    named = [name for name in names if name != "no word of its own"]
+    assert len(set(named[: len(set(named))])) == len(set(named))  # nothing twice before everything once
+    expect(page.get_by_text("how often it fires while an image is made")).to_be_visible()
+
+
+def test_a_feature_tells_the_command_that_steers_by_it(page: Page, address: str) -> None:
+    opened(page, f"{address}#transformer_blocks.3/{CUBE}")
+    command = page.locator("code.command").first
+    expect(command).to_have_text(re.compile(rf"^tide steer .* --latent transformer_blocks\.3/{CUBE}"))
+
+
 def test_a_long_list_comes_in_pages(page: Page, address: str) -> None:
     opened(page, address)
     seen: list[str] = []
@@ -135,7 +151,7 @@ def test_a_feature_opens_and_closes_by_keyboard(page: Page, address: str) -> Non
     expect(heading).to_be_focused()
     assert page.url.endswith(first)
     assert page.title().endswith("· Atlas")
-    for name in ("Where it fires most", "What it stands for", "When it fires", "Points the same way"):
+    for name in ("Where it fires most", "What it stands for", "When it fires", "Steer by it", "Points the same way"):
         expect(page.get_by_role("heading", name=name)).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.locator("#feature")).to_be_hidden()
@@ -170,6 +186,11 @@ def test_a_link_to_what_is_not_there_says_so(page: Page, address: str) -> None:
     for odd in ("#elsewhere/3", "#%E0%A4%A/3", "#transformer_blocks.3/x"):
         page.goto(address + odd)
         expect(page.locator("#list")).to_be_visible()
+
+
+@pytest.mark.parametrize("place", ["", f"#transformer_blocks.3/{RED}"])
+def test_it_is_accessible(page: Page, address: str, place: str) -> None:
+    assert_accessible(opened(page, address + place))
 
 
 @pytest.mark.parametrize("place", ["", f"#transformer_blocks.3/{RED}"])

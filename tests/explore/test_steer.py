@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.explore.conftest import D_SAE, SITES
+from tests.explore.conftest import D_SAE, SITES, scenes, write_run
 from tide_lightning.cli import main
 from tide_lightning.explore import open_run
+from tide_lightning.explore.names import Name, read_names, write_names
 from tide_lightning.explore.steer_command import first_found
 
 FAST = ["--prompt", "a red cube", "--steps", "2", "--device", "cpu"]
@@ -23,8 +25,9 @@ def test_a_strip_beside_the_original(run_folder: Path, tmp_path: Path, capsys: p
     assert main(["steer", str(run_folder), *FAST, *args, "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert f"{SITES[0]}/3 " in said
-    assert "2 edits, amount 20: pixels moved by" in said
-    assert "inside the region and" in said
+    assert "2 edits, amount 20: judges read" in said
+    assert "% of the range where it steers, by" in said
+    assert "next  tide play" in said
     assert [path.name for path in out.parent.iterdir()] == ["strip.png"]
     with Image.open(out) as picture:
         assert picture.width > picture.height  # three columns, two rows
@@ -52,7 +55,35 @@ def test_words_steer_by_the_first_that_is_found(
     assert f"{first.site}/{first.latent} " in capsys.readouterr().out
     as_named = ["--latent", f"{first.site}/{first.latent}", "--amount", str(first.amount), "--half", "conditional"]
     assert main([*args, *as_named, "--out", str(named)]) == 0
-    assert found.read_bytes() == named.read_bytes()
+    first_strip, second_strip = (np.asarray(Image.open(path))[30:150] for path in (found, named))
+    assert np.array_equal(first_strip, second_strip)
+
+
+def test_amounts_are_told_in_times_of_what_the_word_does_and_names_say_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_run(tmp_path / "named" / "20260101-000000", SITES[:1], images=scenes("train", 64), seed=0)
+    write_names(folder, {(SITES[0], 3): Name("colour: red", 0.9)}, SITES[:1])
+    args = ["steer", str(folder), "--steps", "2", "--device", "cpu", "--latent", f"{SITES[0]}/3"]
+    out = ["--out", str(tmp_path / "one.png")]
+    assert main([*args, "--prompt", "a blue cube", "--amount", "0.5x,1x", *out]) == 0
+    said = capsys.readouterr().out
+    assert f"{SITES[0]}/3 “colour: red” " in said
+    assert "add 0.5x: judges read" in said
+    assert read_names(folder) == {(SITES[0], 3): Name("colour: red", 0.9)}
+    (folder / "names.json").write_text("[]")
+    assert main([*args, *out]) == 2
+    assert "build the atlas again" in capsys.readouterr().err
+
+
+def test_names_of_other_weights_are_forgotten(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "one" / "two", SITES)
+    write_names(folder, {(site, 1): Name("wall: mint", 0.8) for site in SITES}, SITES)
+    write_names(folder, {(SITES[0], 2): Name("small", 0.7)}, SITES[:1])
+    assert set(read_names(folder)) == {(SITES[0], 2), (SITES[1], 1)}
+    cfg = folder / "saes" / SITES[0] / "cfg.json"
+    cfg.write_text(json.dumps(json.loads(cfg.read_text()) | {"sha256": "of another fit"}))
+    assert set(read_names(folder)) == {(SITES[1], 1)}
 
 
 @pytest.mark.parametrize(
@@ -68,6 +99,8 @@ def test_words_steer_by_the_first_that_is_found(
         (["--latent", f"{SITES[0]}/1", "--window", "0.4,0.45"], "holds none of the 2 steps, which are at t = 1, 0.5"),
         (["--latent", f"{SITES[0]}/1", "--window", "0.4"], "give 2 numbers"),
         (["--latent", f"{SITES[0]}/1", "--amount", "much"], "give numbers"),
+        (["--latent", f"{SITES[0]}/1", "--amount", "1x,manyx"], "give numbers"),
+        (["--latent", f"{SITES[0]}/1", "--region", "here"], "give four numbers"),
         (["--latent", f"{SITES[0]}/1:explode"], "choose one of add, scale"),
         (["--latent", f"{SITES[0]}/1", "--region", "0,0,0.01,0.01"], "holds no patch"),
         (["--latent", f"{SITES[0]}/1", "--steps", "0"], "at least 1"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from PIL import Image
 from rich.console import Console
@@ -16,13 +18,15 @@ from tide_lightning.datamodules.sources import image_tensor
 from tide_lightning.errors import UserError
 from tide_lightning.explore.finder import find_by_images, find_by_prompts, find_by_words
 from tide_lightning.explore.lookup import AtlasTables, look_up, look_up_by_centroid
+from tide_lightning.explore.question import open_about
 from tide_lightning.explore.run import Run, open_run
 from tide_lightning.waiting import waiting
 
-_COLUMNS = "site", "latent", "tells", "rise", "level", "amount", "where"
+_COLUMNS = "latent", "called", "tells", "with", "without", "push"
 _LEGEND = (
-    "tells: how surely it fires for what was asked and not for what stands in its place; rise: by how much higher;"
-    " level: its peak there; amount: to raise it by (tide steer --find); where: at its own places, or with things"
+    "called: what the atlas calls it, and how surely that tells its images; tells: the chance that it fires higher in"
+    " an image with what was asked than in one with something else in its place (.5 is luck); with, without: how high"
+    " it fires at most; push: what steers by it, as a multiple of how far the word itself moves it"
 )
 
 
@@ -74,9 +78,16 @@ def find(
             found = find_by_images(run, _image(run, query), _image(run, against), **settings)
     table = Table(*_COLUMNS, title=escape(query), title_justify="left", caption=_LEGEND)
     for one in found:
-        figures = f"{one.tells:.2f}", f"{one.rise:.3g}", f"{one.level:.3g}", f"{one.amount:.2f}"
-        table.add_row(escape(one.site), str(one.latent), *figures, "" if one.home is None else "at home")
+        called = run.names.get((one.site, one.latent))
+        figures = f"{one.tells:.2f}", f"{one.level:.1f}", f"{one.level - one.rise:.1f}"
+        push = f"{one.amount / one.rise:.1f}x" + (", at its own places" if one.home is not None else "")
+        table.add_row(f"{escape(one.site)}/{one.latent}", escape(str(called or "")), *figures, push)
     Console().print(table)
+    if not run.names:
+        print(f"names: tide atlas {shlex.quote(where)}")
+    if by == "words" and found:
+        prompt = open_about(query, run.captions)
+        print(f"next   tide steer {shlex.quote(where)} --prompt {shlex.quote(prompt)} --find {shlex.quote(query)}")
 
 
 def searching() -> AbstractContextManager[None]:
@@ -96,10 +107,11 @@ def _print_listed(
     else:
         found = look_up_by_centroid(where, query, clip, against, top, wanted)
         basis = f"from the {found[0].samples[0]} images of each in which it peaks highest"
-    measure = "AUROC" if clip is None else "cosine"
-    table = Table("site", "latent", measure, "page", title=escape(query), title_justify="left", caption=basis)
+    measure = "tells" if clip is None else "cosine"
+    table = Table("latent", measure, "page", title=escape(query), title_justify="left", caption=basis)
     for one in found:
-        table.add_row(escape(one.site), str(one.latent), f"{one.score:.3f}", escape(f"#{one.site}/{one.latent}"))
+        page = f"index.html#{quote(one.site, safe='')}/{one.latent}"
+        table.add_row(f"{escape(one.site)}/{one.latent}", f"{one.score:.2f}", escape(page))
     Console().print(table)
 
 

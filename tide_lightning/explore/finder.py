@@ -5,7 +5,7 @@ noises, and every latent is watched. First stand latents whose peak tells an ima
 other, whichever two are drawn, and that do much more with the thing, measured by how far that moves tokens. No label,
 no classifier and no mask is asked. Whether a latent also makes the thing, raising it tells (`tide steer --find`).
 
-Shapes: N samples, S forwards, T tokens, F latents, K found ones.
+Shapes: N samples, S forwards, T tokens, F latents.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from torch import Tensor
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.diffusion.counters import normals
 from tide_lightning.evaluation.scores import auroc
+from tide_lightning.explore.places import Activity
 from tide_lightning.explore.question import pose
 from tide_lightning.explore.run import Run
 from tide_lightning.explore.style import extent_of
 from tide_lightning.intervene import Edit
 from tide_lightning.intervene.amounts import full_amounts
-from tide_lightning.intervene.recording import Forward, Seen, Walk, recorded, walk_image, walk_prompts, watch
+from tide_lightning.intervene.recording import Seen, Walk, recorded, walk_image, walk_prompts, watch
 from tide_lightning.saes import SAE
 
 PUSH = 0.6
@@ -183,23 +184,13 @@ def rank(saes: Mapping[str, SAE], wanted: Seen, unwanted: Seen, *, top: int) -> 
 
 def _with_homes(denoiser: Denoiser, saes: Mapping[str, SAE], found: Sequence[Found], walk: Walk) -> list[Found]:
     """The same, with the home of each that has one."""
-    by_site = {site: torch.tensor([one.latent for one in found if one.site == site]) for site in saes}
-    maps: dict[str, list[Tensor]] = {site: [] for site, latents in by_site.items() if len(latents)}
-
-    def take(forward: Forward) -> None:
-        for site in maps:
-            dense = forward.code(site, saes[site]).to_dense()[:, by_site[site].to(forward.t.device)]
-            maps[site].append(dense.float().unflatten(0, (len(forward.x_t), -1)).cpu())
-
-    walk(recorded(denoiser, {site: saes[site] for site in maps}, take))
+    activity = Activity(saes, [(one.site, one.latent) for one in found])
+    walk(recorded(denoiser, activity.saes, activity.take))
     homes: dict[tuple[str, int], Tensor] = {}
-    for site, parts in maps.items():
-        maps_NTK = torch.stack(parts).mean(0)
-        mean_TK = maps_NTK.mean(0)
-        each = torch.stack([extent_of(one) for one in maps_NTK]).mean(0)
-        for place, latent in enumerate(by_site[site].tolist()):
-            if each[place] >= _AT_ONE_PLACE * extent_of(mean_TK)[place]:
-                homes[site, latent] = mean_TK[:, place] >= mean_TK[:, place].amax() / 2
+    for key, map_NT in activity.maps().items():
+        mean_T = map_NT.mean(0)
+        if extent_of(map_NT.T).mean() >= _AT_ONE_PLACE * extent_of(mean_T[:, None]):
+            homes[key] = mean_T >= mean_T.amax() / 2
     return [one._replace(home=homes.get((one.site, one.latent))) for one in found]
 
 

@@ -60,6 +60,11 @@ def alternatives(phrase: Phrase, captions: Sequence[Phrase], most: int = 4, leas
     return ranked[:most]
 
 
+def neighbours(caption: Phrase, phrase: Phrase) -> Iterator[tuple[str, str]]:
+    """What stands before and behind each occurrence of a phrase; "" at the ends."""
+    return (_context(caption, start, len(phrase)) for start in _places(caption, phrase))
+
+
 def ngrams(caption: Phrase, length: int) -> Iterator[tuple[int, Phrase]]:
     """All runs of so many words, with where each starts."""
     for start in range(len(caption) - length + 1):

@@ -29,14 +29,19 @@ def heat(values: Tensor) -> Tensor:
     return ramp.clamp(0, 1) * 2 - 1
 
 
-def sheet(rows: Sequence[Sequence[tuple[str, Tensor]]]) -> Image.Image:
-    """Rows of titled images, small ones enlarged."""
+def sheet(rows: Sequence[Sequence[tuple[str, Tensor]]], notes: Sequence[str] = ()) -> Image.Image:
+    """Rows of titled images, small ones enlarged, and notes below them."""
     height, width = rows[0][0][1].shape[-2:]
     factor = max(1, -(-_LEAST_SIDE // min(height, width)))
     height, width = height * factor, width * factor
     columns = max(map(len, rows))
-    whole = Image.new("RGB", (columns * (width + _GAP) + _GAP, len(rows) * (height + _TITLE + _GAP) + _GAP), _PAPER)
-    draw, font = ImageDraw.Draw(whole), ImageFont.load_default()
+    font, across = ImageFont.load_default(), columns * (width + _GAP) + _GAP
+    lines = [line for note in notes for line in _wrapped(note, font, across - 2 * _GAP)]
+    down = len(rows) * (height + _TITLE + _GAP) + _GAP
+    whole = Image.new("RGB", (across, down + len(lines) * _TITLE), _PAPER)
+    draw = ImageDraw.Draw(whole)
+    for number, line in enumerate(lines):
+        draw.text((_GAP, down - _GAP // 2 + number * _TITLE), line, fill=_INK, font=font)
     for number, row in enumerate(rows):
         top = _GAP + number * (height + _TITLE + _GAP)
         for place, (title, image) in enumerate(row):
@@ -65,6 +70,18 @@ def save_picture(picture: Image.Image, path: str | Path) -> Path:
     except (ValueError, KeyError) as error:
         raise UserError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
     return path
+
+
+def _wrapped(note: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """A note in lines that are not wider."""
+    lines: list[str] = []
+    for word in note.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and _fitting(longer, font, width) == longer:
+            lines[-1] = longer
+        else:
+            lines.append(_fitting(word, font, width))
+    return lines
 
 
 def _fitting(title: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from tide_lightning.errors import UserError
-from tide_lightning.explore.phrases import Phrase, alternatives, as_text, replaced, says, words
+from tide_lightning.explore.phrases import Phrase, alternatives, as_text, neighbours, replaced, says, words
 
 _MAX_ALTERNATIVES = 3
 
@@ -61,3 +63,28 @@ def _spread_out(texts: Sequence[Phrase], count: int) -> list[Phrase]:
     """So many, or all, evenly from first to last."""
     count = min(count, len(texts))
     return [texts[number * len(texts) // count] for number in range(count)]
+
+
+def said_in(prompt: str, query: str, captions: Sequence[str]) -> str:
+    """A prompt that says the query as well: where captions have it, in place of what stands there, or at the end."""
+    phrase, text, texts = words(query), words(prompt), [words(caption) for caption in captions]
+    if not phrase or says(text, phrase):
+        return prompt
+    for other in alternatives(phrase, texts, most=12):
+        if says(text, other) and not says(phrase, other):
+            return replaced(text, other, phrase)
+    around = Counter(pair for caption in texts for pair in neighbours(caption, phrase))
+    padded = ("", *text, "")
+    counts = [around[pair] for pair in pairwise(padded)]
+    if not max(counts):
+        return f"{prompt}, {as_text(phrase)}" if prompt else as_text(phrase)
+    place = counts.index(max(counts))
+    return as_text((*text[:place], *phrase, *text[place:]))
+
+
+def open_about(query: str, captions: Sequence[str]) -> str:
+    """A caption of some six words that says neither the query nor what could stand in its place, if there is one."""
+    phrase, texts = words(query), [words(caption) for caption in captions]
+    others = [phrase, *alternatives(phrase, texts, most=12)]
+    free = [text for text in texts if text and not any(says(text, other) for other in others)]
+    return as_text(min(free or texts or [()], key=lambda text: abs(len(text) - 6)))

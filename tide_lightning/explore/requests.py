@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -16,16 +17,45 @@ from tide_lightning.intervene.region import Region
 _LATENT = re.compile(r"(?P<site>.+)/(?P<latent>\d+)(?::(?P<operation>[a-z]+))?(?::(?P<amount>[-+.\de]+))?")
 
 
+class Amount(NamedTuple):
+    """How much, as it was written: "2", in the unit of edits' amounts, or "1.5x", in times of something.
+
+    Fields:
+        value: the number.
+        is_relative: whether it counts times.
+    """
+
+    value: float
+    is_relative: bool
+
+    def of(self, unit: float) -> float:
+        """The amount, once it is known what is counted."""
+        return self.value * unit if self.is_relative else self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g}{'x' * self.is_relative}"
+
+
+def parse_amounts(name: str, text: str) -> list[Amount]:
+    """Read "2,4" or "0.5x,1x"."""
+    parts = [part.strip() for part in text.split(",")]
+    is_relative = [part.endswith("x") for part in parts]
+    numbers = parse_numbers(name, ",".join(part.removesuffix("x") for part in parts))
+    return [Amount(*pair) for pair in zip(numbers, is_relative, strict=True)]
+
+
 def parse_latents(
     text: str,
     operation: Operation,
-    amount: float,
     window: tuple[float, float],
     region: Region | Tensor | None,
     half: Halves,
-) -> list[Edit]:
-    """Read "SITE/LATENT[:OPERATION[:AMOUNT]]", several separated by commas; what is left out is as given besides."""
-    edits = []
+) -> tuple[list[Edit], list[bool]]:
+    """Read "SITE/LATENT[:OPERATION[:AMOUNT]]", several separated by commas; what is left out is as given besides.
+
+    Also tells which of them bring an amount of their own; that of the others is 0, still to be set.
+    """
+    edits, brings_amount = [], []
     for part in filter(None, map(str.strip, text.split(","))):
         match = _LATENT.fullmatch(part)
         if match is None:
@@ -33,16 +63,13 @@ def parse_latents(
                 f"latent {part!r}: write SITE/NUMBER, as in transformer_blocks.3/17, or with what is done to it,"
                 " transformer_blocks.3/17:scale:2"
             )
-        own = match["operation"] or operation, operation_amount(match["amount"], amount)
-        edits.append(Edit(match["site"], int(match["latent"]), *own, window, region, half))  # type: ignore[arg-type]
+        site, latent, does = match["site"], int(match["latent"]), match["operation"] or operation
+        brings_amount.append(match["amount"] is not None)
+        size = parse_numbers("amount", match["amount"])[0] if brings_amount[-1] else 0.0
+        edits.append(Edit(site, latent, does, size, window, region, half))  # type: ignore[arg-type]
     if not edits:
         raise UserError("latent: name at least one, as in transformer_blocks.3/17")
-    return edits
-
-
-def operation_amount(text: str | None, default: float) -> float:
-    """An edit's own amount, or the common one."""
-    return default if text is None else parse_numbers("amount", text)[0]
+    return edits, brings_amount
 
 
 def parse_numbers(name: str, text: str, count: int | None = None) -> list[float]:

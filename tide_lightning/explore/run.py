@@ -14,8 +14,9 @@ from jsonargparse import ArgumentError, ArgumentParser
 from tide_lightning.datamodules import ActivationDataModule, LoadingOptions, TrajectoryOptions
 from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.errors import UserError
+from tide_lightning.explore.names import Key, Name, read_names
 from tide_lightning.moved import moved_keys
-from tide_lightning.runs import find_run, is_from_the_hub
+from tide_lightning.runs import find_run, is_from_the_hub, shipped_runs
 from tide_lightning.saes import SAE
 from tide_lightning.saes.storage import read_cfg, saes_in
 from tide_lightning.trust import check_classes, check_files, check_writing
@@ -44,8 +45,9 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What people call it: name and stamp."""
-        return f"{self.folder.parent.name}/{self.folder.name}"
+        """What people and commands call it: name and stamp."""
+        shipped = self.folder in shipped_runs().values()
+        return self.folder.name if shipped else f"{self.folder.parent.name}/{self.folder.name}"
 
     @cached_property
     def saes(self) -> dict[str, SAE]:
@@ -82,6 +84,11 @@ class Run:
     def captions(self) -> list[str]:
         """What the run was trained on says: some thousands of its prompts."""
         return list(islice(self.data.corpus.prompts("train"), _MAX_CAPTIONS))
+
+    @cached_property
+    def names(self) -> dict[Key, Name]:
+        """What its latents are called; empty unless an atlas was built."""
+        return read_names(self.folder)
 
     @property
     def guidance_scale(self) -> float:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import torch
 from PIL.Image import Image
@@ -12,17 +15,22 @@ from torch import Tensor
 from tide_lightning.diffusion import sample
 from tide_lightning.diffusion.counters import normals
 from tide_lightning.errors import UserError
-from tide_lightning.explore.change import change, difference
+from tide_lightning.explore.aim import Aim, aim_at
+from tide_lightning.explore.consequences import Witness, difference
 from tide_lightning.explore.find_command import searching
 from tide_lightning.explore.finder import Found, find_by_words
 from tide_lightning.explore.pictures import heat, picture_format, save_picture, sheet
-from tide_lightning.explore.requests import check_windows, parse_latents, parse_numbers, parse_window
+from tide_lightning.explore.places import pixels_of
+from tide_lightning.explore.requests import Amount, check_windows, parse_amounts, parse_latents, parse_window
 from tide_lightning.explore.run import Run, open_run
 from tide_lightning.intervene.edits import Edit, Halves, Mode, Operation, check_edits
-from tide_lightning.intervene.recording import Seen, walk_prompts, watch
+from tide_lightning.intervene.recording import walk_prompts, watch
 from tide_lightning.intervene.region import Region
 from tide_lightning.intervene.steering import steer
 from tide_lightning.waiting import waiting
+
+_WITH_AMOUNT = ("add", "scale", "clamp")
+_FIRING, _EVERYWHERE = "firing", "all"
 
 
 def steer_run(
@@ -35,7 +43,7 @@ def steer_run(
     operation: Operation = "add",
     amount: str = "",
     window: str = "0,1",
-    region: str | None = None,
+    region: str = _FIRING,
     half: Halves | None = None,
     mode: Mode = "delta",
     preserve_norm: bool = False,
@@ -54,13 +62,16 @@ def steer_run(
             operation and amount of its own if need be, as in transformer_blocks.3/17:scale:2.
         find: or words by which to find it: the first answer of `tide find`.
         against: what the words are told from; see `tide find`.
-        out: the picture: the original, each amount, and where pixels changed.
+        out: the picture: the original, each amount, where pixels changed, and what else did.
         operation: add the amount to a latent's value, scale it by it, clamp it to it, ablate it (0) or invert it.
-        amount: how much; several separated by commas make a strip. 2,4,8 unless given, or what `tide find` found.
+        amount: how much; several separated by commas make a strip. 1x adds as much as the word in the prompt moves the
+            latent (with --find), or as high as it fires in this image; a number alone is in the SAE's own unit.
+            Unless given, what `tide find` found; of a latent that is named 0.5x,1x,2x.
         window: low,high; the times t within which to steer, 1 being pure noise.
-        region: left,top,right,bottom of the part to steer, as shares of the image; all of it unless given.
-        half: which half of a guided forward: both, or conditional, which acts guidance_scale times as strongly. Unless
-            given both, with --find conditional.
+        region: the part of the image to steer. firing: where the latent fires, in this image or (with --find) when the
+            prompt says the word; all; or left,top,right,bottom as shares of the image.
+        half: of a guided forward: conditional, the prompt's, as words act, guidance_scale times as strongly as in both;
+            unless given, conditional where there is guidance.
         mode: keep what the SAE does not explain (delta) or give it up (replace).
         preserve_norm: give every steered token its old length.
         seed: of the noise.
@@ -69,55 +80,85 @@ def steer_run(
         device: where to compute; auto takes a GPU where there is one.
         trust: let the run's config import classes that are not this package's, and read prompts from elsewhere.
     """
+    # What is miswritten is told before all else.
     if steps < 1:
         raise UserError(f"--steps {steps}: at least 1")
     picture_format(out)
-    where = None if region is None else Region.parse(region)
+    box = None if region in (_FIRING, _EVERYWHERE) else Region.parse(region)
     if bool(find) == bool(latent):
         raise UserError("latent: name at least one, as in transformer_blocks.3/17, or give words to --find it by")
     when = parse_window(window)
+    amounts = parse_amounts("--amount", amount or "0.5x,1x,2x") if operation in _WITH_AMOUNT else [Amount(0, False)]
+    edits, own_amount = parse_latents(latent or "found/0", operation, when, box, half or "both")
 
-    def edits_by(
-        latent: str, amount: str, region: Region | Tensor | None, half: Halves
-    ) -> tuple[list[float], list[list[Edit]]]:
-        amounts = parse_numbers("--amount", amount) if operation in ("add", "scale", "clamp") else [0.0]
-        return amounts, [parse_latents(latent, operation, one, when, region, half) for one in amounts]
-
-    # What is miswritten is told before all else.
-    amounts, variants = edits_by(latent or "found/0", amount or "2,4,8", where, half or "both")
     opened = open_run(run, device, trust=trust)
     denoiser, saes = opened.denoiser, opened.saes
+    reach = half or ("conditional" if denoiser.guidance == "classifier_free" else "both")
+    found = None
     if find:
         with searching():
-            one = first_found(opened, find, against, seed)
-        name, region_found = f"{one.site}/{one.latent}", one.home if where is None else where
-        amounts, variants = edits_by(name, amount or str(one.amount), region_found, half or "conditional")
-    check_edits(denoiser, saes, variants[0])
-    check_windows(denoiser, variants[0], steps)
-    scale = opened.guidance_scale if guidance_scale is None else guidance_scale
+            found = first_found(opened, find, against, seed)
+        edits = [replace(edits[0], site=found.site, latent=found.latent)]
+        if not amount and operation in _WITH_AMOUNT:
+            amounts = [Amount(found.amount / found.rise, True)]
+    edits = [replace(edit, half=reach) for edit in edits]
+    check_edits(denoiser, saes, edits)
+    check_windows(denoiser, edits, steps)
     settings: dict[str, Any] = {
         "initial_noise": normals(seed, "sample", numbers=[0], shape=denoiser.latent_shape),
         "num_inference_steps": steps,
-        "guidance_scale": scale,
+        "guidance_scale": opened.guidance_scale if guidance_scale is None else guidance_scale,
     }
-    used = {edit.site: saes[edit.site] for edit in variants[0]}
+    used = {edit.site: saes[edit.site] for edit in edits}
     with waiting("Drawing the original"):
         seen = watch(denoiser, used, walk_prompts([prompt], **settings))
         before = denoiser.decode_latents(seen.latents)[0]
-    for edit in variants[0]:
-        print(_firing(edit, seen))
-    afters = []
-    for edits, value in zip(variants, amounts, strict=True):
-        title = _title(edits, operation, value)
+    aims = {}
+    for edit in edits:
+        with waiting("Drawing it with the latent's word, to see where the latent fires"):
+            one = aim_at(opened, *_key(edit), prompt, find, seen, settings)
+        if found is not None:
+            one = one._replace(unit=found.rise, region=one.region if found.home is None else found.home)
+        aims[_key(edit)] = one
+    if region == _FIRING:
+        edits = [replace(edit, region=aims[_key(edit)].region) for edit in edits]
+    for edit in edits:
+        print(_told(opened, edit, aims[_key(edit)], region))
+
+    witness, size = Witness(opened), (before.shape[-2], before.shape[-1])
+    meant = torch.stack([pixels_of(edit.region, saes[edit.site].shape.grid, size) for edit in edits]).any(0)
+    afters: list[Steered] = []
+    for much in amounts:
+        variant = [
+            edit if brings else replace(edit, amount=much.of(aims[_key(edit)].unit))
+            for edit, brings in zip(edits, own_amount, strict=True)
+        ]
+        title = _title(variant, operation, much, find)
         with (
             waiting(f"Drawing {title}"),
-            steer(denoiser, saes, edits, mode=mode, preserve_norm=preserve_norm) as steered,
+            steer(denoiser, saes, variant, mode=mode, preserve_norm=preserve_norm) as steered,
         ):
             after = denoiser.decode_latents(sample(steered, [prompt], **settings))[0]
-        afters.append((title, after))
-        print(f"{title}: {_changed(before, after, where)}")
+        lines = ["not a bit differs"] if torch.equal(before, after) else witness.compare(before, after, meant).lines()
+        afters.append(Steered(title, after, lines))
+        print(f"{title}: {'; '.join(lines)}")
     path = save_picture(_picture(before, afters), out)
     print(f"{path}: the original, {len(afters)} steered, and below each where it differs")
+    print(f"next  {_play(run, prompt, seed, variant)}")
+
+
+class Steered(NamedTuple):
+    """One image of the strip.
+
+    Fields:
+        title: what was done.
+        image: [3, H, W].
+        lines: what changed.
+    """
+
+    title: str
+    image: Tensor
+    lines: list[str]
 
 
 def first_found(run: Run, query: str, against: str | None = None, seed: int = 0) -> Found:
@@ -128,33 +169,41 @@ def first_found(run: Run, query: str, against: str | None = None, seed: int = 0)
     return found[0]
 
 
-def _title(edits: Sequence[Edit], operation: str, amount: float) -> str:
-    own = {edit.operation for edit in edits}
-    if own != {operation}:
-        return f"{len(edits)} edits, amount {amount:.3g}"
-    return f"{operation} {amount:.3g}" if operation in ("add", "scale", "clamp") else operation
+def _key(edit: Edit) -> tuple[str, int]:
+    assert isinstance(edit.latent, int)  # one for all images
+    return edit.site, edit.latent
 
 
-def _firing(edit: Edit, seen: Seen) -> str:
-    """How the latent fares without steering: what amounts are small and large."""
-    inside = (seen.t >= edit.window[0]) & (seen.t <= edit.window[1])
-    peak = float(seen.peak[edit.site][0, inside, edit.latent].max())
-    if peak == 0:
-        return f"{edit.site}/{edit.latent} does not fire in this image by itself"
-    mean = float(seen.mean[edit.site][0, inside, edit.latent].mean())
-    return f"{edit.site}/{edit.latent} fires by itself: {mean:.3g} on average over tokens and steps, at most {peak:.3g}"
+def _title(edits: Sequence[Edit], operation: str, amount: Amount, find: str) -> str:
+    if {edit.operation for edit in edits} != {operation}:
+        return f"{len(edits)} edits, amount {amount}"
+    done = f"{operation} {amount}" if operation in _WITH_AMOUNT else operation
+    return f"{find}: {done}" if find else done
 
 
-def _changed(before: Tensor, after: Tensor, region: Region | None) -> str:
-    if torch.equal(before, after):
-        return "not a bit differs"
-    moved = change(before, after, region)
-    inside = f"pixels moved by {moved.inside:.1%} of the range"
-    return inside if moved.outside is None else f"{inside} inside the region and {moved.outside:.1%} outside"
+def _told(run: Run, edit: Edit, aim: Aim, region: str) -> str:
+    """How the latent fares without steering, what amounts mean, and where it is steered."""
+    name = f"{edit.site}/{edit.latent}" + (f" “{run.names[_key(edit)].text}”" if _key(edit) in run.names else "")
+    fires = f"fires in this image by itself, at most {aim.peak:.3g}" if aim.peak else "does not fire in this image"
+    means = f"1x is as far as the word “{aim.word}” moves it" if aim.word else "1x is as high as it fires"
+    where = ""
+    if region == _FIRING:
+        said = f" when the prompt says “{aim.word}”" if aim.word else ""
+        where = (
+            "; steered everywhere, for it fires nowhere" if edit.region is None else f"; steered where it fires{said}"
+        )
+    return f"{name} {fires}; {means}, {aim.unit:.3g}{where}"
 
 
-def _picture(before: Tensor, afters: Sequence[tuple[str, Tensor]]) -> Image:
-    moved = [difference(before, after) for _, after in afters]
+def _play(run: str, prompt: str, seed: int, edits: Sequence[Edit]) -> str:
+    told = [("prompt", prompt), ("seed", str(seed))]
+    told += [("latent", f"{e.site}/{e.latent}:{e.amount:.2f}") for e in edits if e.operation == "add"]
+    return f"tide play {shlex.quote(run)}, and open http://127.0.0.1:7861/#{urlencode(told)}"
+
+
+def _picture(before: Tensor, afters: Sequence[Steered]) -> Image:
+    moved = [difference(before, one.image) for one in afters]
     most = max(max(float(one.max()) for one in moved), 1e-6)
     below = [("where it differs", torch.ones_like(before)), *(("", heat(one / most)) for one in moved)]
-    return sheet([[("original", before), *afters], below])
+    notes = [f"{one.title}: {line}" for one in afters for line in one.lines]
+    return sheet([[("original", before), *((one.title, one.image) for one in afters)], below], notes)

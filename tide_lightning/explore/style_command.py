@@ -67,7 +67,7 @@ def transfer(
     strengths, (low, high) = parse_numbers("--strength", strength), parse_window(window)
     opened = open_run(run, device, trust=trust)
     denoiser = opened.denoiser
-    named = None if latent is None else parse_latents(latent, "add", 0.0, (low, high), None, "both")
+    named = None if latent is None else parse_latents(latent, "add", (low, high), None, "both")[0]
     names = [edit.site for edit in named] if named else _split(sites) or list(opened.saes)[:1]
     saes = {site: opened.sae(site) for site in dict.fromkeys(names)}
     check_edits(denoiser, saes, named or [Edit(site, 0) for site in saes])

@@ -172,7 +172,21 @@ def test_no_amount_gives_the_same_image(server: PlayServer) -> None:
     edit = {"site": SITES[0], "latent": 3, "operation": "add", "amount": 0}
     same = json.loads(ask(server, "/api/steer", {**DRAW, "edits": [edit]})[2])
     assert same["before"] == same["after"]
-    assert same["changed"] == 0
+    assert same["changed"][-1].startswith("pixels moved by 0.0% of the range")
     other = json.loads(ask(server, "/api/steer", {**DRAW, "edits": [{**edit, "amount": 20}]})[2])
     assert other["before"] == same["before"] != other["after"]
-    assert other["changed"] > 0
+    assert other["changed"] != same["changed"]
+
+
+def test_amounts_in_times_are_of_what_the_latent_does_and_reach_where_it_fires(server: PlayServer) -> None:
+    edit = {"site": SITES[0], "latent": 3, "operation": "add", "times": 2}
+    twice = json.loads(ask(server, "/api/steer", {**DRAW, "edits": [edit]})[2])["edits"][0]
+    assert twice["amount"] == pytest.approx(2 * twice["unit"])
+    raw = {**edit, "amount": 5000}
+    del raw["times"]
+    answers = [
+        json.loads(ask(server, "/api/steer", {**DRAW, "edits": [raw], "where": where})[2])
+        for where in ("firing", "all")
+    ]
+    assert [one["edits"][0]["amount"] for one in answers] == [5000, 5000]
+    assert answers[1]["edits"][0]["everywhere"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,15 +14,17 @@ from PIL import Image
 from tide_lightning.diffusion import unlabelled
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation.summary import time_left
-from tide_lightning.explore.atlas.chart import draw_chart
-from tide_lightning.explore.atlas.meaning import gather_traits
+from tide_lightning.explore.atlas.chart import Chart, draw_chart
+from tide_lightning.explore.atlas.meaning import Traits, gather_traits
 from tide_lightning.explore.atlas.neighbours import FiringSample
 from tide_lightning.explore.atlas.pages import write_pages
 from tide_lightning.explore.atlas.parquet import write_tables
 from tide_lightning.explore.atlas.reading import Group, Labels, num_samples_of, read_groups
 from tide_lightning.explore.atlas.sheets import thumbnails
 from tide_lightning.explore.atlas.statistics import SiteStatistics
+from tide_lightning.explore.names import Key, Name, write_names
 from tide_lightning.explore.run import Run, open_run
+from tide_lightning.runs import to_write_in
 from tide_lightning.saes import SAE
 
 _FIRING_TOKENS = 16384  # looked at to learn which latents fire together
@@ -57,7 +60,7 @@ def atlas(
         trust: let the run's config import classes that are not this package's, and read prompts from elsewhere.
     """
     opened = open_run(run, device, trust=trust)
-    folder = Path(out) if out else opened.folder / "atlas"
+    folder = Path(out) if out else to_write_in(opened.folder, Path("runs")) / "atlas"
     page = build_atlas(
         opened,
         folder,
@@ -70,7 +73,8 @@ def atlas(
         seed=seed,
         say=lambda line: print(line, flush=True),
     )
-    print(f"written  {page}")
+    print(f"written  {page}: open it in a browser")
+    print(f"next     tide find {shlex.quote(run)} WORD, tide play {shlex.quote(run)}")
 
 
 @torch.no_grad()
@@ -117,8 +121,20 @@ def build_atlas(
         directions = sae.W_dec if sae.metric is None else sae.metric.back(sae.W_dec)
         charts.append(draw_chart(key, statistics.pop(key), traits, directions, firing[key], _around(key, saes, firing)))
     write_tables(folder / "tables", charts, traits, captions, labels)
+    write_names(to_write_in(run.folder, Path("runs")), names_of(charts, traits), list(saes))
     steps = f"{count} held-out {'trajectories' if run.data.source == 'denoise' else 'images'}, {num_bins} bins of time"
     return write_pages(folder, run.name, charts, traits, captions, pictures, steps)
+
+
+def names_of(charts: Sequence[Chart], traits: Traits) -> dict[Key, Name]:
+    """What latents are called: the first of what each stands for."""
+    names = {}
+    for chart in charts:
+        rows = zip(chart.latents.tolist(), chart.meaning.traits.tolist(), chart.meaning.tells.tolist(), strict=True)
+        for latent, shown, tells in rows:
+            if shown and shown[0] >= 0:
+                names[chart.site, latent] = Name(traits.label(shown[0]), tells)
+    return names
 
 
 def _add(

@@ -39,6 +39,11 @@ class Traits(NamedTuple):
     names: list[tuple[str, str]]
     has: Tensor
 
+    def label(self, number: int) -> str:
+        """A trait in words."""
+        kind, text = self.names[number]
+        return f"{kind}: {text}" if kind else text
+
 
 class Meaning(NamedTuple):
     """How traits and latents go together; for each latent the traits that tell most about it.
@@ -49,7 +54,7 @@ class Meaning(NamedTuple):
         lift: share of the trait among the latent's images over its share among all [F, num].
         hits: of its images, how many have the trait [F, num].
         images: how many images it has: those in which it peaks highest, a twentieth of all at most [F].
-        clarity: 2 AUROC - 1 of the one trait chosen on the other half of the samples, 0 at least [F].
+        tells: the AUROC of the one trait chosen on the other half of the samples, .5 at least [F].
     """
 
     traits: Tensor
@@ -57,7 +62,7 @@ class Meaning(NamedTuple):
     lift: Tensor
     hits: Tensor
     images: Tensor
-    clarity: Tensor
+    tells: Tensor
 
 
 def gather_traits(captions: Sequence[str], labels: Sequence[Labels], device: torch.device) -> Traits:
@@ -90,7 +95,7 @@ def _measure(peaks_FS: Tensor, traits: Traits, num: int) -> Meaning:
     images = fires.sum(1)
     if not traits.names:
         none = torch.zeros(num_latents, 0, device=peaks_FS.device)
-        return Meaning(none.long(), none, none, none.long(), images, none.new_zeros(num_latents))
+        return Meaning(none.long(), none, none, none.long(), images, none.new_full((num_latents,), 0.5))
     hits_FV = (has[order] & fires[:, :, None]).sum(1)
     lift_FV = (hits_FV / images.clamp(min=1)[:, None]) / has.float().mean(0)
     auroc_FV = auroc(peaks_FS.T, has).T.float()
@@ -98,22 +103,22 @@ def _measure(peaks_FS: Tensor, traits: Traits, num: int) -> Meaning:
     traits_FV = _chosen(strength_FV.where(lift_FV > 1, -1), traits, num)
     place = traits_FV.clamp(min=0)
     picked = [one.gather(1, place) for one in (auroc_FV, lift_FV, hits_FV)]
-    return Meaning(traits_FV, picked[0], picked[1], picked[2], images, _clarity(peaks_FS, has))
+    return Meaning(traits_FV, picked[0], picked[1], picked[2], images, _tells(peaks_FS, has))
 
 
-def _clarity(peaks_FS: Tensor, has_SV: Tensor) -> Tensor:
+def _tells(peaks_FS: Tensor, has_SV: Tensor) -> Tensor:
     even, odd = slice(0, None, 2), slice(1, None, 2)
     counts = torch.stack([has_SV[part].sum(0) for part in (even, odd)])
     sizes = torch.tensor([len(has_SV[part]) for part in (even, odd)], device=has_SV.device)[:, None]
     least = MIN_SAMPLES // 2
     usable = ((counts >= least) & (sizes - counts >= least)).all(0).nonzero().squeeze(1)
     if not len(usable):
-        return peaks_FS.new_zeros(len(peaks_FS))
+        return peaks_FS.new_full((len(peaks_FS),), 0.5)
     chosen_on, measured_on = has_SV[even][:, usable], has_SV[odd][:, usable]
     chosen = auroc(peaks_FS[:, even].T, chosen_on).T
     best = ((chosen - 0.5) / _deviation(chosen_on)).argmax(1, keepdim=True)
     found = auroc(peaks_FS[:, odd].T, measured_on).T.float().gather(1, best).squeeze(1)
-    return (2 * found - 1).clamp(min=0)
+    return found.clamp(min=0.5)
 
 
 def _deviation(has_SV: Tensor) -> Tensor:

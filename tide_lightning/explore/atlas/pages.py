@@ -22,6 +22,7 @@ from tide_lightning.explore.atlas.meaning import Traits
 from tide_lightning.explore.atlas.neighbours import Nearest
 from tide_lightning.explore.atlas.sheets import COLUMNS, THUMBNAILS_A_SHEET, heat_sheet, thumbnail_sheets
 from tide_lightning.files import write_bytes
+from tide_lightning.pages import STYLESHEET
 
 LATENTS_A_FILE = 64
 _MAX_CAPTION = 400  # letters of a caption on a page; the tables hold all of it
@@ -49,6 +50,7 @@ def write_pages(
         steps: how samples were read, in words.
     """
     static = files("tide_lightning.explore.atlas") / "static"
+    write_bytes(folder / "tide.css", STYLESHEET.encode())
     for name in ("atlas.css", "atlas.js"):
         write_bytes(folder / name, (static / name).read_bytes())
     for number, sheet in enumerate(thumbnail_sheets(pictures)):
@@ -107,7 +109,7 @@ def _write_chart(folder: Path, chart: Chart) -> None:
         "latent": chart.latents.tolist(),
         "frequency": _rounded(chart.frequency.tolist()),
         "time": [round(value, 3) for value in chart.time.tolist()],
-        "clarity": [round(value, 3) for value in meaning.clarity.tolist()],
+        "tells": [round(value, 3) for value in meaning.tells.tolist()],
         "profile": [_digits(row) for row in chart.profile.nan_to_num().tolist()],
         "sample": chart.top_samples[:, 0].tolist(),
         "traits": [[number for number in row if number >= 0] for row in meaning.traits.tolist()],

@@ -16,7 +16,7 @@ from tide_lightning.explore.atlas.neighbours import Nearest
 from tide_lightning.explore.atlas.reading import Labels
 from tide_lightning.files import whole_file
 
-SCHEMA = b"1"
+SCHEMA = b"2"
 
 
 def write_tables(
@@ -74,7 +74,7 @@ def _features(chart: Chart, traits: Traits) -> list[dict[str, Any]]:
                 "time": time[place],
                 "frequency_by_bin": chart.profile[place].tolist(),
                 "strength_by_bin": chart.strength[place].tolist(),
-                "clarity": float(meaning.clarity[place]),
+                "tells": float(meaning.tells[place]),
                 "images": int(meaning.images[place]),
                 "traits": [_trait(meaning, traits, place, number) for number in _shown(meaning.traits[place])],
                 "top": top,

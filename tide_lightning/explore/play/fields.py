@@ -20,6 +20,9 @@ class Fields:
     def __init__(self, request: Mapping[str, Any]) -> None:
         self._request = request
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._request
+
     def text(self, name: str, most: int = _MAX_TEXT, default: str = "") -> str:
         """A text of at most so many characters."""
         value = self._request.get(name, default)

@@ -19,13 +19,15 @@ from typing import Any
 
 from tide_lightning.errors import UserError
 from tide_lightning.explore.play.studio import Busy, Studio
+from tide_lightning.pages import STYLESHEET
 
 _ADDRESS = "127.0.0.1"
 _MAX_BODY = 200_000
 _LENGTH = re.compile(r"[0-9]{1,9}")
+_CSS = "text/css; charset=utf-8"
 _PAGES = {
     "/": ("index.html", "text/html; charset=utf-8"),
-    "/play.css": ("play.css", "text/css; charset=utf-8"),
+    "/play.css": ("play.css", _CSS),
     "/play.js": ("play.js", "text/javascript; charset=utf-8"),
     "/sliders.js": ("sliders.js", "text/javascript; charset=utf-8"),
 }
@@ -64,7 +66,7 @@ class PlayServer(ThreadingHTTPServer):
         self.pages = {
             path: (files("tide_lightning.explore.play").joinpath("page", name).read_bytes(), kind)
             for path, (name, kind) in _PAGES.items()
-        }
+        } | {"/tide.css": (STYLESHEET.encode(), _CSS)}
         super().__init__((_ADDRESS, port), _Handler)
 
     @property

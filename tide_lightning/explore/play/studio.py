@@ -5,31 +5,34 @@ from __future__ import annotations
 import base64
 import io
 import threading
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from tide_lightning.diffusion import sample
 from tide_lightning.diffusion.counters import normal, stream
 from tide_lightning.errors import UserError
-from tide_lightning.explore.change import change, difference
-from tide_lightning.explore.finder import find_by_words
+from tide_lightning.explore.aim import Aim, aim_at
+from tide_lightning.explore.consequences import Witness, difference
+from tide_lightning.explore.finder import Found, find_by_words
 from tide_lightning.explore.pictures import heat, to_picture
+from tide_lightning.explore.places import pixels_of
 from tide_lightning.explore.play.fields import Fields
 from tide_lightning.explore.requests import check_windows
 from tide_lightning.explore.run import Run
 from tide_lightning.intervene import Edit, steer
-from tide_lightning.intervene.amounts import full_amounts
 from tide_lightning.intervene.edits import check_edits
 from tide_lightning.intervene.recording import Seen, walk_prompts, watch
-from tide_lightning.saes import SAE
 
 _NUM_ACTIVE = 60  # latents of each site that are listed
 _NUM_EXAMPLES = 6
 _MAX_EDITS = 16
-_REACH = 1.5  # of a slider, in typical lengths of what the known part leaves of an activation
+_MAX_AIMS = 64  # that are remembered
 
 
 class Original(NamedTuple):
@@ -65,12 +68,16 @@ class Studio:
         self._lock = threading.Lock()
         self._progress: dict[str, Any] = {"busy": False, "doing": "", "done": 0, "of": 0}
         self._original: Original | None = None
+        self._found: dict[tuple[str, int], tuple[str, Found]] = {}
+        self._aims: dict[tuple[Any, ...], Aim] = {}
+        self._witness = Witness(run)
 
     def about(self) -> dict[str, Any]:
         """What the page needs to know before anything is drawn."""
         return {
             "run": self.run.name,
-            "sites": [{"site": site, "reach": _reach(sae)} for site, sae in self.saes.items()],
+            "sites": list(self.saes),
+            "named": bool(self.run.names),
             "examples": self._examples(),
             "steps": self.steps,
             "guidance_scale": self.guidance_scale,
@@ -88,7 +95,7 @@ class Studio:
             return {"image": _data_url(original.image), "active": self._active(original.seen)}
 
     def steer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The image with edits, beside the one without."""
+        """The image with edits, beside the one without; and what edits came to, for amounts may be told in times."""
         fields = Fields(request)
         edits = self._edits(fields)
         with self._working("Steering"):
@@ -97,15 +104,26 @@ class Studio:
             check_windows(self.denoiser, edits, steps)
             original = self._draw(fields)
             noise, settings = self._settings(fields)
+            aims = [self._aim(fields, original, edit) for edit in edits]
+            is_aimed = fields.text("where", 20, "firing") == "firing"
+            edits = [
+                replace(edit, amount=amount, region=aim.region if is_aimed else None)
+                for edit, aim, amount in zip(edits, aims, self._amounts(fields, aims), strict=True)
+            ]
             with steer(self.denoiser, self.saes, edits) as steered:
                 latents = sample(steered, [fields.text("prompt")], initial_noise=noise, **settings)
             image = self.denoiser.decode_latents(latents)[0]
+            changed = self._witness.compare(original.image, image, self._meant(edits, image))
         moved = difference(original.image, image)
         return {
             "before": _data_url(original.image),
             "after": _data_url(image),
             "difference": _data_url(heat(moved / moved.max().clamp_min(1e-6))),
-            "changed": change(original.image, image, None).inside,
+            "changed": changed.lines(),
+            "edits": [
+                {"amount": edit.amount, "unit": aim.unit, "word": aim.word, "everywhere": edit.region is None}
+                for edit, aim in zip(edits, aims, strict=True)
+            ],
         }
 
     def find(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +131,42 @@ class Studio:
         query = Fields(request).text("query", 200)
         with self._working("Searching"):
             found = find_by_words(self.run, query, top=12, num_prompts=4)
-        return {"found": [{"site": one.site, "latent": one.latent, "tells": one.tells} for one in found]}
+            self._found |= {(one.site, one.latent): (query, one) for one in found}
+        return {"found": [self._entry(one.site, one.latent) | {"tells": one.tells} for one in found]}
+
+    def _entry(self, site: str, latent: int) -> dict[str, Any]:
+        """A latent as the page lists it: its name, how surely that tells its images, how far it was found to push."""
+        called, (_, found) = self.run.names.get((site, latent)), self._found.get((site, latent), ("", None))
+        named = {} if called is None else {"name": called.text, "names": called.tells}
+        push = {} if found is None else {"times": round(found.amount / found.rise, 2)}
+        return {"site": site, "latent": latent, **named, **push}
+
+    def _aim(self, fields: Fields, original: Original, edit: Edit) -> Aim:
+        assert isinstance(edit.latent, int)
+        query, found = self._found.get((edit.site, edit.latent), ("", None))
+        key = (original.key, edit.site, edit.latent, query)
+        if key not in self._aims:
+            noise, settings = self._settings(fields)
+            settings = settings | {"initial_noise": noise}
+            one = aim_at(self.run, edit.site, edit.latent, fields.text("prompt"), query, original.seen, settings)
+            if found is not None:
+                one = one._replace(unit=found.rise, region=one.region if found.home is None else found.home)
+            self._aims = dict([*self._aims.items(), (key, one)][-_MAX_AIMS:])
+        return self._aims[key]
+
+    def _amounts(self, fields: Fields, aims: Sequence[Aim]) -> list[float]:
+        """What was told in times is of what the latent's word does, but for `scale`, which multiplies."""
+        amounts = []
+        for entry, aim in zip(fields.several("edits", _MAX_EDITS), aims, strict=True):
+            unit = 1.0 if entry.text("operation", 20, "add") == "scale" else aim.unit
+            times = entry.number("times", -100, 100, 0.0) * unit
+            amounts.append(times if "times" in entry else entry.number("amount", -1e4, 1e4, 0.0))
+        return amounts
+
+    def _meant(self, edits: Sequence[Edit], image: Tensor) -> Tensor:
+        size = image.shape[-2], image.shape[-1]
+        parts = [pixels_of(edit.region, self.saes[edit.site].shape.grid, size) for edit in edits]
+        return torch.stack(parts).any(0) if parts else torch.ones(size, dtype=torch.bool)
 
     def _examples(self) -> list[str]:
         """A few of the run's own prompts; none where its data is no longer where it was."""
@@ -148,21 +201,23 @@ class Studio:
 
     def _edits(self, fields: Fields) -> list[Edit]:
         window = fields.number("low", 0, 1, 0.0), fields.number("high", 0, 1, 1.0)
-        half = fields.text("half", 20, "both")
+        half = fields.text("half", 20, "conditional" if self.denoiser.guidance == "classifier_free" else "both")
         return [
             Edit(
                 entry.text("site", 500),
                 entry.whole("latent", 0, 2**31),
                 entry.text("operation", 20, "add"),  # type: ignore[arg-type]  # Edit says which there are
-                entry.number("amount", -1e4, 1e4, 0.0),
-                window,
+                window=window,
                 half=half,  # type: ignore[arg-type]
             )
             for entry in fields.several("edits", _MAX_EDITS)
         ]
 
     def _active(self, seen: Seen) -> list[dict[str, Any]]:
-        """Each site's latents of the highest values in this image, with when they are active."""
+        """Each site's latents of the highest values in this image, with when they are active.
+
+        Those whose names tell most surely come first, each name once before any comes twice.
+        """
         found = []
         for site in self.saes:
             peak, mean = seen.peak[site][0], seen.mean[site][0]
@@ -170,8 +225,14 @@ class Studio:
             for value, latent in zip(highest.tolist(), latents.tolist(), strict=True):
                 if value > 0:
                     profile = mean[:, latent] / mean[:, latent].max().clamp_min(1e-12)
-                    found.append({"site": site, "latent": latent, "peak": value, "when": _rounded(profile)})
-        return sorted(found, key=lambda one: -one["peak"])
+                    found.append(self._entry(site, latent) | {"peak": value, "when": _rounded(profile)})
+        found.sort(key=lambda one: (-one.get("names", 0), -one["peak"]))
+        count: Counter[str] = Counter()
+        rounds = []
+        for one in found:
+            rounds.append(count[one["name"]] if "name" in one else len(found))
+            count[one.get("name", "")] += 1
+        return [found[place] for place in sorted(range(len(found)), key=rounds.__getitem__)]
 
     @contextmanager
     def _working(self, doing: str) -> Iterator[None]:
@@ -193,8 +254,3 @@ def _data_url(image: Tensor) -> str:
     file = io.BytesIO()
     to_picture(image).save(file, format="PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-
-
-def _reach(sae: SAE) -> float:
-    """How far a site's sliders go."""
-    return round(_REACH * float(full_amounts(sae).median()), 1)

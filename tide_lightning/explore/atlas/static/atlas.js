@@ -93,6 +93,7 @@ function spark(site, row) {
 
 const isNamed = (site, row) => site.index.traits[row].length > 0;
 const label = (site, row) => (isNamed(site, row) ? traitName(site.index.traits[row][0]) : "no word of its own");
+const tells = (site, row) => site.index.tells[row].toFixed(2);
 
 function title(site, row, tag) {
   const element = text(label(site, row), tag);
@@ -104,7 +105,7 @@ const percent = (share) => `${Number((100 * share).toPrecision(2))} %`;
 
 function card(site, row, note) {
   const latent = site.index.latent[row];
-  const small = note ?? `clarity ${site.index.clarity[row].toFixed(2)} · ${percent(site.index.frequency[row])}`;
+  const small = note ?? `${isNamed(site, row) ? `tells ${tells(site, row)} · ` : ""}at ${percent(site.index.frequency[row])} of tokens`;
   return make("li", {}, make("a", { class: "card", href: link(site, latent) },
     tile(site, row, 0, site.index.sample[row], strongestBin(site, row)),
     title(site, row, "strong"),
@@ -141,13 +142,34 @@ function place(query, site, row) {
 }
 
 const ORDERS = {
-  clarity: ({ site, row }) => -site.index.clarity[row],
+  variety: ({ site, row }) => -site.index.tells[row],
+  surely: ({ site, row }) => -site.index.tells[row],
   common: ({ site, row }) => -site.index.frequency[row],
   rare: ({ site, row }) => site.index.frequency[row],
   early: ({ site, row }) => -site.index.time[row],
   late: ({ site, row }) => site.index.time[row],
   number: ({ site, row }) => site.index.latent[row],
 };
+
+// Of each name its surest feature first, names of one kind (colours, shapes) in turn with those of others; then the
+// second of each. What has no name comes last. The features given are sorted already.
+function varied(sorted) {
+  const names = new Map(), kinds = new Map();
+  const ranked = sorted.map((feature) => {
+    const { site, row } = feature, name = isNamed(site, row) ? site.index.traits[row][0] : null;
+    if (name === null) return { feature, round: Infinity, place: 0, words: 1 };
+    const { factor } = trait(name);
+    if (!names.has(name)) {
+      kinds.set(factor, (kinds.get(factor) ?? -1) + 1);
+      names.set(name, { place: kinds.get(factor), count: 0 });
+    }
+    const known = names.get(name);
+    return { feature, round: known.count++, place: known.place, words: factor ? 0 : 1 };
+  });
+  const by = (key) => (one, other) => (one[key] === other[key] ? 0 : one[key] - other[key]);
+  return ranked.sort((one, other) => by("round")(one, other) || by("words")(one, other) || by("place")(one, other))
+    .map(({ feature }) => feature);
+}
 
 function filter() {
   const query = wanted($("words").value), inTime = range("time"), inFrequency = range("frequency");
@@ -163,10 +185,11 @@ function filter() {
     const at = place(query, site, row);
     if (at === Infinity) continue;
     // Of words that are looked for, features whose own first word it is come first.
-    found.push({ feature, at: query.length && $("sort").value === "clarity" ? Math.min(at, 1) : 0, key: order(feature) });
+    found.push({ feature, at: query.length && ["variety", "surely"].includes($("sort").value) ? Math.min(at, 1) : 0, key: order(feature) });
   }
   found.sort((one, other) => one.at - other.at || one.key - other.key);
   found = found.map(({ feature }) => feature);
+  if ($("sort").value === "variety" && !query.length) found = varied(found);
   page = 0;
   show();
 }
@@ -224,7 +247,7 @@ function looks(site, row, known) {
 
 function told(known) {
   if (!known.traits.length) return make("p", {}, "No word of the captions stands out among its images.");
-  const head = ["", "Lift", "Among its images", "Among all", "AUROC"].map((name) => make("th", { scope: "col" }, name));
+  const head = ["Word or value", "Lift", "Among its images", "Among all", "AUROC"].map((name) => make("th", { scope: "col" }, name));
   const rows = known.traits.map(([number, auroc, lift, hits]) => make("tr", {},
     make("th", { scope: "row" }, text(traitName(number))),
     make("td", {}, `${lift}×`),
@@ -234,7 +257,7 @@ function told(known) {
   return scrolled("What it stands for", make("table", { class: "told" }, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)));
 }
 
-const scrolled = (name, table) => make("div", { class: "wide-table", role: "region", tabindex: "0", "aria-label": name }, table);
+const scrolled = (name, table) => make("div", { class: "wide", role: "region", tabindex: "0", "aria-label": name }, table);
 
 function near(site, pairs, measure) {
   const cards = pairs.filter(([latent]) => rowOf(site, latent) !== undefined)
@@ -257,15 +280,25 @@ async function open(site, latent) {
     make("p", {}, make("a", { href: link(site, latent) }, text(`${site.site} / ${latent}`))),
     make("dl", { class: "facts" },
       fact("Fires at", `${percent(index.frequency[row])} of tokens`), fact("Mean time", `t = ${index.time[row].toFixed(2)}`),
-      fact("Clarity", index.clarity[row].toFixed(2)), fact("Its images", `${known.images} of ${meta.samples}`)),
+      fact("Its name tells it", isNamed(site, row) ? tells(site, row) : "–"), fact("Its images", `${known.images} of ${meta.samples}`)),
     make("h3", {}, "Where it fires most"), looks(site, row, known),
     make("h3", {}, "What it stands for"), told(known),
     make("h3", {}, "When it fires"), profile(site, known),
+    make("h3", {}, "Steer by it"), make("p", { class: "hint" }, "In a terminal; one click takes the whole line."), ...commands(site, row, latent),
     make("h3", {}, "Points the same way"), near(site, known.nearest, "cosine"),
     ...ends.flatMap((name) => [
       make("h3", {}, "Fires together with", name === site.site ? "" : " in ", name === site.site ? "" : text(name)),
       near(sites.get(name), known.together[name], "share")]));
   reveal(`${label(site, row)} · ${site.site} / ${latent}`);
+}
+
+const quoted = (words) => (/^[\w./-]+$/.test(words) ? words : `'${words.replaceAll("'", "'\\''")}'`);
+
+function commands(site, row, latent) {
+  const word = isNamed(site, row) ? trait(site.index.traits[row][0]).text : null;
+  const about = samples.find((caption) => !(word && caption.toLowerCase().includes(word)) && /^\S+( \S+){3,8}$/.test(caption));
+  const run = quoted(meta.title), prompt = about === undefined ? "" : ` --prompt ${quoted(about)}`;
+  return [`tide steer ${run} --latent ${quoted(`${site.site}/${latent}`)}${prompt}`, `tide play ${run}`].map((line) => make("code", { class: "command" }, line));
 }
 
 function way(feature) {

@@ -2,7 +2,8 @@ import { Sliders, element } from "./sliders.js";
 
 const $ = (id) => document.getElementById(id);
 const MOST_ROWS = 80;
-const reach = new Map(); // how far a site's sliders go
+const sites = new Set();
+let known = null;        // of the run
 let latents = [];        // those listed: {site, latent, peak, when?}
 let working = false;
 let waiting = false;     // a slider moved while something was drawn
@@ -39,6 +40,7 @@ function settings() {
 // One thing at a time: buttons wait, and progress is asked for meanwhile.
 async function work(doing, done, action) {
   if (working) return;
+  $("changed").replaceChildren();
   working = true;
   for (const button of [$("go"), $("steer"), ...$("find").querySelectorAll("button")]) button.disabled = true;
   $("error").textContent = "";
@@ -75,7 +77,7 @@ function show(id, source, text) {
 }
 
 function draw() {
-  return work("Drawing:", () => "Drawn. Add a latent from the list, or search for one.", async () => {
+  return work("Drawing:", () => "Drawn. Add a latent of the list, or search for one by a word.", async () => {
     const request = settings();
     const answer = await ask("/api/draw", request);
     drawn = request;
@@ -96,19 +98,39 @@ function steer() {
     $("status").textContent = "Nothing to steer: add a latent first.";
     return undefined;
   }
-  let moved = 0;
-  return work("Steering:", () => `Steered: pixels moved by ${(100 * moved).toFixed(1)} % of the range.`, async () => {
+  let changed = [];
+  return work("Steering:", () => "Steered.", async () => {
     const request = {
-      ...settings(), edits, low: Number($("low").value), high: Number($("high").value), half: $("half").value,
+      ...settings(), edits, low: Number($("low").value), high: Number($("high").value),
+      half: $("half").value, where: $("where").value,
     };
     const answer = await ask("/api/steer", request);
     drawn = request;
-    moved = answer.changed;
+    sliders.tell(answer.edits);
+    changed = answer.changed;
     show("before", answer.before, `Image of: ${request.prompt || "no prompt"}`);
     show("after", answer.after, `The same, with ${edits.map((e) => `${e.site}/${e.latent}`).join(", ")} steered`);
     show("difference", answer.difference, "Bright where the two images differ");
-    remember(request);
-  });
+    const came = edits.map((edit, place) => ({ ...edit, amount: answer.edits[place].amount }));
+    remember({ ...request, edits: came });
+    command({ ...request, edits: came });
+  }).then(() => $("changed").replaceChildren(...changed.map((line) => element("li", {}, line[0].toUpperCase() + line.slice(1) + "."))));
+}
+
+const quoted = (words) => (/^[\w./:,+-]+$/.test(words) ? words : `'${words.replaceAll("'", "'\\''")}'`);
+
+// What makes the same picture in a terminal.
+function command({ prompt, seed, steps, guidance_scale: guidance, edits, low, high, half, where }) {
+  const latents = edits.map(({ site, latent, operation, amount }) =>
+    `${site}/${latent}:${operation}${["add", "scale", "clamp"].includes(operation) ? `:${Number(amount.toFixed(3))}` : ""}`);
+  const told = ["tide steer", quoted(known.run), "--prompt", quoted(prompt), "--latent", quoted(latents.join(",")), "--seed", seed];
+  if (steps !== 20) told.push("--steps", steps);
+  if (guidance !== known.guidance_scale) told.push("--guidance_scale", guidance);
+  if (low > 0 || high < 1) told.push("--window", `${low},${high}`);
+  if (known.guided && half !== "conditional") told.push("--half", half);
+  if (where === "all") told.push("--region all");
+  $("command").textContent = told.join(" ");
+  $("command-title").hidden = false;
 }
 
 // The address names what is shown, so that it can be kept and passed on.
@@ -122,13 +144,16 @@ function remember({ prompt, seed, edits }) {
 
 async function recall() {
   const told = new URLSearchParams(location.hash.slice(1));
-  if (!told.has("prompt")) return;
+  if (!told.has("prompt")) {
+    await draw();
+    return;
+  }
   $("prompt").value = told.get("prompt");
   if (/^\d{1,9}$/.test(told.get("seed") ?? "")) $("seed").value = told.get("seed");
   await draw();
   for (const latent of told.getAll("latent").slice(0, 16)) {
     const [, site, number, amount] = /^(.+)\/(\d{1,9}):(-?[\d.]{1,12})$/.exec(latent) ?? [];
-    if (reach.has(site)) sliders.add(site, Number(number), reach.get(site), amount);
+    if (sites.has(site)) sliders.add({ site, latent: Number(number), amount });
   }
 }
 
@@ -158,23 +183,28 @@ function curve(values) {
 }
 
 function about(entry) {
-  if (entry.when === undefined) return `tells it ${entry.tells.toFixed(2)}`;
+  if (entry.when === undefined) return `tells ${entry.tells.toFixed(2)}`;
   const step = entry.when.indexOf(Math.max(...entry.when)) + 1;
-  return `up to ${entry.peak.toFixed(1)}, most at step ${step} of ${entry.when.length}`;
+  const named = entry.name === undefined ? "" : `tells ${entry.names.toFixed(2)}, `;
+  return `${named}fires up to ${entry.peak.toFixed(1)}, most at step ${step} of ${entry.when.length}`;
 }
 
 function list(title) {
   const wanted = $("filter").value.trim().toLowerCase();
-  const found = latents.filter(({ site, latent }) => `${site}/${latent}`.toLowerCase().includes(wanted));
+  const found = latents.filter(({ site, latent, name = "" }) => `${name} ${site}/${latent}`.toLowerCase().includes(wanted));
   if (title !== undefined) $("listed").dataset.title = title;
-  const what = $("listed").dataset.title ?? "Latents active in this image, the strongest first";
+  const what = $("listed").dataset.title ?? (known?.named
+    ? "Latents active in this image, one of each name first; tells: how surely its name tells its images, .5 is luck"
+    : `Latents active in this image, the strongest first. tide atlas ${known?.run} gives them names`);
   if (latents.length) $("listed").textContent = `${what}: ${found.length}`;
   $("latents").replaceChildren(...found.slice(0, MOST_ROWS).map((entry) => {
     const name = `${entry.site}/${entry.latent}`;
     const add = element("button", { type: "button", ariaLabel: `Add ${name}` }, "Add");
     add.disabled = sliders.has(entry.site, entry.latent);
-    add.addEventListener("click", () => sliders.add(entry.site, entry.latent, reach.get(entry.site)));
-    const label = element("span", { className: "name" }, name, element("small", {}, about(entry)));
+    add.addEventListener("click", () => sliders.add(entry));
+    const label = entry.name === undefined
+      ? element("span", { className: "name" }, name, element("small", {}, about(entry)))
+      : element("span", { className: "name", dir: "auto" }, element("strong", {}, entry.name), element("small", {}, `${name}: ${about(entry)}`));
     return element("li", {}, label, ...(entry.when ? [curve(entry.when)] : []), add);
   }));
 }
@@ -195,14 +225,14 @@ for (const [id, other, hold] of [["low", "high", Math.max], ["high", "low", Math
   });
   $(id).addEventListener("change", () => { if (sliders.rows.size) steer(); });
 }
-$("half").addEventListener("change", () => { if (sliders.rows.size) steer(); });
+for (const id of ["half", "where"]) $(id).addEventListener("change", () => { if (sliders.rows.size) steer(); });
 
 try {
-  const known = await ask("/api/about");
+  known = await ask("/api/about");
   $("run").textContent = `Run: ${known.run}`;
   $("steps").value = known.steps;
   $("guidance").value = known.guidance_scale;
-  for (const { site, reach: far } of known.sites) reach.set(site, far);
+  for (const site of known.sites) sites.add(site);
   $("prompt").value = known.examples[0] ?? "";
   for (const prompt of known.examples) {
     const chip = element("button", { type: "button", title: prompt, dir: "auto" }, prompt);

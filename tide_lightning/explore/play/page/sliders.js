@@ -3,8 +3,9 @@
 const OPERATIONS = {
   add: "add", scale: "multiply by", clamp: "set to", ablate: "switch off", invert: "turn round",
 };
-const RANGES = { add: (reach) => [-reach, reach], scale: () => [-5, 5], clamp: (reach) => [0, reach] };
-const STARTS = { add: (reach) => reach / 3, scale: () => 2, clamp: (reach) => reach / 3 };
+// Amounts of `add` and `clamp` are told in times: of how far the latent's word moves it, or of how high it fires.
+const RANGES = { add: [-3, 3], scale: [-5, 5], clamp: [0, 3] };
+const STARTS = { add: 1, scale: 2, clamp: 1 };
 
 export function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -23,8 +24,10 @@ export class Sliders {
     return this.rows.has(`${site}/${latent}`);
   }
 
-  add(site, latent, reach, value) {
+  // `times` or an `amount` in the SAE's own unit, which is turned into times as soon as it is known how many.
+  add({ site, latent, name, times, amount: raw }) {
     const key = `${site}/${latent}`;
+    let waiting = raw === undefined ? undefined : Number(raw);
     if (this.rows.has(key)) return;
     const operation = element("select", { ariaLabel: `What to do with ${key}` });
     for (const [value, text] of Object.entries(OPERATIONS)) operation.append(element("option", { value }, text));
@@ -33,28 +36,41 @@ export class Sliders {
     const remove = element("button", { type: "button", ariaLabel: `Remove ${key}` }, "Remove");
     const slide = element("div", { className: "slide" }, amount, shown);
     const item = element(
-      "li", {}, element("fieldset", {}, element("legend", {}, key), element("div", { className: "row" }, operation, remove), slide),
+      "li", {}, element("fieldset", {}, element("legend", {}, name ? `${name} · ${key}` : key), element("div", { className: "row" }, operation, remove), slide, means),
     );
-    const show = () => { shown.textContent = Number(amount.value).toFixed(1); };
+    const means = element("p", { className: "hint" });
+    const show = () => { shown.textContent = `${Number(amount.value).toFixed(1)}${operation.value === "scale" ? "" : "×"}`; };
     const begin = () => {
       const ranged = operation.value in RANGES;
       slide.hidden = !ranged;
       if (ranged) {
-        [amount.min, amount.max] = RANGES[operation.value](reach);
-        amount.value = STARTS[operation.value](reach);
+        [amount.min, amount.max] = RANGES[operation.value];
+        amount.value = STARTS[operation.value];
       }
       show();
     };
-    operation.addEventListener("change", () => { begin(); this.changed(); });
-    amount.addEventListener("input", show);
+    operation.addEventListener("change", () => { waiting = undefined; begin(); this.changed(); });
+    amount.addEventListener("input", () => { waiting = undefined; show(); });
     amount.addEventListener("change", () => this.changed());
     remove.addEventListener("click", () => this.remove(key));
     begin();
-    if (value !== undefined) {
-      amount.value = value;
-      show();
-    }
-    this.rows.set(key, { item, edit: () => ({ site, latent, operation: operation.value, amount: Number(amount.value) }) });
+    if (times !== undefined) { amount.value = times; show(); }
+    this.rows.set(key, {
+      item,
+      edit: () => ({ site, latent, operation: operation.value, ...(waiting === undefined ? { times: Number(amount.value) } : { amount: waiting }) }),
+      told: ({ amount: came, unit, word, everywhere }) => {
+        if (waiting !== undefined) {
+          const far = came / unit;
+          [amount.min, amount.max] = [Math.min(-3, far), Math.max(3, far)];
+          amount.value = far;
+          waiting = undefined;
+          show();
+        }
+        means.textContent = operation.value in RANGES && operation.value !== "scale"
+          ? `1× is ${word ? `as far as the word “${word}” moves it` : "as high as it fires"}${everywhere ? "; reaches everywhere" : "; reaches where it fires"}`
+          : "";
+      },
+    });
     this.list.append(item);
     amount.focus();
     this.changed();
@@ -73,6 +89,11 @@ export class Sliders {
     for (const { item } of this.rows.values()) item.remove();
     this.rows.clear();
     this.changed();
+  }
+
+  // What the server made of the edits, in their order.
+  tell(edits) {
+    [...this.rows.values()].forEach(({ told }, place) => edits[place] && told(edits[place]));
   }
 
   edits() {

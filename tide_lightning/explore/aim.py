@@ -1,0 +1,69 @@
+"""Where a latent is to be steered in an image, and how far: where it fires, as far as its word itself moves it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tide_lightning.errors import UserError
+from tide_lightning.explore.finder import PUSH
+from tide_lightning.explore.places import Activity, where_it_fires
+from tide_lightning.explore.question import said_in
+from tide_lightning.explore.run import Run
+from tide_lightning.intervene.amounts import full_amounts
+from tide_lightning.intervene.recording import Seen, recorded, walk_prompts, watch
+
+
+class Aim(NamedTuple):
+    """How a latent is steered in an image unless something else is asked for.
+
+    Fields:
+        word: what it is called, if the image was drawn with that in its prompt to see where it fires; or "".
+        region: the tokens where it fires [T]; None where it fires nowhere.
+        unit: an amount: how much higher it fires with the word (in the mean over steps), or without one how high; a
+            push that can be seen where that is nothing.
+        peak: how high it fires in the image by itself.
+    """
+
+    word: str
+    region: Tensor | None
+    unit: float
+    peak: float
+
+
+@torch.no_grad()
+def aim_at(run: Run, site: str, latent: int, prompt: str, word: str, before: Seen, settings: Mapping[str, Any]) -> Aim:
+    """Draw the image with the word in its prompt, and see where the latent fires.
+
+    Args:
+        run: an open run.
+        site: key of the latent's SAE.
+        latent: its number.
+        prompt: of the image.
+        word: what the latent stands for; the name that the atlas gave it, unless given.
+        before: what latents do in the image as it is.
+        settings: of the image: noise, steps, guidance.
+    """
+    if not word and (site, latent) in run.names:
+        word = run.names[site, latent].text.rpartition(": ")[2]
+    sae = run.sae(site)
+    said = _said(run, prompt, word)
+    activity = Activity({site: sae}, [(site, latent)])
+    denoiser = recorded(run.denoiser, activity.saes, activity.take)
+    seen = watch(denoiser, activity.saes, walk_prompts([said], **settings))
+    own, after = (float(one.peak[site][0, :, latent].mean()) for one in (before, seen))
+    unit = after if said == prompt else after - own
+    if unit <= 0:
+        unit = PUSH * float(full_amounts(sae)[latent])
+    region = where_it_fires(activity.maps()[site, latent][0], sae.shape.grid)
+    return Aim("" if said == prompt else word, region, unit, float(before.peak[site][0, :, latent].max()))
+
+
+def _said(run: Run, prompt: str, word: str) -> str:
+    try:
+        return said_in(prompt, word, run.captions) if word else prompt
+    except UserError:  # the run's prompts are no longer where they were
+        return prompt
