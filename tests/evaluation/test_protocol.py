@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tests.torchrun import run_ranks
 from tests.training.fitting import SITES, make_data, make_module, make_trainer
 from tide_lightning.errors import UserError
-from tide_lightning.evaluation import EvaluateProtocol, Plot, Section, Table
+from tide_lightning.evaluation import EvaluateProtocol, Plot, Section, Table, headlines
 from tide_lightning.evaluation.budget import Budget
 from tide_lightning.evaluation.figures import measured
 from tide_lightning.evaluation.plots import save_image
@@ -165,9 +165,22 @@ def test_the_report_is_self_contained_and_escapes_what_users_wrote(run: Path, me
     assert page.words.count(HOSTILE) == 2  # the prompt and the config
     assert "<b>name/stamp" in page.words
     assert page.links
-    assert all(link.startswith(("data:image/png;base64,", "#")) for link in page.links)
+    assert all(link.startswith(("data:image/png;base64,", "#")) or link == "data:," for link in page.links)
     assert f"{metrics['sites'][SITES[0]]['explained_variance']:.4f}" in page.words
     assert "viewport" in (run / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_every_column_is_explained(metrics: dict[str, Any]) -> None:
+    for make in (
+        headlines.overview,
+        headlines.reconstruction,
+        headlines.floors,
+        headlines.fidelity,
+        headlines.similarity,
+    ):
+        table = make(metrics)
+        assert table.rows
+        assert set(table.columns) == set(table.head[1:])
 
 
 def test_plots_lie_beside_the_report(run: Path) -> None:

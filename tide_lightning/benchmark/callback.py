@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from tide_lightning.benchmark.causality import Steering, SteeringPlan
+from tide_lightning.benchmark.causality import Example, Steering, SteeringPlan
 from tide_lightning.benchmark.directions import Directions, learn_directions
 from tide_lightning.benchmark.examples import Examples, check_denoiser, make_examples
 from tide_lightning.benchmark.hierarchy import measure_hierarchy
@@ -142,14 +142,13 @@ class GroundBenchmark(Callback):
         figures["hierarchy"] = measure_hierarchy(self.ground.factors, found["meaning"], found["readout"])
         if kept := self._kept(data, saes, budget):
             figures["kept"] = kept
+        examples: list[Example] = []
         if self.targets:
             absent = [site for site in candidates if site not in directions]
-            figures["steering"] = self._steer(data, directions, absent, budget)
+            figures["steering"], examples = self._steer(data, directions, absent, budget)
         figures["seconds"] = time.monotonic() - begun
-        name = self.ground.name
-        return Section(
-            name, f"{name.capitalize()}: what latents mean and cause", figures, report_parts(self.ground, figures)
-        )
+        name, parts = self.ground.name, report_parts(self.ground, figures, examples)
+        return Section(name, f"{name.capitalize()}: what latents mean and cause", figures, parts)
 
     def _read_in_time(
         self, data: ActivationDataModule, saes: Mapping[str, SAE], candidates: list[str], budget: Budget
@@ -229,11 +228,12 @@ class GroundBenchmark(Callback):
 
     def _steer(
         self, data: ActivationDataModule, directions: dict[str, Directions], absent: list[str], budget: Budget
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], list[Example]]:
+        """The figures, and images of each target."""
         reason = "its known part uses the true noise, which no trajectory knows"
         missing = {"absent": dict.fromkeys(absent, reason)} if absent else {}
         if not directions:
-            return missing
+            return missing, []
         plan = SteeringPlan(
             targets=self.targets,
             about=self.steer_prompts,
@@ -251,13 +251,14 @@ class GroundBenchmark(Callback):
             words = name.removeprefix("num_").replace("_", " ")
             budget.note(f"{self.ground.name}: {words}", getattr(fitted, name), getattr(plan, name))
         if not fitted.num_test_prompts:
-            return {"absent": dict.fromkeys([*directions, *absent], "no time was left")}
+            return {"absent": dict.fromkeys([*directions, *absent], "no time was left")}, []
         trials = [[one] for one in directions.values()] if self.steer_each else [list(directions.values())]
         step = self._progress("steering images", sum(fitted.num_images(len(candidates)) for candidates in trials))
-        steered = [Steering(self.ground, data.denoiser, some, fitted, step).run() for some in trials]
+        runs = [Steering(self.ground, data.denoiser, some, fitted, step) for some in trials]
+        steered = [run.run() for run in runs]
         found = {"sites": dict(zip(directions, steered, strict=True))} if self.steer_each else steered[0]
         prompts = {"train_prompts": fitted.num_train_prompts, "test_prompts": fitted.num_test_prompts}
-        return {**found, **prompts, **missing}
+        return {**found, **prompts, **missing}, [example for run in runs for example in run.examples]
 
     def _settings(self, data: ActivationDataModule, num_images: Mapping[Split, int]) -> dict[str, Any]:
         return {

@@ -116,6 +116,7 @@ class Steering:
         self.ground, self.denoiser, self.candidates, self.plan = ground, denoiser, candidates, plan
         self.judges = ground.judges(str(denoiser.device))
         self.progress = progress
+        self.examples: list[Example] = []
 
     @torch.no_grad()
     def run(self) -> dict[str, Any]:
@@ -169,17 +170,21 @@ class Steering:
         boards = self._prompts(factor, "test", self.plan.num_test_prompts)
         at = chosen["latent"][0]
         prompts, noise = boards.prompts * len(values), boards.noise.repeat(len(values), 1, 1, 1)
-        plain = self._see(self._images(at, boards.prompts, boards.noise, None))
+        originals = self._images(at, boards.prompts, boards.noise, None)
+        plain = self._see(originals)
         seen = {"none": [view.repeat(len(values)) for view in plain]}
         swept: dict[str, list[list[View]]] = {}
         for method in _PUSHES:
             here, wanted = chosen["latent" if method == "random" else method]
             for strength in self.plan.strengths if self.plan.sweep else [wanted]:
                 push = Push.concatenate([self._push(here, boards, value, method, strength) for value in values])
-                views = self._see(self._images(here, prompts, noise, push))
+                steered = self._images(here, prompts, noise, push)
+                views = self._see(steered)
                 swept.setdefault(method, []).append(views)
                 if strength == wanted:
                     seen[method] = views
+                    if method == "latent":
+                        self._keep_examples(boards, values, originals, steered)
         if boards.changed:
             changed = [prompt for value in values for prompt in boards.changed[value]]
             seen["prompt"] = self._see(self._images(at, changed, noise, None))
@@ -203,6 +208,15 @@ class Steering:
                 | {method: [read(number, views) for views in each] for method, each in swept.items()}
             )
         return found, rows
+
+    def _keep_examples(self, boards: SteeringPrompts, values: list[int], before: Tensor, after: Tensor) -> None:
+        """The first image of each value whose prompt does not ask for it anyway, without a choice by success."""
+        for number, value in enumerate(values):
+            counted = (boards.own != value).nonzero().flatten().tolist()
+            if counted:
+                pair = torch.stack([before[counted[0]], after[number * len(boards) + counted[0]]]).cpu()
+                name = self.ground.factors[boards.factor].values[value]
+                self.examples.append(Example(f"{boards.factor}: {name}", pair))
 
     def _push(self, at: Directions, boards: SteeringPrompts, value: int, method: str, strength: float) -> Push:
         count, device = len(boards), boards.noise.device
@@ -267,6 +281,18 @@ class Steering:
             "stability": stability,
             **{name: _share(true, counted) for name, true in after[0].checks.items()},
         }
+
+
+class Example(NamedTuple):
+    """An image to be looked at.
+
+    Fields:
+        target: what it was steered to.
+        images: without and with the latent raised [2, 3, H, W] in [-1, 1].
+    """
+
+    target: str
+    images: Tensor
 
 
 class View(NamedTuple):

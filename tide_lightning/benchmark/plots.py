@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from tide_lightning.benchmark.causality import Example
 from tide_lightning.benchmark.hierarchy import over_time
 from tide_lightning.benchmark.readout import BEYOND, IOU, label
 from tide_lightning.drawing import literal, panels, saved, shade, tidy
@@ -87,6 +89,17 @@ def draw_plots(ground: Ground, figures: Mapping[str, Any]) -> dict[str, bytes]:
     if "mean" in figures.get("steering", {}):
         plots["steering"] = _steering(figures["steering"])
     return plots
+
+
+def draw_examples(examples: Sequence[Example]) -> bytes:
+    """Each target's image without and with its latent raised, side by side."""
+    pairs = {example.target: torch.cat(list(example.images), dim=-1) for example in examples}
+
+    def pair(axes: Axes, target: str) -> None:
+        axes.imshow(((pairs[target] + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+        axes.set_axis_off()
+
+    return panels(pairs, pair, size=(2.6, 1.5), is_over_time=False)
 
 
 def _hierarchy(concepts: Mapping[str, Any], sites: list[str]) -> bytes:

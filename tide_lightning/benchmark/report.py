@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tide_lightning.benchmark.causality import METHODS
+from tide_lightning.benchmark.causality import METHODS, Example
 from tide_lightning.benchmark.examples import groups
 from tide_lightning.benchmark.meaning import PREDICTORS
-from tide_lightning.benchmark.plots import METHOD_NAMES, draw_plots
+from tide_lightning.benchmark.plots import METHOD_NAMES, draw_examples, draw_plots
 from tide_lightning.benchmark.readout import READERS, label
 from tide_lightning.evaluation.figures import number, with_interval
 from tide_lightning.evaluation.sections import Plot, Table
@@ -24,6 +24,22 @@ PREDICTOR_NAMES = {
     "known": "known part",
     "position": "position only",
     "always_yes": "always yes",
+}
+
+_PREDICTORS_SAY = {
+    "best latent": "the one latent that tells a value best",
+    "best latent, amounts": "the same, its values in the unit that moves activations alike at every time",
+    "1 latent": "a probe on the best latent",
+    "5 latents": "a probe on five latents",
+    "20 latents": "a probe on twenty latents",
+    "1 random": "a probe on a latent taken at random",
+    "5 random": "on five",
+    "20 random": "on twenty",
+    "best channel": "the one channel of the activation that tells a value best",
+    "dense probe": "a probe on the whole activation: a ceiling",
+    "known part": "a probe on the known part alone: a floor",
+    "position only": "a probe on the token's place: a floor",
+    "always yes": "no probe: every token is said to show the value",
 }
 
 READER_NAMES = {
@@ -42,6 +58,20 @@ _STEERING_NAMES = {
     "stability_mean": "other factors stable",
 }
 
+_MAX_EXAMPLES = 12
+
+_EXAMPLES_SAY = (
+    "Steered images: of each target the first prompt that does not ask for it, without steering (left) and with the one"
+    " latent raised that stands for the target (right), from the same noise. None was chosen for its success."
+)
+
+_STEERING_SAYS = {
+    "success": "share of images in which the first judge reads the target",
+    "by the second judge": "in which the second does, a classifier of another kind",
+    "by both": "in which both do",
+    "other factors stable": "how often the other factors are read as without steering",
+}
+
 _CAPTIONS = {
     "meaning": "How well factor values are told apart, by timestep: AUROC, mean over factors.",
     "factors": "The best single latent, by factor and timestep: AUROC, mean over the factor's values.",
@@ -51,12 +81,14 @@ _CAPTIONS = {
 }
 
 
-def report_parts(ground: Ground, figures: Mapping[str, Any]) -> list[Table | Plot]:
-    """Tables and plots, in order."""
+def report_parts(ground: Ground, figures: Mapping[str, Any], examples: Sequence[Example] = ()) -> list[Table | Plot]:
+    """Tables and plots, in order; steered images first."""
     plots = {
         name: Plot(f"{ground.name}_{name}", png, _CAPTIONS[name]) for name, png in draw_plots(ground, figures).items()
     }
+    shown = list({example.target: example for example in examples}.values())[:_MAX_EXAMPLES]
     parts: list[Table | Plot | None] = [
+        Plot(f"{ground.name}_steered", draw_examples(shown), _EXAMPLES_SAY, _succeeds(figures)) if shown else None,
         _overview(figures),
         _found_alone(figures),
         plots.get("meaning"),
@@ -74,6 +106,16 @@ def report_parts(ground: Ground, figures: Mapping[str, Any]) -> list[Table | Plo
     return [part for part in parts if part is not None]
 
 
+def _succeeds(figures: Mapping[str, Any]) -> str:
+    """How often one latent does what it should, beside what nothing does."""
+    means = figures.get("steering", {}).get("mean", {})
+    if not {"latent", "none"} <= set(means):
+        return ""
+    one, none = means["latent"], means["none"]
+    said = f"One latent turns {one['success']:.0%} of images to what it stands for ({none['success']:.0%} without)"
+    return f"{said} and leaves {one['stability_mean']:.0%} of the other factors as they were"
+
+
 def _overview(figures: Mapping[str, Any]) -> Table:
     rows = [
         [site, *(number(found["mean"].get("auroc", {}).get(name), ".3f") for name in PREDICTORS)]
@@ -83,7 +125,7 @@ def _overview(figures: Mapping[str, Any]) -> Table:
         "AUROC on images that nothing was chosen on, mean over factors, all timesteps together. Left: the SAE's "
         "latents; then as many random ones of it; then floors and ceilings that do not use the codes."
     )
-    return Table(["meaning", *PREDICTOR_NAMES.values()], rows, note)
+    return Table(["meaning", *PREDICTOR_NAMES.values()], rows, note, _PREDICTORS_SAY)
 
 
 def _found_alone(figures: Mapping[str, Any]) -> Table:
@@ -100,7 +142,7 @@ def _found_alone(figures: Mapping[str, Any]) -> Table:
         "every t. By bin: thresholds, latents and probes of each bin of t, then the mean over bins. Always yes is what "
         "a latent scores that says nothing."
     )
-    return Table(["meaning, F1", *PREDICTOR_NAMES.values()], rows, note)
+    return Table(["meaning, F1", *PREDICTOR_NAMES.values()], rows, note, _PREDICTORS_SAY)
 
 
 def _by_factor(ground: Ground, figures: Mapping[str, Any]) -> Table:
@@ -111,7 +153,11 @@ def _by_factor(ground: Ground, figures: Mapping[str, Any]) -> Table:
         for name in ("best_latent", "latents_20", "dense", "known", "position")
     ]
     parts = [f"{', '.join(group)} from {next(iter(group.values())).read_from}" for group in groups(ground.factors)]
-    return Table(["factor", *ground.factors], rows, f"AUROC by factor. Read: {'; '.join(parts)}.")
+    columns = {
+        factor: f"how well its values are told apart: {', '.join(ground.factors[factor][0])}"
+        for factor in ground.factors
+    }
+    return Table(["factor", *ground.factors], rows, f"AUROC by factor. Read: {'; '.join(parts)}.", columns)
 
 
 def _by_value(ground: Ground, figures: Mapping[str, Any]) -> Table:
@@ -132,7 +178,12 @@ def _by_value(ground: Ground, figures: Mapping[str, Any]) -> Table:
                 )
             rows.append(row)
     head = ["value", *(name for site in figures["meaning"] for name in (f"{site} latent", "AUROC", "F1"))]
-    return Table(head, rows, "The one latent that stands for each value, at each site.")
+    columns = {f"{site} latent": "the number of the latent that best tells the value" for site in figures["meaning"]}
+    columns |= {
+        "AUROC": "the chance that it fires higher where the value is than where it is not; .5 is luck",
+        "F1": "how well one threshold of its values tells the value, misses and false alarms counted: 1 is always",
+    }
+    return Table(head, rows, "The one latent that stands for each value, at each site.", columns)
 
 
 def _readout(figures: Mapping[str, Any]) -> Table:
@@ -146,7 +197,14 @@ def _readout(figures: Mapping[str, Any]) -> Table:
         "Linear read-out from single tokens, all timesteps together. Codes are read through as many latents as the "
         "activation has channels. Where the camera stands still, the place alone tells most of a map."
     )
-    return Table(["read-out", *READER_NAMES.values()], rows, note)
+    columns = {
+        "codes": "read from latents",
+        "random latents": "from as many latents taken at random",
+        "dense activation": "from the activation itself",
+        "known part": "from the known part alone",
+        "position only": "from nothing but the token's place",
+    }
+    return Table(["read-out", *READER_NAMES.values()], rows, note, columns)
 
 
 def _hierarchy(figures: Mapping[str, Any]) -> Table:
@@ -173,7 +231,13 @@ def _hierarchy(figures: Mapping[str, Any]) -> Table:
         f"{hierarchy['share']:.0%} of the way from chance to the best of all sites and times. Larger is earlier; a "
         "dash means never at this site; no time before the noisiest bin's can be found. Captions are read too."
     )
-    return Table(["readable from t", *sites, "first at", "best score", "dense activation: first t"], rows, note)
+    columns = dict.fromkeys(sites, "the time from which on it can be read there") | {
+        "first at": "where it can be read first",
+        "best score": "AUROC, or for maps and masks their fit, at the best site and time",
+        "dense activation: first t": "the earliest time at which the activation itself tells it",
+    }
+    head = ["readable from t", *sites, "first at", "best score", "dense activation: first t"]
+    return Table(head, rows, note, columns)
 
 
 def _kept(figures: Mapping[str, Any]) -> Table | None:
@@ -198,7 +262,14 @@ def _kept(figures: Mapping[str, Any]) -> Table | None:
         "95 % of draws of other prompts lie. Unrelated: images of different prompts and noise."
     )
     head = ["factors kept", "mentioned", "left open", "latents' MSE", "latents' centred cosine", *factors]
-    return Table(head, rows, note)
+    columns = {
+        "mentioned": "factors that the prompt says something about, which it says again at every step",
+        "left open": "factors that only the activations carry",
+        "latents' MSE": "of the final latents against those without splicing: 0 is the same image",
+        "latents' centred cosine": "of the same, both less their mean: 1 is the same image",
+        **dict.fromkeys(factors, "this factor alone, whether mentioned or not"),
+    }
+    return Table(head, rows, note, columns)
 
 
 def _steering(figures: Mapping[str, Any]) -> list[Table]:
@@ -236,7 +307,21 @@ def _steered(site: str, steering: Mapping[str, Any], settings: Mapping[str, Any]
     ]
     names = [f"success, {METHOD_NAMES[name]}" for name in METHODS]
     head_targets = ["target", "site", "latent", "AUROC in training", "strength", *names, "others stable, one latent"]
-    return [Table(head, rows, note), *_swept(where, steering), Table(head_targets, targets, "")]
+    columns = {
+        **dict.fromkeys(head[1:], "share of images of which this is true besides"),
+        **_STEERING_SAYS,
+        "images": "whose prompt does not ask for the target anyway",
+    }
+    of_targets = {
+        "site": "where the latent is raised",
+        "latent": "its number",
+        "AUROC in training": "how surely it tells the value, on the images on which it was chosen",
+        "strength": "how far tokens are pushed, in multiples of how far the value itself moves them",
+        **dict.fromkeys(names, "the first judge reads the target"),
+        "others stable, one latent": "how often other factors stay as they were",
+    }
+    of_all = Table(head, rows, note, columns)
+    return [of_all, *_swept(where, steering), Table(head_targets, targets, "", of_targets)]
 
 
 def _swept(where: str, steering: Mapping[str, Any]) -> list[Table]:
@@ -256,4 +341,8 @@ def _swept(where: str, steering: Mapping[str, Any]) -> list[Table]:
         f"the highest success by the time {sweep['limit']:.0%} of them had changed."
     )
     head = [f"{where}, sweep", f"at {sweep['limit']:.0%} changed", *(f"strength {each:g}" for each in strengths)]
-    return [Table(head, rows, note)]
+    columns = dict.fromkeys(
+        head[2:], "success, and what else changed, at this many times how far the value moves tokens"
+    )
+    columns[head[1]] = "the highest success before more than that of the other factors' readings had changed"
+    return [Table(head, rows, note, columns)]

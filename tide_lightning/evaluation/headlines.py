@@ -32,6 +32,47 @@ _SIMILARITY = {
     "clip_score": ("CLIP score", ".2f"),
 }
 
+_SIMILARITY_SAYS = {
+    "cosine_centred": "of the final latents with and without splicing, both less their mean: 1 is the same image",
+    "mse": "of the final latents: 0 is the same image",
+    "cosine": "the same with the mean left in",
+    "frechet": "how far the images lie from real ones, as a set: less is better",
+    "frechet_to_original": "how far they lie from the images without splicing, as a set: less is better",
+    "clip_score": "how well images fit their prompts: more is better",
+}
+
+_RECONSTRUCTION_SAYS = {
+    "mse": "mean squared error over tokens and channels; sites of larger activations have larger ones",
+    "nmse": "the squared error over the activations' own square: 0 is perfect",
+    "cosine_centred": "direction of reconstruction and activation, both less the mean: 1 is the same",
+    "cosine": "the same with the mean left in, which inflates it",
+    "l0_even": "active latents a token, in the mean over equal bins of t",
+    "l0_largest": "active latents a token in the bin of t that has most",
+    "numbers_besides_latents": "how many numbers the known part reads off each token",
+    "encoder_products": "operations a token, over those of one product with the encoder's weights",
+}
+
+_FLOORS = {
+    "mean": "the mean activation",
+    "mean_t": "the mean at each time",
+    "mean_t_position": "the mean at each time and place",
+    "known": "what follows linearly from time, place and the denoiser's input: what the SAE starts from",
+    "pca_k": "about the known part, as many principal directions as the SAE has active latents",
+    "pca_2k": "twice as many",
+}
+
+_OVERVIEW = (
+    "explained variance: the share of the activation's variance that the reconstruction has; 1 is all",
+    "the same of what the known part leaves",
+    "explained variance of the known part alone: what follows linearly from time, place and the denoiser's input",
+    "explained variance of the known part and twice as many principal directions as the SAE has active latents",
+    "how much the denoiser's loss rises with the activations replaced, in the mean over equal bins of t",
+    "the same over all samples, where the least noise decides",
+    "the same with the known part alone in their place, without any latent",
+    "share of latents that fire on more than 1 of 100,000 tokens; the others are dead",
+    "active latents a token, in the mean",
+)
+
 
 def fidelity_cases(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What was spliced, by name: each SAE alone, and all of them together."""
@@ -74,7 +115,7 @@ def overview(metrics: Mapping[str, Any]) -> Table:
         "EV: explained variance. Loss increase: of the denoiser, with the activations replaced; even in t: its mean "
         "over equal bins of t, where otherwise the least noise decides."
     )
-    return Table(head, rows, note)
+    return Table(head, rows, note, dict(zip(head[1:], _OVERVIEW, strict=True)))
 
 
 def reconstruction(metrics: Mapping[str, Any]) -> Table:
@@ -98,7 +139,8 @@ def reconstruction(metrics: Mapping[str, Any]) -> Table:
         "of t; largest: in the bin with most. Numbers besides: that the known part reads off each token. Encoder "
         "products: operations a token in use, over those of one product with the encoder's weights."
     )
-    return Table(["site", *(name for name, _ in columns.values())], rows, note)
+    said = {name: _RECONSTRUCTION_SAYS[key] for key, (name, _) in columns.items()}
+    return Table(["site", *said], rows, note, said)
 
 
 def floors(metrics: Mapping[str, Any]) -> Table:
@@ -114,7 +156,8 @@ def floors(metrics: Mapping[str, Any]) -> Table:
         for site, of_site in found.items()
     ]
     note = "Explained variance on the same held-out tokens, fitted on calibration tokens. k is the SAE's."
-    return Table(["site", *(FLOOR_NAMES[name] for name in names), "SAE"], rows, note)
+    columns = {FLOOR_NAMES[name]: _FLOORS[name] for name in names} | {"SAE": "the SAE with its latents"}
+    return Table(["site", *(FLOOR_NAMES[name] for name in names), "SAE"], rows, note, columns)
 
 
 def fidelity(metrics: Mapping[str, Any]) -> Table:
@@ -136,7 +179,18 @@ def fidelity(metrics: Mapping[str, Any]) -> Table:
         "equal bins of t, is the figure to read; in brackets where 95 % of draws of other samples lie. As trained: "
         + (f"bins of t weighted as the denoiser's loss was ({weights})." if weights else "not known of this denoiser.")
     )
-    return Table(head, rows, note)
+    columns = {
+        "increase, even in t": "spliced against original, in the mean over equal bins of t: the figure to read",
+        "increase, as trained": "the same with bins of t weighted as in the denoiser's training",
+        "original": "the denoiser's loss as it is",
+        "spliced": "with the site's activations replaced by the SAE's reconstruction",
+        "known alone": "with them replaced by the known part, without any latent",
+        "mean": "with them replaced by their mean: what the site is worth",
+        "increase": "spliced against original, over all samples",
+        "increase, known alone": "known part alone against original",
+        "recovered": "of the way from the mean back to the original; close to 1 even where much is lost",
+    }
+    return Table(head, rows, note, columns)
 
 
 def similarity(metrics: Mapping[str, Any]) -> Table:
@@ -168,7 +222,8 @@ def similarity(metrics: Mapping[str, Any]) -> Table:
             "generated originals; with so few images read them beside each other only."
         )
     absent = [f" Not measured: {reason}." for reason in found.get("absent", {}).values()]
-    return Table(["spliced", *(name for name, _ in columns.values())], rows, note + "".join(absent))
+    said = {name: _SIMILARITY_SAYS[key] for key, (name, _) in columns.items()}
+    return Table(["spliced", *said], rows, note + "".join(absent), said)
 
 
 def faults(metrics: Mapping[str, Any]) -> list[str]:

@@ -4,46 +4,12 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
 from tide_lightning.evaluation.sections import Plot, Table
-
-_CSS = """
-:root { --ink: #1f2933; --soft: #616e7c; --line: #d9dee4; --paper: #ffffff; --back: #f3f5f7; --accent: #c2255c; }
-* { box-sizing: border-box; }
-html { scroll-behavior: smooth; }
-body { margin: 0; background: var(--back); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 72rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.5rem; margin: .5rem 0 0; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 0 0 .5rem; }
-p { margin: .3rem 0; } .soft { color: var(--soft); font-size: .9rem; } ul { margin: .3rem 0; }
-nav { display: flex; flex-wrap: wrap; gap: .3rem .9rem; margin: .6rem 0; font-size: .9rem; }
-nav a { color: var(--accent); text-decoration: none; } nav a:hover { text-decoration: underline; }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: 8px; padding: 1rem; margin: 1rem 0; }
-.wide { overflow-x: auto; margin: .4rem 0; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper); }
-thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; max-width: 9rem; }
-td b { color: var(--accent); }
-.wide > img { min-width: 36rem; }
-figure { margin: 0 0 1.2rem; } figcaption { color: var(--soft); font-size: .9rem; }
-img { max-width: 100%; height: auto; display: block; }
-.fault { border-left: 5px solid var(--accent); }
-.strip { min-width: var(--width); max-width: calc(2 * var(--width)); }
-.strip img { width: 100%; image-rendering: pixelated; }
-.names { display: grid; grid-auto-columns: 1fr; grid-auto-flow: column; font-size: .75rem; color: var(--soft); }
-.names span { overflow-wrap: anywhere; padding-right: .3rem; }
-pre { overflow-x: auto; font-size: .8rem; background: var(--back); padding: .8rem; border-radius: 6px; }
-summary { cursor: pointer; }
-@media (max-width: 40rem) {
-  main { padding: .5rem; } section { padding: .7rem; }
-  th:first-child, td:first-child { max-width: 9.5rem; overflow-wrap: break-word; white-space: normal; }
-}
-"""
+from tide_lightning.pages import REPORT_STYLE, STYLESHEET
 
 
 class Block(NamedTuple):
@@ -65,18 +31,19 @@ def html_page(title: str, subtitle: str, blocks: Sequence[Block]) -> str:
     shown = [block for block in blocks if block.body]
     links = "".join(f'<a href="#{_anchor(block.title)}">{escape(block.title.split(":")[0])}</a>' for block in shown)
     body = "".join(
-        f'<section id="{_anchor(block.title)}"{" class=fault" * block.is_warning}>'
+        f'<section id="{_anchor(block.title)}" class="sheet{" fault" * block.is_warning}">'
         f"<h2>{escape(block.title)}</h2>{block.body}</section>"
         for block in shown
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title><style>{_CSS}</style></head>
-<body><main><h1>{escape(title)}</h1>
-<p class="soft">{escape(subtitle)}</p>
-<nav>{links}</nav>
-{body}
-</main></body></html>
+<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">
+<title>{escape(title)}</title><style>{STYLESHEET}{REPORT_STYLE}</style></head>
+<body><a class="skip" href="#top">Skip to the report</a>
+<header><h1>{escape(title)}</h1>
+<p>{escape(subtitle)}</p>
+<nav aria-label="Parts of the page">{links}</nav></header>
+<main id="top" tabindex="-1">{body}</main></body></html>
 """
 
 
@@ -84,17 +51,49 @@ def html_part(part: Table | Plot) -> str:
     """A table or a plot, which scrolls where the window is narrow; nothing of a table without rows."""
     if isinstance(part, Plot):
         caption = escape(part.caption)
-        image = f'<div class="wide"><img alt="{caption}" src="{data_uri(part.png)}"></div>'
-        return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+        image = _scrolled(f'<img alt="{caption}" src="{data_uri(part.png)}">', part.name.replace("_", " "), "wide plot")
+        title = f"<h3>{escape(part.title)}</h3>" if part.title else ""
+        return f"<figure>{title}{image}<figcaption>{caption}</figcaption></figure>"
     if not part.rows:
         return ""
-    names = "".join(f"<th>{escape(cell)}</th>" for cell in part.head)
+    columns = [name.replace("\n", " ") for name in part.head]
+    names = "".join(f'<th scope="col" role="columnheader">{escape(cell)}</th>' for cell in part.head)
     lines = "".join(
-        f"<tr><td>{breakable(row[0])}</td>" + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
+        f'<tr role="row"><th scope="row" role="rowheader">{breakable(row[0])}</th>'
+        + "".join(
+            f'<td role="cell" data-column="{escape(name)}">{escape(cell)}</td>'
+            for name, cell in zip(columns[1:], row[1:], strict=True)
+        )
+        + "</tr>"
         for row in part.rows
     )
-    table = f'<div class="wide"><table><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table></div>'
-    return table + (f'<p class="soft">{escape(part.note)}</p>' if part.note else "")
+    head = f'<thead role="rowgroup"><tr role="row">{names}</tr></thead>'
+    table = f'<table role="table">{head}<tbody role="rowgroup">{lines}</tbody></table>'
+    said = {name.replace("\n", " "): words for name, words in part.columns.items() if name in part.head[1:]}
+    terms = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(words)}.</dd></div>" for name, words in said.items())
+    return (
+        _scrolled(table, columns[0])
+        + (f'<p class="faint">{escape(part.note)}</p>' if part.note else "")
+        + (f'<dl class="columns">{terms}</dl>' if terms else "")
+    )
+
+
+def _scrolled(content: str, name: str, kind: str = "wide") -> str:
+    """What may be wider than the window, and is then scrolled by itself; by keyboard as well."""
+    return f'<div class="{kind}" role="region" tabindex="0" aria-label="{escape(name)}">{content}</div>'
+
+
+def html_lines(lines: Sequence[str]) -> str:
+    """Plain sentences, a paragraph each, the first one larger."""
+    return f'<div class="lead">{"".join(f"<p>{escape(line)}</p>" for line in lines)}</div>' if lines else ""
+
+
+def html_commands(commands: Mapping[str, str]) -> str:
+    """Commands to copy, each below what it does."""
+    return "".join(
+        f'<p class="hint">{escape(does)}</p><code class="command">{escape(command)}</code>'
+        for command, does in commands.items()
+    )
 
 
 def html_list(lines: Sequence[str]) -> str:

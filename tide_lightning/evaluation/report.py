@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -9,11 +10,25 @@ from typing import Any
 
 from tide_lightning.evaluation import headlines
 from tide_lightning.evaluation.end_to_end import EndToEnd
-from tide_lightning.evaluation.page import Block, breakable, data_uri, html_list, html_page, html_part
+from tide_lightning.evaluation.findings import finding
+from tide_lightning.evaluation.page import (
+    Block,
+    breakable,
+    data_uri,
+    html_commands,
+    html_lines,
+    html_list,
+    html_page,
+    html_part,
+)
 from tide_lightning.evaluation.plots import draw_plots, image_grid, image_strip, save_image
 from tide_lightning.evaluation.sections import Plot, Section
+from tide_lightning.evaluation.verdict import verdict
 from tide_lightning.files import write_bytes
 from tide_lightning.intervene.splicing import ALL
+
+NUM_FIRST = 2
+"""Prompts whose images stand at the top; the others come further down."""
 
 _CAPTIONS = {
     "explained_variance": "Explained variance by timestep, beside the floors; in each bin about the bin's own mean.",
@@ -41,7 +56,7 @@ def write_report(
         config: the run's config.yaml.
         others: what other callbacks measured.
     """
-    plots = [Plot(name, png, _CAPTIONS[name]) for name, png in draw_plots(metrics).items()]
+    plots = [Plot(name, png, _CAPTIONS[name], finding(name, metrics)) for name, png in draw_plots(metrics).items()]
     for plot in (*plots, *(part for section in others for part in section.parts if isinstance(part, Plot))):
         write_bytes(folder / f"{plot.name}.png", plot.png)
     if end_to_end is not None:
@@ -49,7 +64,9 @@ def write_report(
     minutes = metrics.get("budget", {}).get("minutes", 0)
     fidelity = html_part(headlines.fidelity(metrics)) + html_list(headlines.reservations(metrics))
     unfolds = f"<details><summary>config.yaml</summary><pre>{escape(config)}</pre></details>" if config else ""
+    spliced = _images(end_to_end, NUM_FIRST)
     blocks = [
+        Block("In short", html_lines(verdict(metrics).lines) + spliced + html_commands(_next(title))),
         Block(f"Cut to fit a budget of {minutes:g} minutes", html_list(headlines.cuts(metrics)), is_warning=True),
         Block("To be explained", html_list(headlines.faults(metrics)), is_warning=True),
         Block("At a glance", html_part(headlines.overview(metrics)) + html_part(headlines.reconstruction(metrics))),
@@ -58,7 +75,7 @@ def write_report(
         Block("Over the timestep", "".join(map(html_part, plots))),
         Block(
             "End to end: the same noise, with and without splicing",
-            html_part(headlines.similarity(metrics)) + _images(end_to_end),
+            html_part(headlines.similarity(metrics)) + _images(end_to_end, None, NUM_FIRST),
         ),
         *(Block(section.title, "".join(map(html_part, section.parts))) for section in others),
         Block("Config", unfolds),
@@ -78,14 +95,29 @@ def _measured_on(metrics: Mapping[str, Any]) -> str:
     return "; ".join(words)
 
 
-def _images(end_to_end: EndToEnd | None) -> str:
-    if end_to_end is None:
+def _next(run: str) -> dict[str, str]:
+    """What to do with a tested run."""
+    name = shlex.quote(run)
+    return {
+        f"tide atlas {name}": "Next: see what each latent fires for, and give it a name,",
+        f"tide play {name}": "raise and lower latents while images are drawn,",
+        f"tide find {name} WORD": "or find the latents that fire for a word.",
+    }
+
+
+def _images(end_to_end: EndToEnd | None, until: int | None, first: int = 0) -> str:
+    """Some prompts' images, each case beside the original."""
+    if end_to_end is None or not end_to_end.prompts[first:until]:
         return ""
     cases = [headlines.ALL_SITES if case == ALL else case for case in end_to_end.cases]
     names = "".join(f"<span>{breakable(case)}</span>" for case in cases)
     width = f'style="--width: {6 * len(end_to_end.cases)}rem"'
+    strips = list(zip(end_to_end.prompts, image_strip(end_to_end.images), strict=True))
     return "".join(
-        f'<figure><figcaption>{escape(prompt)}</figcaption><div class="wide"><div class="strip" {width}>'
-        f'<div class="names">{names}</div><img alt="" src="{data_uri(png)}"></div></div></figure>'
-        for prompt, png in zip(end_to_end.prompts, image_strip(end_to_end.images), strict=True)
+        f'<figure><div class="wide" role="region" tabindex="0" aria-label="Images of: {escape(prompt)}">'
+        f'<div class="strip" {width}><div class="names">{names}</div>'
+        f'<img alt="The same prompt and noise: {escape(", ".join(cases))}" src="{data_uri(png)}"></div></div>'
+        f"<figcaption>“{escape(prompt)}”, from the same noise: the original, then with what the SAEs make of "
+        "activations in place of the activations themselves, at every step.</figcaption></figure>"
+        for prompt, png in strips[first:until]
     )

@@ -5,7 +5,7 @@ A callback of the trainer that has a method `test_section` is asked for one once
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from lightning import LightningModule, Trainer
@@ -20,11 +20,13 @@ class Table(NamedTuple):
         head: names of the columns.
         rows: cells, the first of each its name.
         note: what is to be known about it.
+        columns: what each column but the first says, by its name; shown below the table.
     """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    columns: Mapping[str, str] = {}
 
 
 class Plot(NamedTuple):
@@ -33,12 +35,14 @@ class Plot(NamedTuple):
     Fields:
         name: of its file, without a suffix.
         png: its bytes.
-        caption: plain text.
+        caption: plain text: what is drawn.
+        title: the finding, if there is one to be told.
     """
 
     name: str
     png: bytes
     caption: str
+    title: str = ""
 
 
 class Section(NamedTuple):

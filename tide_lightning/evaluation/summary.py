@@ -15,7 +15,8 @@ from tide_lightning.terminal import console, print_table, say
 def print_summary(metrics: Mapping[str, Any], written: Sequence[Path], target: Console | None = None) -> None:
     """Print the headline figures, what is to be said of them, and where the files lie."""
     target = target or console()
-    print_table(target, *headlines.overview(metrics))
+    overview = headlines.overview(metrics)
+    print_table(target, overview.head, overview.rows, overview.note)
     for line in headlines.faults(metrics):
         say(target, line, "to be explained")
     for line in headlines.reservations(metrics):

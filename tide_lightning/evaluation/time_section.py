@@ -65,7 +65,15 @@ def _lifetimes(lifetimes: Mapping[str, Any]) -> Table:
         "Along a trajectory t falls from 1 (noise) to 0 (image). A latent lives where its firing rate is at least half "
         "of its highest. Births and deaths are medians, lifetime is the mean share of all times."
     )
-    return Table(head, rows, note)
+    columns = {
+        "latents counted": "those that fire often enough to tell when",
+        "born at t": "from which time on the median latent lives",
+        "die at t": "until which time",
+        "mean t": "the mean time at which a latent fires",
+        "lifetime": "the share of all times at which a latent lives, in the mean",
+        "live throughout": "share of latents that live at every time",
+    }
+    return Table(head, rows, note, columns)
 
 
 def _steps(over_time: Mapping[str, Any]) -> Table:
@@ -94,7 +102,14 @@ def _steps(over_time: Mapping[str, Any]) -> Table:
         "On the same tokens of real trajectories, between neighbouring times looked at. Where a latent's best match is "
         "another one, that is its successor; the cosine is that of their directions."
     )
-    return Table(head, rows, note)
+    columns = {
+        "Jaccard with itself": "tokens at which a latent fires at both times, over those at which it does at either",
+        "best match is itself": "share of latents for which no other latent at the next time overlaps more",
+        "cosine of a successor": "of the directions of a latent and of another that takes over from it",
+        "fires from first to last": "of what fires on a token at the first step, what still fires at the last",
+        "by chance": "the same for tokens of other images",
+    }
+    return Table(head, rows, note, columns)
 
 
 def _blocks(over_blocks: list[dict[str, Any]]) -> Table:
@@ -121,7 +136,15 @@ def _blocks(over_blocks: list[dict[str, Any]]) -> Table:
         "Each latent's best match in the next site: by the direction that it adds, and by firing on the same tokens. "
         "Chance: random directions; the other site's codes on other tokens."
     )
-    return Table(head, rows, note)
+    columns = {
+        "latents matched": "those that fire often enough",
+        "best cosine": "of a latent's direction with that of its best match in the next site",
+        "by chance": "the figure to its left for random directions, or other tokens",
+        "best Jaccard": "tokens at which a latent and its best match fire, over those at which either does",
+        "cosine above 0.7": "share of latents whose best match points the same way",
+        "both name the same": "share of latents whose best match by direction is also the best by tokens",
+    }
+    return Table(head, rows, note, columns)
 
 
 def _maps(rates: Mapping[str, Tensor]) -> bytes:
