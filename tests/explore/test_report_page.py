@@ -21,7 +21,10 @@ SITE = "transformer_blocks.3"
 def metrics(loss: float) -> dict[str, Any]:
     """Of one site, whose splicing costs so much of the loss."""
     bins = [{"low": t / 4, "high": (t + 1) / 4, "explained_variance": 0.9 - t / 10, "l0": 12 + t} for t in range(4)]
-    by_t = [{"low": one["low"], "high": one["high"], "loss_increase": loss * one["high"]} for one in bins]
+    by_t = [
+        {"low": one["low"], "high": one["high"], "loss_increase": loss * one["high"], "loss_increase_known": 3.0}
+        for one in bins
+    ]
     losses = {"loss_increase": loss, "loss_increase_even": loss, "loss_increase_known": 3.0, "by_timestep": by_t}
     histogram = {"log10_low": -6, "log10_high": 0, "latents": [0, 4, 9, 2]}
     site = {"tokens": 4096, "explained_variance": 0.87, "l0": 14.0, "alive_fraction": 0.75, "by_timestep": bins}

@@ -33,12 +33,12 @@ export class Sliders {
     for (const [value, text] of Object.entries(OPERATIONS)) operation.append(element("option", { value }, text));
     const amount = element("input", { type: "range", step: "any", ariaLabel: `Amount of ${key}` });
     const shown = element("output");
+    const means = element("p", { className: "hint" });
     const remove = element("button", { type: "button", ariaLabel: `Remove ${key}` }, "Remove");
     const slide = element("div", { className: "slide" }, amount, shown);
     const item = element(
       "li", {}, element("fieldset", {}, element("legend", {}, name ? `${name} · ${key}` : key), element("div", { className: "row" }, operation, remove), slide, means),
     );
-    const means = element("p", { className: "hint" });
     const show = () => { shown.textContent = `${Number(amount.value).toFixed(1)}${operation.value === "scale" ? "" : "×"}`; };
     const begin = () => {
       const ranged = operation.value in RANGES;
