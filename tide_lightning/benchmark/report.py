@@ -67,6 +67,7 @@ _EXAMPLES_SAY = (
 
 _STEERING_SAYS = {
     "success": "share of images in which the first judge reads the target",
+    "beyond chance": "the same; 0 where a target is reached as often as without steering",
     "by the second judge": "in which the second does, a classifier of another kind",
     "by both": "in which both do",
     "other factors stable": "how often the other factors are read as without steering",
