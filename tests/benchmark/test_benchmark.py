@@ -140,7 +140,14 @@ def test_the_report_shows_tables_and_plots(run: Path, figures: Any) -> None:
     for words in ("what latents mean and cause", "position only", "changed prompt", "colour: red", f"{mean:.3f}"):
         assert words in page
     assert "layout: depth" in page
-    for name in ("toybox_hierarchy", "toybox_meaning", "toybox_factors", "toybox_readout", "toybox_steering"):
+    for name in (
+        "toybox_hierarchy",
+        "toybox_meaning",
+        "toybox_factors",
+        "toybox_readout",
+        "toybox_steering",
+        "toybox_steered",
+    ):
         with Image.open(run / "report" / f"{name}.png") as picture:
             assert picture.width > 400
 
