@@ -8,6 +8,9 @@ from typing import Any
 
 from tide_lightning.commands.parameters import Parameter
 
+LONGEST_MEANING = 400
+"""Letters of a meaning; Lightning's own go on with cases."""
+
 
 def table(parameters: Iterable[Parameter], without: str = "") -> str:
     """A Markdown table; `without` is cut from the beginning of keys."""
@@ -35,6 +38,8 @@ def _default(default: Any) -> str:
 
 def _plain(meaning: str) -> str:
     """Markdown of a docstring: roles and double backticks become code, what is no code is shown as it is."""
+    if len(meaning) > LONGEST_MEANING:
+        meaning = meaning[: meaning.rfind(". ", 0, LONGEST_MEANING) + 1] + " …"
     meaning = re.sub(r":\w+:`~?([^`<]*?)(?: <[^`]*>)?`", r"`\1`", meaning).replace("``", "`")
     parts = meaning.split("`")
     prose = [re.sub(r"([*_<\[|])", r"\\\1", part) for part in parts[::2]]
