@@ -39,7 +39,7 @@ def _default(default: Any) -> str:
 def _plain(meaning: str) -> str:
     """Markdown of a docstring: roles and double backticks become code, what is no code is shown as it is."""
     if len(meaning) > LONGEST_MEANING:
-        meaning = meaning[: meaning.rfind(". ", 0, LONGEST_MEANING) + 1] + " …"
+        meaning = meaning[: meaning.rfind(". ", 0, LONGEST_MEANING) + 1 or LONGEST_MEANING] + " …"
     meaning = re.sub(r":\w+:`~?([^`<]*?)(?: <[^`]*>)?`", r"`\1`", meaning).replace("``", "`")
     parts = meaning.split("`")
     prose = [re.sub(r"([*_<\[|])", r"\\\1", part) for part in parts[::2]]
