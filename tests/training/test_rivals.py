@@ -113,7 +113,7 @@ def test_two_processes_with_half_of_the_latents_each_train_the_same(pretrained: 
 def test_from_their_configs_to_the_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = [name for name in packaged_configs() if name.startswith("rivals/")]
-    assert len(names) == 10
+    assert len(names) == 12
     saes = {}
     for name in names:
         saes[name.removeprefix("rivals/")] = sae = sae_of(name)
@@ -133,7 +133,7 @@ def test_nothing_of_the_quickstarts_own_is_left_on_a_rival() -> None:
     """On top of the quickstart a rival keeps what it does not name, so it names all that its class takes."""
     ours = sae_of("quickstart")["init_args"]
     rivals = [name for name in packaged_configs() if name.startswith("rivals/")]
-    assert len(rivals) == 10
+    assert len(rivals) == 12
     for name in rivals:
         rival = sae_of(name)
         cls: type[SAE] = getattr(tide_lightning.saes, rival["class_path"].rpartition(".")[2])
