@@ -35,6 +35,7 @@ from tide_lightning.explore import Run, open_run
 from tide_lightning.grounds import Ground, Judge
 from tide_lightning.intervene import Shift, steer
 from tide_lightning.intervene.amounts import effects
+from tide_lightning.intervene.edits import Halves
 
 
 class Bench:
@@ -104,8 +105,12 @@ class Bench:
 
     @torch.no_grad()
     def _read(self, factor: str, cases: SteeringPrompts, at: Directions | None, vector: Tensor | None) -> Tensor:
-        """What the first judge sees of a factor in the images, pushed or not [P]."""
-        edits = [] if at is None or vector is None else [Shift(at.site, vector, region=cases.tokens)]
+        """What the first judge sees of a factor in the images, pushed or not [P].
+
+        Pushed is the conditional half, which is the one that reads the word.
+        """
+        half: Halves = "conditional" if self.denoiser.guidance == "classifier_free" else "both"
+        edits = [] if at is None or vector is None else [Shift(at.site, vector, region=cases.tokens, half=half)]
         with steer(self.denoiser, self.run.saes, edits) as steered:
             latents = sample(
                 steered,
@@ -155,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=8, help="to train on, and others to measure on")
     parser.add_argument("--steps", type=int, default=80, help="of training a direction")
     parser.add_argument(
-        "--strength", type=float, default=2.0, help="of the push, in lengths of the value's own difference"
+        "--strength", type=float, default=1.0, help="of the push, in lengths of the value's own difference"
     )
     parser.add_argument("--inference_steps", type=int, default=10)
     parser.add_argument("--guidance", type=float, default=4.5)
