@@ -46,7 +46,7 @@ def main(args: list[str] | None = None) -> int:
             print(f"tide: {_one_line(str(stopped))}", file=sys.stderr)
         return EXIT_CODE
     except Exception as error:
-        mistake = _mistake(error)
+        mistake = mistake_in(error)
         if debug or mistake is None:
             raise
         if not isinstance(mistake, ToldElsewhereError):
@@ -60,7 +60,7 @@ def main(args: list[str] | None = None) -> int:
 _ENVIRONMENT = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
 
 
-def _mistake(error: BaseException | None) -> BaseException | None:
+def mistake_in(error: BaseException | None) -> BaseException | None:
     """What the user is meant to see of an error: jsonargparse wraps what a class says while it is made.
 
     Also what the machine says: a full disk, a folder that may not be written, a name too long.

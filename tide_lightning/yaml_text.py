@@ -35,7 +35,10 @@ def read_yaml(path: Path, what: str) -> object:
     except OSError as error:
         raise UserError(f"{what}: {error.strerror}") from error
     check_yaml(text, what)
-    return yaml.safe_load(text)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a tag of its own, an endless number, no such date
+        raise UserError(f"{what}: not plain YAML: {' '.join(str(error).split())}") from error
 
 
 def check_yaml(text: str, what: str) -> None:

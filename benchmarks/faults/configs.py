@@ -15,14 +15,13 @@ from random import Random
 from typing import Any, NamedTuple
 
 import yaml
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 from benchmarks.faults.fits import fresh
 from benchmarks.faults.trial import Trial, in_a_line
+from tide_lightning.cli import mistake_in
 from tide_lightning.command_line import packaged_configs, resolve_configs
 from tide_lightning.commands.configured import TideCLI
-from tide_lightning.errors import UserError
 from tide_lightning.runs import leave_runs
 
 GOAL, SHARE = 2000, 14
@@ -88,13 +87,14 @@ class _OneParser(TideCLI):
 
 
 def prepare(folder: Path) -> Parser:
-    """The parser of `tide fit`, and configs that the toybox is enough for."""
+    """The parser of `tide fit`, and configs that are whole."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))  # of this process, which does nothing else
     fresh(folder)
     os.chdir(folder)
     with contextlib.suppress(_BuiltError):
         _OneParser("fit", [])
-    names = ("debug", "quickstart", "rungs", "encoder-only")
+    _OneParser.made.subcommand = None  # as the constructor has it in the end
+    names = ("debug", "quickstart")  # others stand on top of these
     return Parser(_OneParser.made, [yaml.safe_load(packaged_configs()[name].read_text("utf-8")) for name in names])
 
 
@@ -107,16 +107,17 @@ def attempt(parser: Parser, draw: Random, folder: Path) -> Trial:
         with _at_most(_SECONDS), contextlib.redirect_stderr(said):
             args = resolve_configs([f"--config={path}"])
             cli = parser.cli
-            cli.config = cli.parser.parse_args(args)
+            TideCLI.parse_arguments(cli, cli.parser, args)
             cli.before_instantiate_classes()
             missed = None if place is None or _took(cli.config, place, value) else f"{value!r} is passed over"
             cli.instantiate_classes()
-    except (UserError, MisconfigurationException):
-        return Trial("refused", what)
     except TimeoutError:
         return Trial("traceback", f"{what}: no answer within {_SECONDS} s")
     except BaseException as error:
-        return Trial("traceback", f"{what}: {in_a_line(error)}")
+        told = mistake_in(error)
+        return Trial(
+            "traceback" if told is None else "refused", f"{what}: {in_a_line(error if told is None else told)}"
+        )
     finally:
         leave_runs()
     return Trial("wrong", f"{what}: {missed}") if missed else Trial("survived", what)

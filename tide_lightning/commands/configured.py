@@ -162,15 +162,36 @@ class TideCLI(LightningCLI):
         if {"--help", "-h"} & set(args):
             print(short_help(self.command, (LIGHTNING | LOOKS)[self.command], parser))
             raise SystemExit(0)
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except (AttributeError, TypeError, ValueError) as error:  # of jsonargparse, for values of odd types
+            raise UserError(f"the config cannot be read: {' '.join(str(error).split())}") from error
+
+    def instantiate_classes(self) -> None:
+        """Build everything; what a class says of its arguments, in whatever way, is a mistake in the config."""
+        try:
+            super().instantiate_classes()
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, UserError):
+                cause = cause.__cause__
+            if cause is not None:
+                raise
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"the config cannot be built: {said}; TIDE_DEBUG=1 shows where") from error
 
     def before_instantiate_classes(self) -> None:
         """Refuse what cannot be meant; find the run folder and the checkpoint."""
         config = self.config
+        for name in ("trainer", "data", "model"):
+            if isinstance(config[name], str | int | float | list):
+                raise UserError(f"{name}: {str(config[name])[:60]} stands where options belong")
         check_settings(config.as_dict())
         for name, parameter in signature(ActivationDataModule).parameters.items():
             if is_dataclass(parameter.default) and config.data[name] is None:
                 raise UserError(f"data.{name} is empty: write below it what it holds, or leave it out")
+            if is_dataclass(parameter.default) and isinstance(config.data[name], str | int | float | list):
+                raise UserError(f"data.{name}: {str(config.data[name])[:60]} stands where options belong")
         torch.set_float32_matmul_precision(config.matmul_precision)
         if self.command in LOOKS:
             _leave_out_prompts(config)
