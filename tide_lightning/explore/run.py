@@ -88,7 +88,8 @@ class Run:
     @cached_property
     def names(self) -> dict[Key, Name]:
         """What its latents are called; empty unless an atlas was built."""
-        return read_names(self.folder)
+        beside = Path("runs") / self.folder.name / "shipped"  # where `tide atlas` writes of a run in the package
+        return read_names(self.folder) or (read_names(beside) if self.folder in shipped_runs().values() else {})
 
     @property
     def guidance_scale(self) -> float:
