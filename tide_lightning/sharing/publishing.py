@@ -70,9 +70,15 @@ def publish(
             commit = HfApi().upload_folder(
                 repo_id=repository, folder_path=scratch, commit_message=f"Publish {opened.name}"
             )
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise UserError(f"{repository}: the hub refused it: {str(error).strip().splitlines()[-1]}") from error
+        except (HfHubHTTPError, HFValidationError) as error:
+            raise UserError(f"{repository}: the hub refused it: {_last_line(error)}") from error
+        except Exception as error:  # the client's own errors, and whatever its HTTP library raises
+            raise UserError(f"{repository}: it could not be uploaded: {_last_line(error)}") from error
     print(f"{commit.repo_url}: published")
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def lay_out(run: Run, folder: Path, repository: str, license: str, base_model: str | None) -> None:
