@@ -53,7 +53,7 @@ class _MLflow:
         self._logger = logger
 
     def show_image(self, name: str, image: Image, step: int) -> None:
-        self._logger.experiment.log_image(self._logger.run_id, image, key=name, step=step)
+        self._logger.experiment.log_image(self._logger.run_id, image, key=name, step=step, synchronous=True)
 
     def show_histogram(self, name: str, values: Tensor, step: int) -> None:
         pass
