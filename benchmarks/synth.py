@@ -48,7 +48,7 @@ class Size:
     Args:
         num_features: that fire.
         d_in: channels.
-        k: active latents a token, near the mean number of features that fire.
+        k: active latents a token, near the mean number of features that fire (1.6 at this size).
         steps: of training.
         batch_size: tokens a step.
         test_tokens: to measure on.
@@ -56,7 +56,7 @@ class Size:
 
     num_features: int = 384
     d_in: int = 64
-    k: int = 7
+    k: int = 2
     steps: int = 1500
     batch_size: int = 256
     test_tokens: int = 20_000
