@@ -30,6 +30,8 @@ def check_classes(settings: Mapping[str, Any], folder: Path) -> None:
     for key, text in _texts(settings):
         if key in _NEVER or not (key in _CLASSES or re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", text)):
             continue
+        if key == "class_path" and text.isidentifier():
+            continue  # a class by its short name is one that is loaded already
         if not (_is_ours(text) or text.startswith(_LIGHTNING) or (key not in _CLASSES and not _is_importable(text))):
             raise _refused(folder, f"would import {text[:200]}")
 

@@ -8,6 +8,12 @@ from tide_lightning.cli import main
 from tide_lightning.commands import LIGHTNING, LOOKS
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Help is as wide as the terminal: so the same wherever tests run."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+
 def asked(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     with pytest.raises(SystemExit) as end:
         main(list(args))

@@ -155,7 +155,7 @@ def test_pipelines_share_a_folder_of_prompts(pretrained: Path, tmp_path: Path) -
     assert (whole.dtype, half.dtype) == (torch.float32, torch.bfloat16)
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(UserError, match="cannot write prompt embedding"):
+    with pytest.raises(UserError, match="cannot be written"):
         load_denoiser(str(pretrained), prompt_cache=str(file)).encode_prompts(["a red ball"])
 
 

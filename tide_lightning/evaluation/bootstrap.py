@@ -9,6 +9,7 @@ Shapes: R = 1 + NUM_DRAWS rows, the first of which counts every unit once; N uni
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -38,11 +39,16 @@ def drawn(numbers: Iterable[int], seed: int = 0) -> Tensor:
 
 
 def interval(values_R: Tensor) -> tuple[float, float]:
-    """Where the middle 95 % of the draws lie; NaN in a draw is passed over."""
+    """Where the middle 95 % of the draws lie, and the figure itself, the first row; NaN in a draw is passed over.
+
+    Draws of a figure that is at its largest for the units as they are, such as a mean of F1 over values that are
+    equally frequent, all lie below it.
+    """
     tail = (1 - LEVEL) / 2
     ends = values_R[1:].double().cpu().nanquantile(torch.tensor([tail, 1 - tail], dtype=torch.float64))
     low, high = ends.tolist()
-    return low, high
+    itself = float(values_R[0])
+    return (low, high) if math.isnan(itself) else (min(low, itself), max(high, itself))
 
 
 def interval_of_ratio(parts_N: Tensor, wholes_N: Tensor, seed: int = 0) -> tuple[float, float]:
@@ -91,5 +97,6 @@ def over_seeds(
     generator = torch_generator(seed, "bootstrap over seeds")
     chosen = torch.randint(len(values), (1 + NUM_DRAWS, len(values)), generator=generator)
     noise = torch.randn(chosen.shape, dtype=torch.float64, generator=generator)
+    chosen[0], noise[0] = torch.arange(len(values)), 0.0
     low, high = interval((known[chosen] + noise * torch.tensor(own, dtype=torch.float64)[chosen]).mean(1))
     return Estimate(float(known.mean()), low, high, len(values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -56,7 +57,8 @@ class VisionRotaryEmbeddingFast(nn.Module):
     def __init__(self, dim: int, pt_seq_len: int) -> None:
         super().__init__()
         places = torch.cartesian_prod(*[torch.arange(pt_seq_len).float()] * 2)
-        angles = (places[:, :, None] * 1e-4 ** torch.linspace(0, 1, dim // 2)).flatten(1).repeat_interleave(2, dim=1)
+        frequencies = (torch.arange(dim // 2) * (math.log(1e-4) / (dim // 2 - 1))).exp()
+        angles = (places[:, :, None] * frequencies).flatten(1).repeat_interleave(2, dim=1)
         self.register_buffer("freqs_cos", angles.cos())
         self.register_buffer("freqs_sin", angles.sin())
 
