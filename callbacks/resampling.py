@@ -130,7 +130,7 @@ class ResampleDeadLatents(Callback):
         order = found.key.argsort(descending=True, stable=True)
         chosen = order[found.key[order] > -torch.inf][: len(rows)]
         rows = rows[: len(chosen)]
-        alive_norm = sae.W_enc[~dead].norm(dim=1).mean() if not dead.all() else sae.W_enc.new_ones(())
+        alive_norm = sae.readers[~dead].norm(dim=1).mean() if not dead.all() else sae.readers.new_ones(())
         W_enc = self.encoder_scale * alive_norm * nn.functional.normalize(found.read[chosen], dim=1)
         W_dec = nn.functional.normalize(found.target[chosen], dim=1)
         sae.reseed(rows, broadcast(W_enc), broadcast(W_dec))

@@ -37,6 +37,11 @@ class MatchingPursuitSAE(SAE):
         """How often a token meets all rows of the decoder until its code is found."""
         return self.k
 
+    @property
+    def readers(self) -> Tensor:
+        """The decoder's rows, which read a token, too."""
+        return self.W_dec
+
     def _encode_normalised(self, u: Tensor, frame: Frame, dead: Tensor | None = None, k_aux: int = 0) -> Encoded:
         left_ND = (frame.modulated(u) if self.unmodulate else u) - self.b_dec
         found_N1: list[Tensor] = []

@@ -261,6 +261,11 @@ class SAE(Pretrained):
     def follow(self, batch: TokenBatch, output: SAEOutput) -> None:
         """Learn from a training batch what is no parameter; belongs after each forward in training."""
 
+    @property
+    def readers(self) -> Tensor:
+        """The rows [F, D] by which a token is read: the encoder's."""
+        return self.W_enc
+
     @torch.no_grad()
     def reseed(self, latents: Tensor, W_enc: Tensor, W_dec: Tensor) -> None:
         """Give latents new rows; what else they have starts anew."""
