@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.training.fitting import SITES, make_data, make_module, make_trainer
 from tide_lightning.callbacks import ResampleDeadLatents
 from tide_lightning.errors import UserError
-from tide_lightning.saes import SAE, TideSAE
+from tide_lightning.saes import SAE, MatchingPursuitSAE, TideSAE
 from tide_lightning.tokens import TokenBatch
 from tide_lightning.training import TideModule
 
@@ -116,6 +116,17 @@ def test_directions_are_those_of_errors_in_the_batch(resampled: tuple[KillThenRe
     assert len(token.unique()) == 3  # without replacement
     torch.testing.assert_close(W_dec, written[token])
     torch.testing.assert_close(W_enc, read[token])
+
+
+def test_without_an_encoder_the_decoders_rows_are_new(pretrained: Path, tmp_path: Path) -> None:
+    data, dead = make_data(pretrained), [0, 7]
+    callback = KillThenResample(dead, ResampleDeadLatents())
+    module = TideModule(data.site_shapes, lambda shape: MatchingPursuitSAE(shape, expansion_factor=4, k=4))
+    make_trainer(tmp_path, 3, [callback]).fit(module, datamodule=data)
+    before, after = callback.before["sae.W_dec"], callback.after["sae.W_dec"]
+    changed = (before != after).any(dim=1).nonzero().squeeze(1)
+    assert changed.tolist() == dead
+    torch.testing.assert_close(after[dead].norm(dim=1), torch.ones(2))
 
 
 def test_badly_reconstructed_tokens_are_drawn_in_proportion_to_their_error() -> None:
