@@ -243,7 +243,7 @@ def measure(
     """The rows of some SAEs of a piece with one learning rate; None for those that are not trained."""
     folder = folder_of(options, seed, piece_of(factor, k))
     if lr is None:
-        data = harvest(seed, Way(), options)
+        data = harvest(seed, options)
         width = data.site_shapes[options.site]["d_in"]
         assert isinstance(width, int)
         counts = {key_of(name): min(COMPONENTS[name] * k, width) for name in names}

@@ -10,10 +10,6 @@ done
 python -m benchmarks.seeds runs/quickstart-{3,4,5}/latest --mean runs/mean-{3,4,5}/latest \
   --toybox docs/results/toybox-benchmark.md
 python -m benchmarks.seeds runs/quickstart-{3,4,5}/latest --headlines --figures README.md
-
-With `--trajectories` the columns are those of SAEs read and spliced along whole trajectories:
-
-python -m benchmarks.seeds runs/rungs-{0,1,2}/latest --trajectories --figures docs/results/ablation.md --mark rungs
 """
 
 from __future__ import annotations
@@ -65,14 +61,6 @@ HEADLINES: Columns = {
 }
 """Those that README shows; the known part is called what it is: a linear baseline."""
 
-TRAJECTORIES: Columns = {
-    name: FIGURES[name] for name in ("known alone", "explained variance", "beyond known", "alive", "L0")
-} | {
-    "final latent, MSE": (lambda m, s: m["fidelity"]["end_to_end"]["sites"][s]["mse"], ".3f"),
-    "centred cosine": (lambda m, s: m["fidelity"]["end_to_end"]["sites"][s]["cosine_centred"], ".3f"),
-    "Fréchet to original": (lambda m, s: m["fidelity"]["end_to_end"]["sites"][s]["frechet_to_original"], ".1f"),
-}
-
 PROBES = {
     "best latent": "best_latent",
     "5 latents": "latents_5",
@@ -82,9 +70,10 @@ PROBES = {
     "dense": "dense",
     "known alone": "known",
     "position": "position",
+    "always yes": "always_yes",
 }
 
-READOUTS = {"codes": "codes", "random": "random", "dense": "dense", "known": "known alone", "position": "position"}
+READOUTS = {"codes": "codes", "random": "random", "dense": "dense", "known alone": "known", "position": "position"}
 
 STEERING = {
     "no steering": "none",
@@ -103,10 +92,6 @@ def figures(runs: Sequence[Metrics], columns: Columns = FIGURES) -> str:
         for site in runs[0]["sites"]
     ]
     table = markdown(["site", *columns], rows)
-    if columns is TRAJECTORIES:
-        images = [run["fidelity"]["end_to_end"] for run in runs]
-        apart = averaged([found["unrelated"]["mse"] for found in images], ".2f")
-        return f"{table}\n\nFinal latents of {images[0]['images']} images a seed; unrelated images are {apart} apart."
     plain, even = (
         averaged([run["fidelity"]["all"][f"loss_increase{key}"] for run in runs], "%") for key in ("", "_even")
     )
@@ -114,7 +99,7 @@ def figures(runs: Sequence[Metrics], columns: Columns = FIGURES) -> str:
 
 
 def toybox(runs: Sequence[Metrics]) -> str:
-    """Meaning, read-out and steering."""
+    """Meaning, read-out, factors kept and steering."""
     boxes = [run["toybox"] for run in runs]
     parts = []
     for measure, form in (("auroc", ".3f"), ("f1", ".3f")):
@@ -137,8 +122,18 @@ def toybox(runs: Sequence[Metrics]) -> str:
             ]
             for site in boxes[0]["readout"]
         ]
-        parts.append(f"{name}:\n\n" + markdown(["site", *READOUTS.values()], rows))
-    columns = {"success": "success", "confirmed by both oracles": "confirmed", "other factors stable": "stability_mean"}
+        parts.append(f"{name}:\n\n" + markdown(["site", *READOUTS], rows))
+    spliced = {site: [box["kept"]["sites"][site] for box in boxes] for site in boxes[0]["kept"]["sites"]}
+    spliced |= {name: [box["kept"][name] for box in boxes] for name in ("all", "unrelated")}
+    rows = [
+        [name, *(averaged([each[which] for each in found], "%") for which in ("mentioned", "open"))]
+        for name, found in spliced.items()
+    ]
+    parts.append(
+        f"Factors kept, {boxes[0]['kept']['images']} images a seed:\n\n"
+        + markdown(["spliced", "mentioned by the prompt", "left open"], rows)
+    )
+    columns = {"success": "success", "confirmed by both judges": "confirmed", "other factors stable": "stability_mean"}
     rows = [
         [name, *(averaged([box["steering"]["mean"][key][column] for box in boxes], "%") for column in columns.values())]
         for name, key in STEERING.items()
@@ -160,13 +155,12 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--mean", type=Path, nargs="*", default=[], help="the same with known_part: mean, encoder-only")
     parser.add_argument("--headlines", action="store_true", help="README's columns")
-    parser.add_argument("--trajectories", action="store_true", help="the columns of SAEs along trajectories")
     parser.add_argument("--figures", type=Path, help="page whose table is replaced")
     parser.add_argument("--mark", default="figures", help="what that table is called in the page")
     parser.add_argument("--toybox", type=Path, help="page whose `toybox` section is replaced")
     options = parser.parse_args()
     runs, plain = ([read_metrics(run) for run in paths] for paths in (options.runs, options.mean))
-    columns = TRAJECTORIES if options.trajectories else HEADLINES if options.headlines else FIGURES
+    columns = HEADLINES if options.headlines else FIGURES
     table = figures(runs, columns)
     if plain:
         table += f"\n\n{_MEAN}:\n\n{figures(plain)}"

@@ -72,12 +72,10 @@ class Way(NamedTuple):
     """How SAEs are trained side by side.
 
     Fields:
-        whole_images: all tokens of half as many images, in place of half of their tokens.
         auxk: whether dead latents try to explain errors.
         resampling: whether dead latents are re-seeded.
     """
 
-    whole_images: bool = False
     auxk: bool = True
     resampling: bool = True
 
@@ -116,7 +114,7 @@ def add_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
 
 def measured(builders: Mapping[str, Builder], way: Way, seed: int, folder: Path, options: argparse.Namespace) -> Rows:
     """The SAEs' figures; trained are those that the folder does not hold."""
-    data = harvest(seed, way, options)
+    data = harvest(seed, options)
     named = {key_of(name): make for name, make in builders.items()}
     missing = {key: make for key, make in named.items() if not (folder / key / "cfg.json").is_file()}
     if missing:
@@ -133,21 +131,21 @@ def key_of(name: str) -> str:
     return re.sub(r"\W+", "-", name).strip("-")
 
 
-def harvest(seed: int, way: Way, options: argparse.Namespace) -> ActivationDataModule:
+def harvest(seed: int, options: argparse.Namespace) -> ActivationDataModule:
     """The data of a seed: 512 tokens a batch, kept on disk."""
-    kind, world = "whole" if way.whole_images else "harvest", WORLDS[options.ground]
+    world = WORLDS[options.ground]
     return ActivationDataModule(
         world.pretrained,
         [options.site],
         images=world.images("train", options.scenes),
         family=world.family,
-        samples_per_batch=8 if way.whole_images else 16,
-        tokens_per_sample=64 if way.whole_images else 32,
+        samples_per_batch=16,
+        tokens_per_sample=32,
         batches_per_epoch=options.steps,
         num_calibration_samples=1024,
         heldout=HeldOutOptions(images=world.images("test", options.scenes // 4), num_test_samples=options.test_samples),
         loading=LoadingOptions(dtype="auto"),
-        cache=DiskCache(options.folder / f"{kind}-{seed}"),
+        cache=DiskCache(options.folder / f"harvest-{seed}"),
         seed=seed,
     )
 
