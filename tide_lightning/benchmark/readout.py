@@ -85,7 +85,8 @@ class ReadOut:
             return getattr(train[1], field), getattr(test[1], field)
         num_read = train[1].x.shape[1]
         if name == "codes":
-            latents = _correlations(train[1].codes, targets_BC).abs().amax(1).topk(num_read).indices
+            strength_F = _correlations(train[1].codes, targets_BC).abs().amax(1)
+            latents = strength_F.topk(min(num_read, len(strength_F))).indices
         else:
             fired = torch.stack([code.fired() for code in train[1].codes]).sum(0).nonzero().squeeze(1).cpu()
             generator = torch.Generator().manual_seed(self._seed)
