@@ -178,8 +178,9 @@ def test_without_captions_less_is_known_in_noise(figures: Any, tmp_path: Path) -
     assert sum(seen) < sum(told)
 
 
-def test_an_sae_that_knows_the_noise_is_read_but_not_steered(tmp_path: Path) -> None:
-    found = benchmark(tmp_path, {"known_part": "noise_token"}, num_bins=1, num_train_images=32, num_test_images=16)
+def test_an_sae_of_few_latents_that_knows_the_noise_is_read_but_not_steered(tmp_path: Path) -> None:
+    sae = {"known_part": "noise_token", "expansion_factor": 0.25}
+    found = benchmark(tmp_path, sae, num_bins=1, num_train_images=32, num_test_images=16)
     assert set(found["meaning"]) == set(SITES)
     assert set(found["steering"]) == {"absent"}
     assert "kept" not in found
