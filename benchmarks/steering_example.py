@@ -29,6 +29,7 @@ from tide_lightning.grounds.toybox.factors import FACTORS
 from tide_lightning.intervene import Edit, steer
 from tide_lightning.intervene.recording import recorded
 
+PROMPT = "a large cube in the centre nearby, in front of a sky wall, lit from the left"
 _STEPS = 20  # those of `tide steer`
 
 
@@ -108,7 +109,7 @@ def main() -> None:
     """Measure, write figures and the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("run", nargs="?", default="quickstart")
-    parser.add_argument("--prompt", default="a large cube in the centre")
+    parser.add_argument("--prompt", default=PROMPT)
     parser.add_argument("--find", default="red")
     parser.add_argument("--factor", default="colour", choices=list(FACTORS))
     parser.add_argument("--seeds", type=int, default=10)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import subprocess
+import sys
+from pkgutil import resolve_name
+
 import pytest
 
 from tide_lightning.cli import main
 from tide_lightning.commands import COMMANDS, Command
+from tide_lightning.commands.signature import signature_of
 from tide_lightning.errors import UserError
 
 
@@ -74,9 +80,20 @@ def test_help_lists_commands_and_explains_their_arguments(capsys: pytest.Capture
     assert "--loud" in told
 
 
-def test_every_command_can_be_imported(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in COMMANDS:
-        with pytest.raises(SystemExit) as end:
-            main([name, "--help"])
-        assert end.value.code == 0
-        assert capsys.readouterr().out.startswith(f"usage: tide {name}")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_explains_itself_as_its_function_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    function, shown = resolve_name(COMMANDS[name].function), signature_of(COMMANDS[name].function)
+    assert inspect.getdoc(shown) == inspect.getdoc(function)
+    assert inspect.signature(shown) == inspect.signature(function, eval_str=True)
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: tide {name}")
+
+
+@pytest.mark.parametrize("name", ["find", "steer", "atlas", "play", "style", "erase", "compare", "publish"])
+def test_help_waits_for_nothing_that_it_does_not_need(name: str) -> None:
+    asked = f"from tide_lightning.cli import main\ntry:\n    main(['{name}', '--help'])\nfinally:\n"
+    asked += "    import sys; print({'lightning', 'diffusers', 'torchmetrics', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"

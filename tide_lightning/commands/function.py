@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from tide_lightning.command_line import raise_flags
 from tide_lightning.commands import COMMANDS
 from tide_lightning.commands.parsing import OneLineErrors
+from tide_lightning.commands.signature import signature_of
 
 
 class FunctionParser(OneLineErrors, ArgumentParser):
@@ -19,14 +20,14 @@ class FunctionParser(OneLineErrors, ArgumentParser):
 
 
 def run_command(name: str, args: list[str]) -> None:
-    """Run a command with its arguments."""
-    function: Callable[..., None] = resolve_name(COMMANDS[name].function)
+    """Run a command with its arguments; what it imports is imported once these are understood."""
+    function = signature_of(COMMANDS[name].function)
     parameters = list(inspect.signature(function).parameters.values())
     flags = tuple(f"--{one.name}" for one in parameters if one.default is False)
     many = next((one.name for one in parameters if one.kind is one.VAR_POSITIONAL), None)
     values = vars(command_parser(f"tide {name}", function, many).parse_args(raise_flags(args, flags)))
     several = values.pop(many) if many else []
-    function(*several, **values)
+    resolve_name(COMMANDS[name].function)(*several, **values)
 
 
 def command_parser(prog: str, function: Callable[..., None], many: str | None) -> FunctionParser:
