@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
+
+import yaml
 
 from tide_lightning.errors import UserError
 
@@ -25,14 +28,17 @@ _PLACES = ("prompt_cache", "folder", "dirpath", "save_dir", "default_root_dir")
 def check_classes(settings: Mapping[str, Any], folder: Path) -> None:
     """Refuse settings that name others' classes: importing a module runs what stands in it.
 
-    Any text that names something importable counts, for a class may be written in more ways than one.
+    Any text that names something importable counts, and any that names a file of settings, for a class may be written
+    in more ways than one.
     """
     for key, text in _texts(settings):
+        if key not in _NEVER and _is_file(text, folder):
+            raise _refused(folder, f"reads settings from {text}")
         if key in _NEVER or not (key in _CLASSES or re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", text)):
             continue
         if key == "class_path" and text.isidentifier():
             continue  # a class by its short name is one that is loaded already
-        if not (_is_ours(text) or text.startswith(_LIGHTNING) or (key not in _CLASSES and not _is_importable(text))):
+        if not (_is_known(text) or (key not in _CLASSES and not _is_importable(text))):
             raise _refused(folder, f"would import {text[:200]}")
 
 
@@ -52,7 +58,7 @@ def check_writing(settings: Mapping[str, Any], folder: Path) -> None:
 
 
 def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """All texts, each with the key that it stands below."""
+    """All texts, each with the key that it stands below; those within a text that is YAML itself as well."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _texts(inner, str(key))
@@ -61,17 +67,28 @@ def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(inner, name)
     elif isinstance(value, str) or (value is not None and name in _CLASSES):
         yield name, str(value)
+        with suppress(yaml.YAMLError, ValueError, RecursionError):
+            inner = yaml.safe_load(str(value))
+            if isinstance(inner, Mapping | list):
+                yield from _texts(inner, name)
 
 
-def _is_ours(text: str) -> bool:
-    """Whether this package defines what a path names: `tide_lightning.cli.os.system` it does not."""
-    if not text.startswith("tide_lightning."):
+def _is_known(text: str) -> bool:
+    """Whether this package or Lightning defines what a path names: `tide_lightning.cli.os.system` neither does."""
+    if not text.startswith(("tide_lightning.", *_LIGHTNING)):
         return False
     try:
         found = resolve_name(text)
     except (ImportError, AttributeError, ValueError):
         return True  # nothing that could run
-    return str(getattr(found, "__module__", "")).startswith("tide_lightning.")
+    return str(getattr(found, "__module__", "")).startswith(("tide_lightning.", "lightning."))
+
+
+def _is_file(text: str, folder: Path) -> bool:
+    try:
+        return Path(text).is_file() or (folder / text).is_file()
+    except (OSError, ValueError):  # no name that a file can have
+        return False
 
 
 def _is_importable(text: str) -> bool:

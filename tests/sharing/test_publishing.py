@@ -77,10 +77,14 @@ def test_a_run_from_the_hub_imports_and_writes_nothing_of_its_own(
     monkeypatch.syspath_prepend(Path.cwd())
     Path("trap.py").write_text("from pathlib import Path\nPath('it-ran').touch()\n")
     path = Path("published") / "config.yaml"
+    (path.parent / "saes.yaml").write_text("callbacks: [{class_path: trap.Trap}]\n")
     config = yaml.safe_load(path.read_text())
     odd: list[tuple[str, object, str]] = [
         ("trainer", {"callbacks": [{"class_path": "trap.Trap"}]}, "would import trap.Trap"),
         ("trainer", {"callbacks": "trap.Trap"}, "would import trap.Trap"),
+        ("trainer", {"callbacks": "[{class_path: trap.Trap}]"}, "would import trap.Trap"),
+        ("trainer", "saes.yaml", "reads settings from saes.yaml"),
+        ("model", {"sae": "lightning.pytorch.callbacks.callback.Any"}, "would import lightning"),
         ("model", {"sae": "tide_lightning.cli.os.system"}, "would import tide_lightning.cli.os.system"),
         ("codes", {"folder": "/elsewhere"}, "writes into /elsewhere"),
         ("data", {**config["data"], "prompts": "/etc/passwd"}, "reads prompts from /etc/passwd"),
