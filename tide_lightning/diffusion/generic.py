@@ -97,7 +97,7 @@ class GenericTransformer(Denoiser):
                 return
         raise UserError(
             f"{type(module).__name__} takes latents in no way known here ({'; '.join(complaints)}): an adapter whose "
-            "`arguments` hand over what it wants can call it, see docs/bring_your_own.md"
+            "`arguments` hand over what it wants can call it, see docs/tutorials/your-dit.md"
         )
 
     @torch.no_grad()
