@@ -39,11 +39,9 @@ def verdict(metrics: Mapping[str, Any]) -> Verdict:
         + f", {of}, {worst}, raises it by {lost:.1%} in the mean over all times"
         f" (good: up to {GOOD:.0%}; fair: up to {FAIR:.0%})."
     ]
-    known = cases[worst].get("loss_increase_known")
+    known = cases[worst].get("loss_increase_known_even")
     if known is not None:
-        lines.append(
-            f"The linear baseline alone (the known part, no latent) raises it by {known:,.0%}, over all samples."
-        )
+        lines.append(f"The linear baseline alone (the known part, no latent) raises it by {known:,.0%}.")
     together = _loss(cases[ALL_SITES]) if ALL_SITES in cases else None
     if together is not None:
         lines.append(f"With all sites replaced at once it rises by {together:.1%}.")
