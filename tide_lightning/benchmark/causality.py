@@ -266,6 +266,7 @@ class Steering:
         """Shares of the images whose prompt does not ask for the target anyway."""
         counted = boards.own != value
         reached = torch.stack([view.values[boards.factor] == value for view in after])
+        hits = reached[0].tolist()
         stability = {
             name: _share(seen == before.values[name], counted)
             for name, seen in after[0].values.items()
@@ -273,7 +274,7 @@ class Steering:
         }
         return {
             "images": int(counted.sum()),
-            "reached": reached[0][counted].int().tolist(),
+            "reached": [int(hit) if one else None for hit, one in zip(hits, counted.tolist(), strict=True)],
             "success": _share(reached[0], counted),
             "success_judge_b": _share(reached[-1], counted),
             "confirmed": _share(reached.all(0), counted),
@@ -325,7 +326,8 @@ def _interval(method: str, targets: Mapping[str, Any], seed: int) -> tuple[float
         hits: dict[int, list[int]] = {}
         for row in rows:
             for prompt, hit in enumerate(row["reached"]):
-                hits.setdefault(prompt, []).append(hit)
+                if hit is not None:  # the prompt does not ask for the value anyway
+                    hits.setdefault(prompt, []).append(hit)
         parts += [float(sum(each)) for each in hits.values()]
         wholes += [float(len(each)) for each in hits.values()]
     return interval_of_ratio(torch.tensor(parts), torch.tensor(wholes), seed)

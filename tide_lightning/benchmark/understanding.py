@@ -70,12 +70,12 @@ def understand(
     for site in saes:
         train_all, test_all = ((examples[split], joined(pooled[split][site])) for split in SPLITS)
         total = measure_meaning(train_all, test_all, len(bins), seed)
-        bins = rows["meaning"][site]
+        by_bin = rows["meaning"][site]
         if total["mean"]:
             total["mean"]["f1_even"] = {
-                name: mean_over_bins([row["mean"].get("f1", {}) for row in bins], name) for name in PREDICTORS
+                name: mean_over_bins([row["mean"].get("f1", {}) for row in by_bin], name) for name in PREDICTORS
             }
-        found["meaning"][site] = {**total, "by_timestep": bins}
+        found["meaning"][site] = {**total, "by_timestep": by_bin}
         found["readout"][site] = {**readouts[site].compute(), "by_timestep": rows["readout"][site]}
     for site, bins_pooled in pooled["train"].items():
         pooled["train"][site] = [{**one, BEYOND_KNOWN: b} for one, b in zip(bins_pooled, beyond[site], strict=True)]
