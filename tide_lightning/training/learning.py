@@ -42,6 +42,11 @@ class LearningStep:
         self.site, self.sae, self.clock, self.metric, self.interval = site, sae, clock, metric, interval
         self.alpha, self.k_aux = alpha, k_aux
 
+    def __call__(self, tokens: TokenBatch, dead: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The loss, whose gradients are still to be taken, and the tokens that were counted."""
+        loss, output = self.lose(tokens, dead)
+        return loss.total, self.account(tokens, loss, output)
+
     def lose(self, tokens: TokenBatch, dead: Tensor | None) -> tuple[Loss, SAEOutput]:
         """The loss of tokens, given the dead latents; nothing is written."""
         output: SAEOutput = self.sae(tokens, dead, self.k_aux)

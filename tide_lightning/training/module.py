@@ -219,11 +219,9 @@ class TideModule(LightningModule):
         """An SAE's loss, and the tokens counted; replayed where that was found to be the same."""
         clock, replay = self.clock(site), self._replays.get(site)
         dead = clock.dead_latents()
-        if replay is None or self.further_loss is not None:  # a loss of several SAEs has its gradients added to theirs
-            loss, output = self._step(site).lose(tokens, dead)
-            total, counted = loss.total, self._step(site).account(tokens, loss, output)
-        else:
-            total, counted = replay(tokens, dead)
+        # A loss of several SAEs has its gradients added to theirs.
+        step = self._step(site) if replay is None or self.further_loss is not None else replay
+        total, counted = step(tokens, dead)
         clock.look(self.global_step)
         self.metric("train", site).was_updated()
         return total, counted

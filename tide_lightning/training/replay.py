@@ -74,18 +74,18 @@ class Replay:
         if recording is not None and recording.signature == signature:
             return self._replayed(recording, tokens, dead)
         if signature != before or signature == self._refused:
-            return self._by_itself(tokens, dead)
+            return self.step(tokens, dead)
         self._recording = recording = None  # its memory is the next one's
         cached = torch.is_autocast_cache_enabled()
         torch.set_autocast_cache_enabled(False)  # what is cast within a recording has its memory
         try:
             expected = self.recorder.attempt(lambda: self._expected(tokens, dead))
             if not bool(expected.loss.isfinite()):
-                return self._by_itself(tokens, dead)
+                return self.step(tokens, dead)
             recording = self._record(signature, tokens, dead)
         except RuntimeError as error:
             self._refuse(signature, str(error).partition("\n")[0])
-            return self._by_itself(tokens, dead)
+            return self.step(tokens, dead)
         finally:
             torch.set_autocast_cache_enabled(cached)
         self._run(recording, tokens, dead)
@@ -95,10 +95,6 @@ class Replay:
             self._refuse(signature, "replayed it gave other bits than by itself, which it should not: please report it")
         results = expected._replace(counted=recording.results.counted.clone())
         return _with_gradients(results, self.parameters), results.counted
-
-    def _by_itself(self, tokens: TokenBatch, dead: Tensor | None) -> tuple[Tensor, Tensor]:
-        loss, output = self.step.lose(tokens, dead)
-        return loss.total, self.step.account(tokens, loss, output)
 
     def _expected(self, tokens: TokenBatch, dead: Tensor | None) -> _Results:
         """Of the step by itself, without its account."""
