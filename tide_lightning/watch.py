@@ -117,9 +117,12 @@ class Watch:
 
     def _look(self) -> None:
         """What the thread does: speak, listen, judge; until `leave` closes the connections."""
-        selector = selectors.DefaultSelector()
-        for peer in self._peers.values():
-            selector.register(peer.line, selectors.EVENT_READ, peer)
+        with selectors.DefaultSelector() as selector:
+            for peer in self._peers.values():
+                selector.register(peer.line, selectors.EVENT_READ, peer)
+            self._look_by(selector)
+
+    def _look_by(self, selector: selectors.BaseSelector) -> None:
         spoken = 0.0
         while not self._has_left:
             if time.monotonic() - spoken >= _BEAT:
