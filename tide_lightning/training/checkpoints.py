@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import zipfile
 import zlib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,9 +13,11 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
 
 from tide_lightning.errors import UserError
 from tide_lightning.files import unfinished, whole_file
+from tide_lightning.training.finite import not_finite
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -91,3 +94,27 @@ def remove_unfinished(folder: Path) -> None:
 def _age(path: Path) -> tuple[float, bool]:
     """By the time of writing; of two written together, `last` is the one to go on from."""
     return path.stat().st_mtime, path.name.startswith("last")
+
+
+def check_tensors(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not finite, or of other names or sizes than the configured ones."""
+    if (name := not_finite(theirs)) is not None:
+        raise UserError(f"the checkpoint's {name} is not finite: use an older one")
+    for name, tensor in ours.items():
+        if name not in theirs:
+            raise UserError(f"the checkpoint has no {name}: its sites or its SAEs differ from the configured ones")
+        if theirs[name].shape != tensor.shape:
+            raise UserError(
+                f"the checkpoint's {name} is {list(theirs[name].shape)}, the configuration makes it "
+                f"{list(tensor.shape)}: give the configuration of the run that it comes from"
+            )
+
+
+def check_groups(checkpoint: Mapping[str, Any], num_saes: int) -> None:
+    """Refuse an optimiser's state that does not have a group for each SAE."""
+    groups = [len(state["param_groups"]) for state in checkpoint.get("optimizer_states", [])]
+    if groups and groups != [num_saes]:
+        raise UserError(
+            f"the checkpoint was written by an older version, whose optimiser had {groups[0]} group(s) for "
+            f"{num_saes} SAEs: fit anew, from its SAEs if you like (--model.pretrained RUN/saes)"
+        )

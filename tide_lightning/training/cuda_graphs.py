@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from tide_lightning.kernels import triton_kernels
@@ -14,6 +16,7 @@ from tide_lightning.saes import SAE
 from tide_lightning.sharding import is_sharded
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 MOST_WEIGHTS = 2**24
 """Of an SAE that is replayed: larger ones hardly wait for launches, and a recording holds their gradients once more."""
@@ -67,6 +70,23 @@ class CudaGraphs:
                 graph.capture_end()
         current.wait_stream(self._stream)
         return made, graph.replay
+
+
+def graphs_of_fit(trainer: Trainer, device: torch.device) -> CudaGraphs | None:
+    """What records the steps of a fit on a GPU; None, and a line about it, where something forbids that."""
+    if reason := why_not_in_fit(trainer, device):
+        rank_zero_only(_log.warning)("training steps are not replayed as CUDA graphs: %s", reason)
+        return None
+    return CudaGraphs(device)
+
+
+def able_saes(saes: Mapping[str, SAE]) -> list[str]:
+    """The keys of those whose steps can be replayed; a line says why others cannot."""
+    why_not = {site: reason for site, sae in saes.items() if (reason := why_not_of_sae(sae))}
+    if why_not:
+        reasons = "; ".join(f"{site}: {reason}" for site, reason in why_not.items())
+        _log.warning("training steps are not replayed as CUDA graphs where something forbids it: %s", reasons)
+    return [site for site in saes if site not in why_not]
 
 
 def why_not_in_fit(trainer: Trainer, device: torch.device) -> str | None:

@@ -9,29 +9,27 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from tide_lightning.diffusion import Denoiser, unlabelled
-from tide_lightning.diffusion.counters import stream
 from tide_lightning.errors import UserError
 from tide_lightning.saes import SAE, SAEOutput, SparseCode, TideSAE
-from tide_lightning.saes.storage import saes_in
 from tide_lightning.sharding import is_sharded, local_rows, norm_over_ranks, shard_rows
 from tide_lightning.tokens import SiteShape, TokenBatch
+from tide_lightning.training.building import build_sae, load_saes, named_builders
 from tide_lightning.training.calibration import ActivationSource, calibrate
-from tide_lightning.training.cuda_graphs import CudaGraphs, is_small, why_not_in_fit, why_not_of_sae
+from tide_lightning.training.checkpoints import check_groups, check_tensors
+from tide_lightning.training.cuda_graphs import able_saes, graphs_of_fit, is_small
+from tide_lightning.training.doubts import doubt_about
 from tide_lightning.training.finite import SkippedSteps, not_finite
 from tide_lightning.training.health import FiringClock
 from tide_lightning.training.interval import Interval
@@ -44,8 +42,6 @@ from tide_lightning.training.steps import check_place, steps_of_fit
 Batch = dict[str, TokenBatch]
 
 _log = logging.getLogger(__name__)
-_GREAT_LOSS = 1e3  # in normalised units, where predicting nothing costs about 1
-_SMALL_PART = 0.1  # of the variance; the known part alone explains more almost everywhere
 
 
 class HeldOut(Protocol):
@@ -105,12 +101,12 @@ class TideModule(LightningModule):
         self.save_hyperparameters({"betas": list(betas)})  # nor has YAML tuples
         self.lr, self.warmup_steps, self.decay_fraction, self.betas = lr, warmup_steps, decay_fraction, betas
         self.alpha, self.k_aux, self.cuda_graphs = alpha, k_aux, cuda_graphs
-        builders = {"": sae} if saes is None else {f"@{name}": build for name, build in _checked(saes).items()}
+        builders = {"": sae} if saes is None else named_builders(saes)
         if pretrained is not None:
             built = load_saes(pretrained, list(sites))
         else:
             built = {
-                f"{site}{label}": _build(build, SiteShape.of(shape), f"{site}{label}")
+                f"{site}{label}": build_sae(build, SiteShape.of(shape), f"{site}{label}")
                 for site, shape in sites.items()
                 for label, build in builders.items()
             }
@@ -174,19 +170,13 @@ class TideModule(LightningModule):
     def on_train_start(self) -> None:
         """See that a resumed fit goes on behind the batches that it has seen, and whether steps may be replayed."""
         check_place(self.trainer)
-        small, recorder = [site for site in self.sites if is_small(self.sae(site))], self.recorder
+        small = [site for site in self.sites if is_small(self.sae(site))]
+        recorder = self.recorder
         if recorder is None and small and self.cuda_graphs and self.device.type == "cuda":
-            if reason := why_not_in_fit(self.trainer, self.device):
-                rank_zero_only(_log.warning)("training steps are not replayed as CUDA graphs: %s", reason)
-                return
-            recorder = CudaGraphs(self.device)
-        if recorder is None:
-            return
-        why_not = {site: reason for site in small if (reason := why_not_of_sae(self.sae(site)))}
-        if why_not:
-            reasons = "; ".join(f"{site}: {reason}" for site, reason in why_not.items())
-            _log.warning("training steps are not replayed as CUDA graphs where something forbids it: %s", reasons)
-        self._replays = {site: Replay(self._step(site), recorder) for site in small if site not in why_not}
+            recorder = graphs_of_fit(self.trainer, self.device)
+        if recorder is not None:
+            able = able_saes({site: self.sae(site) for site in small})
+            self._replays = {site: Replay(self._step(site), recorder) for site in able}
 
     def on_train_end(self) -> None:
         """Give the recordings' memory back."""
@@ -293,33 +283,14 @@ class TideModule(LightningModule):
             figures[f"train/{site}/dead_fraction"] = float(dead)
             metric = self.metric("train", site)
             found = _logged(metric.compute()["total"])
-            self._doubt(site, parts["loss"], found["explained_variance"])
+            doubt = doubt_about(site, parts["loss"], found["explained_variance"])
+            if doubt is not None and self.global_step > self.warmup_steps and not self._has_warned:
+                self._has_warned = True
+                _log.warning(doubt)
             figures |= {f"train/{site}/{name}": value for name, value in found.items()}
             metric.reset()
         figures["train/loss"] = sum(losses)
         self.log_dict(figures, rank_zero_only=True, on_step=True, on_epoch=False)
-
-    def _doubt(self, site: str, loss: float, explained_variance: float) -> None:
-        """Say once what may be wrong with a fit that gets nowhere."""
-        if self._has_warned or self.global_step <= self.warmup_steps:
-            return
-        self._has_warned = True
-        if loss > _GREAT_LOSS:
-            _log.warning(
-                "the loss at %s is %.1e after warm-up: lower model.lr; if data.num_calibration_samples is small, raise "
-                "it (predicting nothing costs about 1)",
-                site,
-                loss,
-            )
-        elif explained_variance < _SMALL_PART:
-            _log.warning(
-                "%s explains %.1f %% of the variance after warm-up: lower model.lr if its loss rises; if it falls, "
-                "raise trainer.max_steps; or k is too small for this site",
-                site,
-                100 * explained_variance,
-            )
-        else:
-            self._has_warned = False
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Accumulate each site's reconstruction."""
@@ -374,22 +345,9 @@ class TideModule(LightningModule):
         theirs = checkpoint.get("state_dict")
         if theirs is None:
             return  # a model-parallel strategy has loaded them into the shares already
-        if (name := not_finite(theirs)) is not None:
-            raise UserError(f"the checkpoint's {name} is not finite: use an older one")
-        groups = [len(state["param_groups"]) for state in checkpoint.get("optimizer_states", [])]
-        if groups and groups != [len(self.sites)] and self.trainer.state.fn == TrainerFn.FITTING:
-            raise UserError(
-                f"the checkpoint was written by an older version, whose optimiser had {groups[0]} group(s) for "
-                f"{len(self.sites)} SAEs: fit anew, from its SAEs if you like (--model.pretrained RUN/saes)"
-            )
-        for name, tensor in self.state_dict().items():
-            if name not in theirs:
-                raise UserError(f"the checkpoint has no {name}: its sites or its SAEs differ from the configured ones")
-            if theirs[name].shape != tensor.shape:
-                raise UserError(
-                    f"the checkpoint's {name} is {list(theirs[name].shape)}, the configuration makes it "
-                    f"{list(tensor.shape)}: give the configuration of the run that it comes from"
-                )
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            check_groups(checkpoint, len(self.sites))
+        check_tensors(theirs, self.state_dict())
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Fused Adam; the rate rises, stays, and falls to zero at the end of the run."""
@@ -399,15 +357,6 @@ class TideModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def load_saes(folder: str | Path, sites: list[str]) -> dict[str, SAE]:
-    """The SAEs of some sites that lie in a folder of a run, by their keys and in the order of the sites."""
-    found = saes_in(Path(folder))
-    keys = [key for site in sites for key in found if unlabelled(key) == site]
-    if missing := [site for site in sites if site not in map(unlabelled, keys)]:
-        raise UserError(f"{folder}: no SAE of {missing[0]} there, but of {', '.join(found) or 'no site'}")
-    return {key: SAE.from_pretrained(found[key]).train() for key in keys}
-
-
 _LOGGED = ("mse", "explained_variance", "explained_variance_beyond_known", "cosine", "l0")
 
 
@@ -415,27 +364,10 @@ def _logged(figures: dict[str, float]) -> dict[str, float]:
     return {name: figures[name] for name in _LOGGED}
 
 
-def _build(build: Callable[[SiteShape], SAE], shape: SiteShape, key: str) -> SAE:
-    """An SAE whose first weights are named by the seed and its key: they do not depend on what was drawn before."""
-    seed = torch.initial_seed()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(stream(seed, "sae", key).integers(2**63)))
-        return build(shape)
-
-
 def _norm_without_decoder(sae: SAE) -> Tensor:
     """Of the gradients of all weights that live here but the decoder's."""
     grads = [local_rows(p.grad) for p in sae.parameters() if p.grad is not None and p is not sae.W_dec]
     return get_total_norm(grads)
-
-
-def _checked(saes: dict[str, Callable[[SiteShape], SAE]]) -> dict[str, Callable[[SiteShape], SAE]]:
-    for name in saes:
-        if not re.fullmatch(r"[\w-]+", name):
-            raise UserError(f"model.saes: {name!r} cannot name an SAE; use letters, digits, - and _")
-    if not saes:
-        raise UserError("model.saes is empty: name some SAEs, or leave it out")
-    return saes
 
 
 def _key(site: str) -> str:
