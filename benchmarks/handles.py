@@ -39,13 +39,7 @@ from tide_lightning.intervene.edits import Halves
 
 
 class Bench:
-    """Measures one run on a ground.
-
-    Args:
-        run: an open run.
-        ground: the world that its denoiser draws.
-        options: the command line's.
-    """
+    """Measures one run on a ground."""
 
     def __init__(self, run: Run, ground: Ground, options: argparse.Namespace) -> None:
         self.run, self.ground, self.options = run, ground, options

@@ -54,18 +54,7 @@ def train(
     resampling: bool = True,
     **training: Any,
 ) -> SAE:
-    """Our training of one SAE.
-
-    Args:
-        data: its tokens.
-        d_in: channels of them.
-        build: makes the SAE.
-        steps: of training.
-        seed: of the SAE's start.
-        batch_size: tokens in a step.
-        resampling: whether dead latents are re-seeded.
-        training: what else `TideModule` takes.
-    """
+    """Our training of one SAE."""
     seed_everything(seed, verbose=False)
     module = TideModule(
         {SITE: {"d_in": d_in, "grid": [1], "d_input": 1}},

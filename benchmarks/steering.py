@@ -49,11 +49,7 @@ Read = dict[str, Tensor]
 
 
 class Bench:
-    """Draws and reads images of one run.
-
-    Args:
-        run: an open run.
-    """
+    """Draws and reads images of one run."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.denoiser = run, run.denoiser

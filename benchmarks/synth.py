@@ -101,11 +101,7 @@ class Features(PlainTokens):
 
 
 class AsTheirs:
-    """One of our SAEs where sae-lens scores its own: dense codes.
-
-    Args:
-        sae: ours.
-    """
+    """One of our SAEs where sae-lens scores its own: dense codes."""
 
     def __init__(self, sae: SAE) -> None:
         self.sae, self.W_dec = sae, sae.W_dec.detach()

@@ -117,12 +117,7 @@ def read_codes(path: str | Path) -> Codes:
 
 
 class ParquetWriter:
-    """Collects tokens into row groups.
-
-    Args:
-        path: of the finished file.
-        metadata: goes into the schema.
-    """
+    """Collects tokens into row groups."""
 
     def __init__(self, path: Path, metadata: dict[str, str]) -> None:
         self._metadata = metadata
@@ -167,12 +162,7 @@ class ParquetWriter:
 
 
 class SafetensorsWriter:
-    """Streams each column into a file of its own and joins them at the end, when the sizes are known.
-
-    Args:
-        path: of the finished file.
-        metadata: goes into the header.
-    """
+    """Streams each column into a file of its own and joins them at the end, when the sizes are known."""
 
     def __init__(self, path: Path, metadata: dict[str, str]) -> None:
         self._path, self._metadata = path, metadata

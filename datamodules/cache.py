@@ -84,13 +84,7 @@ class DiskCache:
 
 
 class CachedNode(BaseNode[Tokens]):  # type: ignore[misc]  # torchdata is untyped here
-    """Gives the very batches of the node inside, in its order; those made on the way are kept on disk.
-
-    Args:
-        inner: harvests.
-        files: what is kept.
-        device: where batches go.
-    """
+    """Gives the very batches of the node inside, in its order; those made on the way are kept on disk."""
 
     def __init__(self, inner: ActivationNode, files: ShardFiles, device: torch.device) -> None:
         super().__init__()

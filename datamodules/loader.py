@@ -113,12 +113,6 @@ class ActivationLoader:
 
     On a CPU with a core to spare the next batch is made in a thread during the step, where the node's state counts
     batches and nothing else.
-
-    Args:
-        node: makes batches.
-        num_batches: of an epoch.
-        device: where they are made.
-        ahead: let batches be made beside the training.
     """
 
     def __init__(self, node: BaseNode[Tokens], num_batches: int, device: torch.device, ahead: bool = True) -> None:

@@ -8,12 +8,7 @@ from pathlib import Path
 
 
 def usable_cores(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores by the process's affinity (taskset, Slurm) and the quotas of its cgroups (containers); at least one.
-
-    Args:
-        proc: names the process's cgroups.
-        root: where cgroups are mounted.
-    """
+    """Cores by the process's affinity (taskset, Slurm) and the quotas of its cgroups (containers); at least one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.floor(min([cores, *_quotas(proc, root)])))
 

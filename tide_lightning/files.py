@@ -37,11 +37,7 @@ def whole_file(path: Path, shared: bool = False) -> Iterator[Path]:
 
 
 class FileInTheMaking:
-    """A whole file that is written over a long time: to `part`, until it is completed or abandoned.
-
-    Args:
-        path: of the whole file.
-    """
+    """A whole file that is written over a long time: to `part`, until it is completed or abandoned."""
 
     def __init__(self, path: Path) -> None:
         self._making = ExitStack()

@@ -22,12 +22,7 @@ _PRECISIONS = {
 
 
 def read_yaml(path: Path, what: str) -> object:
-    """What a file says, as plain values.
-
-    Args:
-        path: the file.
-        what: for complaints, as `--config run.yaml`.
-    """
+    """What a file says, as plain values."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

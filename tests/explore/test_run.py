@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.explore.conftest import D_SAE, PIPELINE, SITES, scenes, write_run
+from tests.explore.conftest import PIPELINE, SITES, scenes, write_run
 from tide_lightning.errors import UserError
 from tide_lightning.explore import Run, open_run
 from tide_lightning.saes import TideSAE
@@ -39,8 +39,6 @@ def test_what_is_missing_is_said_with_what_there_is(run: Run, tmp_path: Path) ->
         open_run(tmp_path / "nothing", root=tmp_path)
     with pytest.raises(UserError, match=f"this run has {', '.join(SITES)}"):
         run.sae("transformer_blocks.2")
-    with pytest.raises(UserError, match=f"has 0 to {D_SAE - 1}"):
-        run.check_latent(SITES[0], D_SAE)
     with pytest.raises(UserError, match="device 'toaster'"):
         open_run(run.folder, device="toaster")
     empty = write_run_without_saes(tmp_path / "empty")

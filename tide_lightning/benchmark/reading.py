@@ -78,17 +78,7 @@ def read(
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Reading]:
-    """Every site's reading, from one forward an image.
-
-    Args:
-        harvester: reads the sites that have an SAE.
-        saes: by site.
-        examples: the images.
-        bounds: of the bin of t.
-        seed: of the noise.
-        batch_size: images in one forward.
-        progress: called with the number of images after each forward.
-    """
+    """Every site's reading, from one forward an image."""
     denoiser = harvester.denoiser
     parts: dict[str, list[Reading]] = {site: [] for site in saes}
     for call in calls(denoiser, examples, *bounds, seed, batch_size):

@@ -35,15 +35,6 @@ def understand(
     """The entries `meaning` and `readout`, and what each site's SAE says of the training images, by bin of t.
 
     Of the training images also what the common known part leaves of the activations (`beyond_known`).
-
-    Args:
-        harvester: reads the sites that have an SAE.
-        saes: by site.
-        examples: to choose on, and to measure on.
-        bins: of t.
-        seed: of noise and random latents.
-        batch_size: images in one forward.
-        progress: called with the number of images after each forward.
     """
     pooled: dict[Split, dict[str, list[Pooled]]] = {split: defaultdict(list) for split in SPLITS}
     rows: dict[str, dict[str, list[Any]]] = {"meaning": defaultdict(list), "readout": defaultdict(list)}

@@ -61,13 +61,7 @@ _GROUPS = {
 
 
 def short_help(command: str, line: str, parser: ArgumentParser) -> str:
-    """The help of a command: what a user of SAEs asks for, an option a line.
-
-    Args:
-        command: its name.
-        line: what it does.
-        parser: knows its options.
-    """
+    """The help of a command: what a user of SAEs asks for, an option a line."""
     known = parameters_of(parser)
     usage = f"usage: tide {command} [--config NAME or FILE] [--OPTION VALUE …]"
     text = [usage, "", line, ""]

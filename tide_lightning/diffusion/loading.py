@@ -118,14 +118,7 @@ def denoiser_of(pipeline: Any, latent_size: Sequence[int] | None = None) -> Deno
 
 
 class LateTextEncoders:
-    """Encodes prompts with text encoders that are not loaded before the first prompt is asked for.
-
-    Args:
-        denoiser: whose pipeline lacks them.
-        origin: where they are.
-        parts: their names in the pipeline.
-        dtype: their precision.
-    """
+    """Encodes prompts with text encoders that are not loaded before the first prompt is asked for."""
 
     def __init__(self, denoiser: Denoiser, origin: Origin, parts: Sequence[str], dtype: torch.dtype) -> None:
         self._denoiser, self._origin, self._parts, self._dtype = denoiser, origin, list(parts), dtype

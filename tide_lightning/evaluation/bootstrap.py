@@ -86,11 +86,6 @@ def over_seeds(
 
     Seeds are drawn anew, and each one's value moves as its own interval says. With two or three seeds and no intervals
     of their own this is about their range; no bootstrap makes three seeds tell more.
-
-    Args:
-        values: one for each seed.
-        intervals: each one's own, over its samples or prompts.
-        seed: of the draws.
     """
     known = torch.tensor(values, dtype=torch.float64)
     own = [0.0 if one is None else (one[1] - one[0]) / _WIDTH for one in intervals] or [0.0] * len(values)

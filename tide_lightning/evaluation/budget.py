@@ -40,13 +40,7 @@ class Budget:
         return max(0.0, self._begun + 60 * self.minutes * (1 - _RESERVE) - time.monotonic())
 
     def deadline(self, part: str, absent: tuple[str, ...] = (), share: float = 1.0) -> float | None:
-        """When a part that begins now has to end, on `time.monotonic`.
-
-        Args:
-            part: a name of `WEIGHTS`.
-            absent: later parts that this test has not.
-            share: of its time.
-        """
+        """When a part that begins now has to end, on `time.monotonic`."""
         left, names = self.left(), list(WEIGHTS)
         if left is None:
             return None

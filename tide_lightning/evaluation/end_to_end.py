@@ -50,12 +50,7 @@ class EndToEnd(NamedTuple):
 
 
 class RealImages:
-    """Held-out images [N, 3, H, W] in [-1, 1], made when a slice of them is asked for.
-
-    Args:
-        images: all there are.
-        count: so many of them, or all.
-    """
+    """Held-out images [N, 3, H, W] in [-1, 1], made when a slice of them is asked for."""
 
     def __init__(self, images: Images, count: int) -> None:
         self._images, self._places = images, evenly_chosen(len(images), count)

@@ -64,11 +64,6 @@ class CentredCosine(Metric):
 
     The mean is only known at the end, so some tokens are kept: those with the smallest hash of where they come from.
     The choice is as good as random and the same however the samples are spread over ranks.
-
-    Args:
-        d_in: channels.
-        num_bins: equal bins of t.
-        num_kept: tokens kept.
     """
 
     full_state_update = False

@@ -46,16 +46,7 @@ def write_report(
     config: str | None = None,
     others: Sequence[Section] = (),
 ) -> Path:
-    """Write index.html and its plots as files into a folder; the page itself needs none of them.
-
-    Args:
-        folder: `<run>/report`.
-        title: the run's name.
-        metrics: the contents of metrics.json.
-        end_to_end: trajectories with their images.
-        config: the run's config.yaml.
-        others: what other callbacks measured.
-    """
+    """Write index.html and its plots as files into a folder; the page itself needs none of them."""
     plots = [Plot(name, png, _CAPTIONS[name], finding(name, metrics)) for name, png in draw_plots(metrics).items()]
     for plot in (*plots, *(part for section in others for part in section.parts if isinstance(part, Plot))):
         write_bytes(folder / f"{plot.name}.png", plot.png)

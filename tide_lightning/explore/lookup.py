@@ -44,11 +44,7 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class AtlasTables:
-    """The tables of an atlas.
-
-    Args:
-        folder: of the atlas.
-    """
+    """The tables of an atlas."""
 
     folder: Path
 

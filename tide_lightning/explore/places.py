@@ -19,12 +19,7 @@ _LEAST_SHARE = 0.1  # of where it fires most, from which on a place counts
 
 
 class Activity:
-    """How strongly some latents fire at each token, in the mean over a walk's forwards; `take` is for `recorded`.
-
-    Args:
-        saes: by site.
-        latents: whom to look at: sites and numbers.
-    """
+    """How strongly some latents fire at each token, in the mean over a walk's forwards; `take` is for `recorded`."""
 
     def __init__(self, saes: Mapping[str, SAE], latents: Iterable[tuple[str, int]]) -> None:
         wanted: dict[str, list[int]] = {}

@@ -102,13 +102,6 @@ class Run:
             raise UserError(f"site {site!r}: this run has {', '.join(self.saes)}")
         return self.saes[site]
 
-    def check_latent(self, site: str, latent: int) -> int:
-        """The latent, if its site's dictionary has it."""
-        size = self.sae(site).d_sae
-        if not 0 <= latent < size:
-            raise UserError(f"latent {latent} of {site}: its dictionary has 0 to {size - 1}")
-        return latent
-
     def _data_config(self) -> dict[str, Any]:
         data = self.config.get("data")
         if not isinstance(data, dict) or "pretrained" not in data:

@@ -28,12 +28,7 @@ ALL = "all"
 
 
 def splice_denoiser(denoiser: Denoiser, predictors: Mapping[str, Predictor]) -> Denoiser:
-    """The denoiser with its sites replaced in every forward; it shares weights and prompts with the original.
-
-    Args:
-        denoiser: the original.
-        predictors: what replaces each site's tokens.
-    """
+    """The denoiser with its sites replaced in every forward; it shares weights and prompts with the original."""
     return denoiser.within(splicing(denoiser, predictors))
 
 

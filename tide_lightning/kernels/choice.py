@@ -48,14 +48,7 @@ def choose_backend(wanted: DecodeBackend, code: Csr) -> DecodeBackend:
 
 
 def fastest_backend(device_type: str, dtype: torch.dtype, share: float, has_triton: bool) -> DecodeBackend:
-    """The backend measured as fastest.
-
-    Args:
-        device_type: of the operands.
-        dtype: of the operands.
-        share: of the dictionary that a token has active.
-        has_triton: whether Triton's kernels run on that device.
-    """
+    """The backend measured as fastest."""
     if share > _dense_above(device_type, dtype):
         return "dense"
     return "triton" if has_triton else "embedding_bag"

@@ -9,10 +9,6 @@ def topk(pre_ND: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest entries of every row and their columns, both [N, k], in no particular order.
 
     Exact and repeatable; of equal entries any may be taken. The gradient reaches the selected entries only.
-
-    Args:
-        pre_ND: what to select from.
-        k: how many.
     """
     check_k(k, pre_ND.shape[-1])
     # Selecting in two stages, by maxima of chunks first, gains too little on a CPU:

@@ -21,12 +21,7 @@ from tide_lightning.tokens import SiteShape
 
 
 class FilmModulation(TemporalModulation):
-    """Scale and shift by an MLP over sines and cosines of the time, from 0 to 1 as their denoiser is given it.
-
-    Args:
-        d_in: channels.
-        d_time: sines and cosines, the width of the MLP.
-    """
+    """Scale and shift by an MLP over sines and cosines of the time, from 0 to 1 as their denoiser is given it."""
 
     def __init__(self, d_in: int, d_time: int) -> None:
         nn.Module.__init__(self)

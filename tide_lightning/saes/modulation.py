@@ -14,10 +14,6 @@ class TemporalModulation(nn.Module):
     """A light MLP from the normalised time to a bounded scale and a shift of every channel.
 
     It starts at zero, where a conditioned SAE equals an unconditioned one, or where `initialise` puts it.
-
-    Args:
-        d_in: channels.
-        d_hidden: width of the hidden layer.
     """
 
     frequencies: Tensor

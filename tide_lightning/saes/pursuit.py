@@ -53,15 +53,7 @@ class Pursuit(nn.Module):
         rule: Callable[[SharedThreshold | None], Rule],
         backend: DecodeBackend,
     ) -> tuple[SparseCode, list[SparseCode]]:
-        """The better code, and what each round selected before it was fitted.
-
-        Args:
-            code: the encoder's.
-            written_ND: what the decoder should write.
-            W_dec: its rows.
-            rule: how a round with such a threshold selects.
-            backend: of the sparse products.
-        """
+        """The better code, and what each round selected before it was fitted."""
 
         def fitted(code: SparseCode) -> SparseCode:
             values = fit_values(written_ND, code.values, code.indices, W_dec, code.row_pointer, _STEPS, backend)

@@ -28,9 +28,6 @@ class CudaGraphs:
     """Records what is done on one GPU.
 
     All recordings have the memory of one pool, for they run in turn; what they give is to be taken at once.
-
-    Args:
-        device: the GPU.
     """
 
     def __init__(self, device: torch.device) -> None:

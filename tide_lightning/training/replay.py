@@ -50,12 +50,7 @@ class _Recording(NamedTuple):
 
 
 class Replay:
-    """Runs an SAE's training steps, by a recording from the third step of the same kind on.
-
-    Args:
-        step: what is run.
-        recorder: of steps.
-    """
+    """Runs an SAE's training steps, by a recording from the third step of the same kind on."""
 
     def __init__(self, step: LearningStep, recorder: Recorder) -> None:
         self.step, self.recorder = step, recorder

@@ -64,16 +64,7 @@ def num_samples_of(run: Run, wanted: int) -> int:
 def read_groups(
     run: Run, saes: Mapping[str, SAE], num_samples: int, num_bins: int, group_size: int, seed: int
 ) -> Iterator[Group]:
-    """Held-out samples in groups, each with all looks at it.
-
-    Args:
-        run: whose data and denoiser.
-        saes: whose sites are read.
-        num_samples: in all.
-        num_bins: of t.
-        group_size: samples in a group.
-        seed: of the noise.
-    """
+    """Held-out samples in groups, each with all looks at it."""
     for start in range(0, num_samples, group_size):
         numbers = list(range(start, min(start + group_size, num_samples)))
         if _is_walked(run):

@@ -43,12 +43,7 @@ _HEADERS = {
 
 
 class PlayServer(ThreadingHTTPServer):
-    """Serves the page and what it asks a studio for; threads, so that progress can be asked for meanwhile.
-
-    Args:
-        studio: draws.
-        port: to listen on; 0 takes any that is free.
-    """
+    """Serves the page and what it asks a studio for; threads, so that progress can be asked for meanwhile."""
 
     daemon_threads = True
     request_queue_size = 128  # connections that may wait to be taken; the default of 5 has a browser's own reset

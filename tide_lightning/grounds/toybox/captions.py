@@ -117,15 +117,7 @@ def is_reserved(caption: str, num_factors: int) -> bool:
 
 
 def caption_scenes(labels: Labels, index_B: Tensor, *, split: Split, seed: int = 0, variant: int = 0) -> list[str]:
-    """A caption for each scene, a function of (scene, seed, variant); outside "test" never a reserved one.
-
-    Args:
-        labels: Labels of the scenes.
-        index_B: Their numbers within the split.
-        split: The split they come from.
-        seed: Their seed.
-        variant: Which of a scene's many possible captions.
-    """
+    """A caption for each scene, a function of (scene, seed, variant); outside "test" never a reserved one."""
     columns = 12
     u = uniforms(seed + 7919 * (variant + 1), index_B + SPLIT_START[split], columns * _ATTEMPTS)
     draws = u.view(-1, _ATTEMPTS, columns).tolist()

@@ -26,12 +26,6 @@ def prompts(n: int, seed: int = 0, split: Split = "train", num_objects: int | No
 
     Outside "test" no prompt is reserved or shows a held-out pair. In "test" none was ever used in training:
     each is a reserved caption or shows a (shape, colour) pair that training never saw.
-
-    Args:
-        n: How many.
-        seed: Which.
-        split: "train", "validation" or "test".
-        num_objects: Only prompts with one or with two objects.
     """
     kept: list[str] = []
     seen: set[str] = set()

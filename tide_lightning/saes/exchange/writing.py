@@ -68,12 +68,7 @@ def exportable(sae: SAE) -> Exportable:
 
 @torch.no_grad()
 def folded(sae: SAE, t: float | None = None) -> Folded:
-    """An SAE of ours, at one time if it depends on t, as one of x (or of what is left of x); its encoder's own code.
-
-    Args:
-        sae: the SAE.
-        t: normalised, 1 is pure noise.
-    """
+    """An SAE of ours, at one time if it depends on t, as one of x (or of what is left of x); its encoder's own code."""
     can = exportable(sae)
     if can.by_time and t is None:
         raise UserError("this SAE is another one at each time: name the times")
@@ -99,14 +94,7 @@ def encoder_alone(sae: SAE) -> SAE:
 
 
 def write_as(format: Format, folder: Path, sae: Folded, metadata: Mapping[str, object]) -> Path:
-    """Write a folded SAE; an error where the format has no place for it.
-
-    Args:
-        format: whose layout.
-        folder: where to.
-        sae: what is written.
-        metadata: of it, as plain values.
-    """
+    """Write a folded SAE; an error where the format has no place for it."""
     if format not in get_args(Format):
         raise UserError(f"format {format!r}: choose one of {', '.join(get_args(Format))}")
     try:
