@@ -1,26 +1,21 @@
-"""The adapters that docs/tutorials/your-dit.md shows, as it shows them."""
+"""Adapters of research code, as docs/tutorials/your-dit.md shows them."""
 
 from __future__ import annotations
 
 import pickle
-import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import diffusers
 import pytest
 import torch
 
-from tests.diffusion.miniature import autoencoder, t5, tokenizer
-from tests.diffusion.pipelines import clip
+from tests.diffusion.adapters import ADAPTERS, path_of
 from tests.diffusion.research_code import dit, edm, lightningdit, rae, repa, vdt
 from tests.diffusion.small_runs import fit_and_test
-from tide_lightning.diffusion import Denoiser, describe_denoiser, load_denoiser, sample
+from tide_lightning.diffusion import describe_denoiser, load_denoiser, sample
 from tide_lightning.diffusion.own import run_eagerly
-from tide_lightning.diffusion.trajectories import guided_prediction
 from tide_lightning.errors import UserError
 
 pytestmark = [
@@ -28,12 +23,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
 ]
 
-PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "your-dit.md"
-ADAPTERS = {
-    found[1]: code
-    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    if (found := re.search(r"class (\w+)\(", code))
-}
 Forward = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -134,32 +123,6 @@ THEIRS = {
         ["blocks.1", "blocks.1:update", "blocks.2:mlp"],
     ),
 }
-STAND_INS = {
-    "models/__init__.py": "dit vdt",
-    "models/lightningdit.py": "lightningdit",
-    "models/sit.py": "repa",
-    "stage2/__init__.py": "",
-    "stage2/models/__init__.py": "",
-    "stage2/models/DDT.py": "rae",
-    "training/__init__.py": "",
-    "training/networks.py": "edm",
-}
-
-
-@pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A user's folder: the research code under its own names, an adapter of each kind."""
-    monkeypatch.chdir(tmp_path)
-    for path, names in STAND_INS.items():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        lines = [f"from tests.diffusion.research_code.{name} import *\n" for name in names.split()]
-        (tmp_path / path).write_text("".join(lines))
-    for name, code in ADAPTERS.items():
-        (tmp_path / f"my_{name.lower()}.py").write_text(code)
-    yield tmp_path
-    theirs = ("models", "stage2", "training")
-    for name in [name for name in sys.modules if name.startswith("my_") or name.partition(".")[0] in theirs]:
-        del sys.modules[name]
 
 
 def checkpoint(name: str, folder: Path) -> tuple[torch.nn.Module, str]:
@@ -175,10 +138,6 @@ def checkpoint(name: str, folder: Path) -> tuple[torch.nn.Module, str]:
     else:
         torch.save({"ema": state} if name in ("LightningDiT", "REPA") else state, path)
     return module, str(path)
-
-
-def path_of(name: str) -> str:
-    return f"my_{name.lower()}.{name}"
 
 
 @pytest.mark.parametrize("name", THEIRS)
@@ -320,86 +279,3 @@ def test_a_prompt_that_is_no_class(work: Path) -> None:
     denoiser = load_denoiser(weights, family=path_of("OriginalDiT"))
     with pytest.raises(UserError, match="prompt 'a red ball' is no class: give a name or 0 to 999"):
         denoiser.encode_prompts(["a red ball"])
-
-
-@pytest.fixture
-def auraflow(work: Path) -> Denoiser:
-    """A pipeline that no family names, through the four lines of the page."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        transformer = diffusers.AuraFlowTransformer2DModel(
-            sample_size=8,
-            patch_size=2,
-            in_channels=4,
-            num_mmdit_layers=1,
-            num_single_dit_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=16,
-            caption_projection_dim=32,
-            pos_embed_max_size=16,
-        )
-        pipeline = diffusers.AuraFlowPipeline(
-            tokenizer(256), t5("UMT5"), autoencoder(), transformer, diffusers.FlowMatchEulerDiscreteScheduler()
-        )
-    pipeline.save_pretrained(work / "pipeline")
-    return load_denoiser(str(work / "pipeline"), family=path_of("AuraFlow"))
-
-
-@torch.no_grad()
-def test_another_pipeline_by_its_signature(auraflow: Denoiser, work: Path) -> None:
-    noise = torch.randn(2, *auraflow.latent_shape, generator=torch.Generator().manual_seed(0))
-    prompts = ["a red ball", "a blue cube"]
-    ours = sample(auraflow, prompts, num_inference_steps=3, guidance_scale=3.0, initial_noise=noise)
-    auraflow.pipeline.set_progress_bar_config(disable=True)
-    call = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "latent", "height": 16, "width": 16}
-    (theirs,) = auraflow.pipeline(prompt=prompts, latents=noise, return_dict=False, **call)
-    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
-    described = describe_denoiser(str(work / "pipeline"), family=path_of("AuraFlow"))
-    patterns = ["joint_transformer_blocks.0", "single_transformer_blocks.*"]
-    shapes = described.site_shapes(described.resolve_sites(patterns))
-    assert [(shape.d_in, shape.grid) for shape in shapes.values()] == [(32, (4, 4))] * 3
-    x_t, raw_t, conditioning = noise, torch.tensor([0.2, 0.9]), auraflow.encode_prompts(prompts)
-    plain = guided_prediction(auraflow, x_t, raw_t, conditioning, 3.0)
-    with auraflow.splice(dict.fromkeys(auraflow.resolve_sites(patterns), torch.clone)):
-        assert torch.equal(guided_prediction(auraflow, x_t, raw_t, conditioning, 3.0), plain)
-
-
-@torch.no_grad()
-def test_a_unet_by_its_component(work: Path) -> None:
-    """Stable Diffusion 1.5 in miniature: convolutions into its transformers, one CLIP."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        unet = diffusers.UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            attention_head_dim=8,
-            cross_attention_dim=16,
-            norm_num_groups=8,
-        )
-        parts = {"vae": autoencoder(), "text_encoder": clip(False), "tokenizer": tokenizer(77), "unet": unet}
-        scheduler = diffusers.DDIMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, clip_sample=False
-        )
-        none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-        diffusers.StableDiffusionPipeline(**parts, scheduler=scheduler, **none).save_pretrained(work / "pipeline")
-    denoiser = load_denoiser(str(work / "pipeline"), family=path_of("StableDiffusion"))
-    noise = torch.randn(2, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
-    prompts = ["a red ball", "a blue cube"]
-    ours = sample(denoiser, prompts, num_inference_steps=3, guidance_scale=3.0, initial_noise=noise)
-    denoiser.pipeline.set_progress_bar_config(disable=True)
-    call = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "latent", "height": 16, "width": 16}
-    (theirs, _) = denoiser.pipeline(prompt=prompts, latents=noise, return_dict=False, **call)
-    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
-    described = describe_denoiser(str(work / "pipeline"), family=path_of("StableDiffusion"))
-    patterns = ["down_blocks.0.attentions.0.transformer_blocks.0", "mid_block.attentions.0.transformer_blocks.0"]
-    shapes = described.site_shapes(described.resolve_sites(patterns))
-    assert [(shape.d_in, shape.grid) for shape in shapes.values()] == [(16, (8, 8)), (32, (4, 4))]
-
-
-def test_an_unknown_pipeline_says_what_to_do(auraflow: Denoiser, work: Path) -> None:
-    with pytest.raises(UserError, match=r"is a AuraFlowPipeline; supported are DiTPipeline.*set family"):
-        load_denoiser(str(work / "pipeline"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,7 @@ def test_a_run_from_the_hub_imports_and_writes_nothing_of_its_own(
         assert "give --trust" in told
         assert not Path("it-ran").exists()
     assert "give --trust" not in complaint(capsys, "test", "--run=someone/saes0", "--trust")
+    sys.modules.pop("trap", None)  # other tests have one as well
 
 
 def test_nothing_private_is_published(run: Path) -> None:
