@@ -2,9 +2,10 @@
 
     python -m benchmarks.faults [--minutes 10] [--seed 0] [--kinds kills ranks …] [--out FILE]
 
-Each kind of fault is a module with `attempt`; it runs in a process of its own for its share of the time, or until it
-has had its number of trials (those of GOAL in 30 minutes, more where there is more time). A trial follows from seed,
-kind and number alone: `--kinds kills --only 17` does that kill again. The exit code is 1 if anything ended in a
+Each kind of fault is a module with `attempt`; it runs in a process of its own until it has had its number of trials
+(GOAL in 30 minutes, more where there is more time), or its part of the time is over: kinds share it as the SECONDS that
+their GOAL takes on one core. A trial follows from seed, kind and number alone: `--kinds kills --only 17` does that kill
+again. The exit code is 1 if anything ended in a
 traceback or went wrong in silence.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import os
 import secrets
@@ -20,13 +22,18 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 from random import Random
 
+from benchmarks.faults.fits import Reference, undisturbed
 from benchmarks.faults.trial import OUTCOMES, Outcome, Trial, in_a_line
 
-KINDS = ["kills", "disks", "flips", "nonfinite", "ranks", "configs", "strangers", "inputs", "sae_folders", "requests"]
+KINDS = ["flips", "sae_folders", "inputs", "requests", "configs", "nonfinite", "disks", "strangers", "kills", "ranks"]
+"""Cheap ones first: what they leave of their time goes to the others."""
+
 _GRACE = 400.0  # seconds that a last trial may take: more than its commands may (300)
 
 
@@ -47,14 +54,15 @@ def main() -> int:
     counts: dict[str, dict[Outcome, int]] = {}
     scratch = Path(tempfile.mkdtemp(prefix="faults-"))
     try:
+        reference = undisturbed(scratch / "undisturbed")
         for place, kind in enumerate(args.kinds):
             module = import_module(f"benchmarks.faults.{kind}")
-            shares = [import_module(f"benchmarks.faults.{name}").SHARE for name in args.kinds[place:]]
-            seconds = max(0.0, end - time.monotonic()) * module.SHARE / sum(shares)
+            needed = [import_module(f"benchmarks.faults.{name}").SECONDS for name in args.kinds[place:]]
+            seconds = max(0.0, end - time.monotonic()) * module.SECONDS / sum(needed)
             goal = math.ceil(module.GOAL * max(1.0, args.minutes / 30))
             goal = goal if args.trials is None else min(goal, args.trials)
             numbers = range(goal) if args.only is None else range(args.only, args.only + 1)
-            counts[kind] = _try(kind, seed, numbers, seconds, scratch / kind)
+            counts[kind] = _try(kind, seed, numbers, seconds, reference, scratch / kind)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     table = _table(counts)
@@ -70,6 +78,8 @@ def _warm_up() -> None:
     import torch
 
     torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="PIL")  # of what was spoilt
     for name in (
         "tide_lightning.cli",
         "tide_lightning.commands.configured",
@@ -82,7 +92,9 @@ def _warm_up() -> None:
         import_module(f"benchmarks.faults.{kind}")
 
 
-def _try(kind: str, seed: int, numbers: range, seconds: float, folder: Path) -> dict[Outcome, int]:
+def _try(
+    kind: str, seed: int, numbers: range, seconds: float, reference: Reference, folder: Path
+) -> dict[Outcome, int]:
     """The trials of a kind, in a process of its own, which may not take others down."""
     counts: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
     ours, theirs = os.pipe()
@@ -90,15 +102,16 @@ def _try(kind: str, seed: int, numbers: range, seconds: float, folder: Path) -> 
     if pid == 0:
         os.close(ours)
         os.setpgid(0, 0)
-        _trials(kind, seed, numbers, seconds, folder, theirs)
+        _trials(kind, seed, numbers, seconds, reference, folder, theirs)
     os.close(theirs)
-    began, number = time.monotonic(), numbers.start
+    began, number, sorts = time.monotonic(), numbers.start, Counter[str]()
     signal.signal(signal.SIGALRM, lambda *_: os.killpg(pid, signal.SIGKILL))
     signal.alarm(math.ceil(seconds + _GRACE))
     with os.fdopen(ours, encoding="utf-8") as lines:
         for line in lines:
             trial = Trial(*json.loads(line))
             counts[trial.outcome] += 1
+            sorts[trial.sort] += 1
             if trial.outcome in ("traceback", "wrong"):
                 print(f"{kind} {number}: {OUTCOMES[trial.outcome]}: {trial.what}", flush=True)
             number += 1
@@ -107,17 +120,18 @@ def _try(kind: str, seed: int, numbers: range, seconds: float, folder: Path) -> 
     if status:
         counts["traceback"] += 1
         print(f"{kind} {number}: traceback: the process of these trials ended with {status}", flush=True)
-    print(f"{kind}: {sum(counts.values())} tried in {time.monotonic() - began:.0f} s", flush=True)
+    told = "".join(f", {count} {sort}" for sort, count in sorts.most_common() if sort)
+    print(f"{kind}: {sum(counts.values())} tried in {time.monotonic() - began:.0f} s{told}", flush=True)
     return counts
 
 
-def _trials(kind: str, seed: int, numbers: range, seconds: float, folder: Path, out: int) -> None:
+def _trials(kind: str, seed: int, numbers: range, seconds: float, reference: Reference, folder: Path, out: int) -> None:
     """In the process: until the time is over or enough was tried; does not return."""
     module, end, code = import_module(f"benchmarks.faults.{kind}"), time.monotonic() + seconds, 1
     errors = os.dup(2)
     try:
         with os.fdopen(out, "w", encoding="utf-8") as pipe:
-            prepared = module.prepare(folder / "prepared")
+            prepared = module.prepare(reference, folder / "prepared")
             for number in numbers:
                 if number > numbers.start and time.monotonic() > end:
                     break

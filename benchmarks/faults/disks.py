@@ -10,12 +10,14 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.faults.fits import FIT, RESUME, Reference, checkpoints, fresh, latest, load, same_training
-from benchmarks.faults.fits import undisturbed as prepare
 from benchmarks.faults.trial import Trial, judged, run
 
-GOAL, SHARE = 40, 10
+GOAL, SECONDS = 40, 170
 
-__all__ = ["GOAL", "SHARE", "attempt", "prepare"]
+
+def prepare(reference: Reference, folder: Path) -> Reference:
+    """What an undisturbed fit ends with."""
+    return reference
 
 
 def attempt(reference: Reference, draw: Random, folder: Path) -> Trial:

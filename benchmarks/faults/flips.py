@@ -8,13 +8,13 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from benchmarks.faults.fits import fresh, load, same, undisturbed
+from benchmarks.faults.fits import Reference, fresh, load, same
 from benchmarks.faults.trial import Trial
 from tide_lightning.errors import UserError
 from tide_lightning.saes import SAE
 from tide_lightning.training.checkpoints import WholeCheckpointIO
 
-GOAL, SHARE = 300, 6
+GOAL, SECONDS = 300, 15
 
 
 class Whole(NamedTuple):
@@ -33,9 +33,8 @@ class Whole(NamedTuple):
     weights: tuple[object, ...]
 
 
-def prepare(folder: Path) -> Whole:
+def prepare(reference: Reference, folder: Path) -> Whole:
     """A run."""
-    reference = undisturbed(folder)
     sae = next((reference.run / "saes").iterdir())
     return Whole(reference.run / "checkpoints" / "last.ckpt", reference.content, sae, _opened(sae))
 
@@ -60,8 +59,8 @@ def attempt(whole: Whole, draw: Random, folder: Path) -> Trial:
         else:
             is_same = same(_opened(target.parent), whole.weights)
     except UserError:
-        return Trial("refused", what)
-    return Trial("survived" if is_same else "wrong", what)
+        return Trial("refused", what, kind)
+    return Trial("survived" if is_same else "wrong", what, kind)
 
 
 def _damage(content: bytearray, draw: Random) -> str:

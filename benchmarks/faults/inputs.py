@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from benchmarks.faults.fits import fresh
+from benchmarks.faults.fits import Reference, fresh
 from benchmarks.faults.trial import Trial
 from tide_lightning.datamodules import ImageFolder
 from tide_lightning.datamodules.prompts import read_prompts
 from tide_lightning.errors import UserError
 
-GOAL, SHARE = 1000, 4
+GOAL, SECONDS = 1000, 60
 _MEMORY = 8 * 2**30
 _WORDS = [
     "a red cube",
@@ -43,7 +43,7 @@ _WORDS = [
 _MODES = ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "I", "F", "YCbCr", "HSV", "LAB"]
 
 
-def prepare(folder: Path) -> None:
+def prepare(reference: Reference, folder: Path) -> None:
     """No more memory than a machine has."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
 

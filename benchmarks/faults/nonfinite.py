@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from benchmarks.faults.fits import FIT, Reference, checkpoints, fresh, latest, load, undisturbed
+from benchmarks.faults.fits import FIT, Reference, checkpoints, fresh, latest, load
 from benchmarks.faults.trial import Trial, judged, run
 from tide_lightning.errors import UserError
 from tide_lightning.grounds.toybox import Scenes
@@ -18,7 +18,7 @@ from tide_lightning.saes import SAE
 from tide_lightning.training import TideModule
 from tide_lightning.training.finite import not_finite
 
-GOAL, SHARE = 50, 12
+GOAL, SECONDS = 50, 110
 Stage = Literal["tokens", "gradient", "weights", "moments", "validation"]
 _NUMBERS = ["nan", "inf", "-inf", "1e30", "3e38"]
 
@@ -94,9 +94,9 @@ class PoisonedScenes(Scenes):
         return item
 
 
-def prepare(folder: Path) -> Reference:
+def prepare(reference: Reference, folder: Path) -> Reference:
     """A run whose checkpoint can be poisoned."""
-    return undisturbed(folder)
+    return reference
 
 
 def attempt(reference: Reference, draw: Random, folder: Path) -> Trial:
@@ -136,7 +136,7 @@ def attempt(reference: Reference, draw: Random, folder: Path) -> Trial:
     for sae in sorted((run_folder / "saes").glob("*")) if run_folder else []:
         if (name := not_finite(dict(SAE.from_pretrained(sae).state_dict()))) is not None:
             return Trial("wrong", f"{what}: {sae.name} is exported with {name}")
-    return trial
+    return trial._replace(sort=stage)
 
 
 def _poisoned_checkpoint(reference: Reference, number: float, folder: Path) -> Path:

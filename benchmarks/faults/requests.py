@@ -13,12 +13,13 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+from benchmarks.faults.fits import Reference
 from benchmarks.faults.trial import Trial
 from tide_lightning.explore import open_run
 from tide_lightning.explore.play.server import PlayServer
 from tide_lightning.explore.play.studio import Studio
 
-GOAL, SHARE = 1000, 8
+GOAL, SECONDS = 1000, 90
 _FINE = {200, 400, 403, 404, 405, 408, 409, 411, 413, 414, 415, 417, 431, 501, 505}
 _HUGE = "9" * 400
 _VALUES = [
@@ -43,7 +44,7 @@ class Playing(NamedTuple):
     said: io.StringIO
 
 
-def prepare(folder: Path) -> Playing:
+def prepare(reference: Reference, folder: Path) -> Playing:
     """Serve the run that ships with the package."""
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)

@@ -12,12 +12,12 @@ import huggingface_hub
 import yaml
 
 from benchmarks.faults.configs import TEXTS, VALUES
-from benchmarks.faults.fits import fresh, undisturbed
+from benchmarks.faults.fits import Reference, fresh
 from benchmarks.faults.trial import Child, Trial, judged
 from tide_lightning.errors import UserError
 from tide_lightning.explore import open_run
 
-GOAL, SHARE = 60, 6
+GOAL, SECONDS = 60, 300
 SECRET = "a secret that no run has to know"
 
 
@@ -33,9 +33,9 @@ class Stranger(NamedTuple):
     config: dict[str, Any]
 
 
-def prepare(folder: Path) -> Stranger:
-    """A run, and a secret file beside it."""
-    run = undisturbed(folder).run
+def prepare(reference: Reference, folder: Path) -> Stranger:
+    """A run."""
+    run = reference.run
     return Stranger(run, yaml.safe_load((run / "config.yaml").read_text("utf-8")))
 
 
@@ -79,7 +79,7 @@ def attempt(stranger: Stranger, draw: Random, folder: Path) -> Trial:
         return Trial("wrong", f"{command}: {what}: its code ran")
     if said.exists() and SECRET in said.read_text("utf-8"):
         return Trial("wrong", f"{command}: {what}: it read the secret")
-    return trial
+    return trial._replace(sort=f"{command} {kind}")
 
 
 def _class_trap(config: dict[str, Any], draw: Random) -> str:

@@ -29,10 +29,12 @@ class Trial(NamedTuple):
     Fields:
         outcome: what came of it.
         what: was done, and what is to be seen of it where that is bad.
+        sort: of fault, for a count.
     """
 
     outcome: Outcome
     what: str
+    sort: str = ""
 
 
 class Ended(NamedTuple):

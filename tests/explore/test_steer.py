@@ -14,6 +14,7 @@ from tide_lightning.cli import main
 from tide_lightning.explore import open_run
 from tide_lightning.explore.names import Name, read_names, write_names
 from tide_lightning.explore.steer_command import first_found
+from tide_lightning.saes.whole import sealed
 
 FAST = ["--prompt", "a red cube", "--steps", "2", "--device", "cpu"]
 
@@ -82,7 +83,7 @@ def test_names_of_other_weights_are_forgotten(tmp_path: Path) -> None:
     write_names(folder, {(SITES[0], 2): Name("small", 0.7)}, SITES[:1])
     assert set(read_names(folder)) == {(SITES[0], 2), (SITES[1], 1)}
     cfg = folder / "saes" / SITES[0] / "cfg.json"
-    cfg.write_text(json.dumps(json.loads(cfg.read_text()) | {"sha256": "of another fit"}))
+    cfg.write_text(json.dumps(sealed(json.loads(cfg.read_text()) | {"sha256": "of another fit"})))
     assert set(read_names(folder)) == {(SITES[1], 1)}
 
 

@@ -205,6 +205,10 @@ def test_what_is_wrong_with_a_saved_sae_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"sae\.safetensors cannot be read"):
         TideSAE.from_pretrained(folder)
     cfg = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(cfg | {"d_in": 25}))
+    with pytest.raises(UserError, match=r"cfg\.json is damaged, or was changed by hand"):
+        TideSAE.from_pretrained(folder)
+    del cfg["cfg_sha256"]
     (folder / "cfg.json").write_text(json.dumps(cfg | {"schema": 7}))
     with pytest.raises(UserError, match="schema 7"):
         TideSAE.from_pretrained(folder)

@@ -76,7 +76,7 @@ def test_a_run_from_the_hub_imports_and_writes_nothing_of_its_own(
 ) -> None:
     assert main(["publish", str(run), "someone/saes", "--license=mit", "--out=published"]) == 0
     monkeypatch.syspath_prepend(Path.cwd())
-    Path("trap.py").write_text("from pathlib import Path\nPath('it-ran').touch()\n")
+    Path("trap.py").write_text(f"open({str(Path.cwd() / 'it-ran')!r}, 'w').close()\n")
     path = Path("published") / "config.yaml"
     (path.parent / "saes.yaml").write_text("callbacks: [{class_path: trap.Trap}]\n")
     config = yaml.safe_load(path.read_text())
@@ -97,8 +97,10 @@ def test_a_run_from_the_hub_imports_and_writes_nothing_of_its_own(
         assert said in told
         assert "give --trust" in told
         assert not Path("it-ran").exists()
-    assert "give --trust" not in complaint(capsys, "test", "--run=someone/saes0", "--trust")
     sys.modules.pop("trap", None)  # other tests have one as well
+    assert "trap.Trap" in complaint(capsys, "test", "--run=someone/saes0", "--trust")
+    assert Path("it-ran").exists()
+    sys.modules.pop("trap", None)
 
 
 def test_nothing_private_is_published(run: Path) -> None:

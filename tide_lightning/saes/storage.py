@@ -10,7 +10,7 @@ from torch import Tensor
 import tide_lightning
 from tide_lightning.errors import UserError
 from tide_lightning.saes.untrusted import read_json, read_safetensors
-from tide_lightning.saes.whole import sha256, write_pair
+from tide_lightning.saes.whole import sealed, sha256, write_pair
 
 SCHEMA = 2
 CFG, WEIGHTS = "cfg.json", "sae.safetensors"
@@ -32,6 +32,8 @@ def read_cfg(folder: Path) -> dict[str, Any]:
     cfg = read_json(folder / CFG)
     if cfg.get("schema") != SCHEMA:
         raise UserError(f"{folder / CFG} has schema {cfg.get('schema')}; this version reads {SCHEMA}")
+    if "cfg_sha256" in cfg and cfg["cfg_sha256"] != sealed(cfg)["cfg_sha256"]:  # older ones do not have it
+        raise UserError(f"{folder / CFG} is damaged, or was changed by hand: save or download it again")
     return cfg
 
 

@@ -23,18 +23,24 @@ def write_pair(
     tensors: Mapping[str, Tensor],
     hashed: bool = False,
 ) -> Path:
-    """Write JSON and safetensors; `hashed` lets the JSON name the hash of the other."""
+    """Write JSON and safetensors; `hashed` lets the JSON name the hash of the other, and its own."""
     folder = Path(folder)
     with whole_file(folder / cfg_name) as description, whole_file(folder / weights_name) as weights:
         try:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, weights)
         except SafetensorError as error:
             raise UserError(f"{folder / weights_name} cannot be written: {error}") from error
-        hash_of_weights = {"sha256": sha256(weights)} if hashed else {}
-        text = json.dumps({**cfg, **hash_of_weights}, indent=2, allow_nan=False)
-        description.write_text(text + "\n", encoding="utf-8")
+        written = sealed({**cfg, "sha256": sha256(weights)}) if hashed else cfg
+        description.write_text(json.dumps(written, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         weights.chmod(description.stat().st_mode)  # safetensors lets nobody else read
     return folder
+
+
+def sealed(cfg: Mapping[str, object]) -> dict[str, object]:
+    """A description with its own hash, `cfg_sha256`: of all its other keys, as JSON without spaces, keys sorted."""
+    told = json.loads(json.dumps({key: cfg[key] for key in cfg if key != "cfg_sha256"}, allow_nan=False))
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    return {**told, "cfg_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def sha256(path: Path) -> str:

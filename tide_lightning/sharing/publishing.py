@@ -18,6 +18,7 @@ import tide_lightning
 from tide_lightning.errors import UserError
 from tide_lightning.explore.run import Run, open_run
 from tide_lightning.saes.storage import CFG, WEIGHTS, read_cfg, read_folder, saes_in
+from tide_lightning.saes.whole import sealed
 from tide_lightning.sharing.card import Described, model_card
 from tide_lightning.sharing.cleaning import cleaned
 
@@ -105,7 +106,7 @@ def lay_out(run: Run, folder: Path, repository: str, license: str, base_model: s
         target = folder / "saes" / source.name
         target.mkdir(parents=True)
         shutil.copyfile(source / WEIGHTS, target / WEIGHTS)
-        told = {**_as_dict(cleaned(cfg)), "pretrained": pretrained}
+        told = sealed({**_as_dict(cleaned(cfg)), "pretrained": pretrained})
         (target / CFG).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         read_cfg(target)
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")

@@ -21,6 +21,7 @@ from tests.saes.exchange.test_research_code import write_diffract, write_saeuron
 from tests.saes.synthetic import SHAPE
 from tide_lightning.errors import UserError
 from tide_lightning.saes import SAE, TideSAE
+from tide_lightning.saes.storage import read_cfg
 
 
 def refused(folder: Path, site: str | None = None) -> str:
@@ -124,6 +125,7 @@ def test_sites_that_lie_elsewhere(site: str, tmp_path: Path) -> None:
 def ours(folder: Path) -> dict[str, Any]:
     TideSAE(SHAPE, 4, 5, modulation="none").save_pretrained(folder, site="blocks.1")
     found: dict[str, Any] = json.loads((folder / "cfg.json").read_text())
+    del found["cfg_sha256"]  # what is written by hand has none
     return found
 
 
@@ -201,6 +203,19 @@ def test_every_flipped_byte_of_the_weights_is_seen(tmp_path: Path) -> None:
         refused(tmp_path)
     path.write_bytes(whole)
     SAE.from_pretrained(tmp_path)
+
+
+def test_every_changed_figure_of_the_description_is_seen(tmp_path: Path) -> None:
+    """Also of what loading does not need, such as the times of noise: others read it."""
+    ours(tmp_path)
+    path = tmp_path / "cfg.json"
+    whole = path.read_text()
+    for place in (place for place in range(whole.index("cfg_sha256")) if whole[place].isdigit()):
+        path.write_text(f"{whole[:place]}{(int(whole[place]) + 1) % 10}{whole[place + 1 :]}")
+        with pytest.raises(UserError, match=r"damaged|schema|is not JSON"):
+            read_cfg(tmp_path)
+    path.write_text(whole)
+    read_cfg(tmp_path)
 
 
 def test_a_folder_without_an_sae_is_called_that(tmp_path: Path) -> None:
