@@ -237,6 +237,7 @@ def test_what_is_nested_is_composed_key_by_key(work: Path, capsys: pytest.Captur
         (["--config=loop.yaml"], "an alias refers to itself"),
         (["--config=bomb.yaml"], "multiply to more than 100,000"),
         (["--config=deep.yaml"], "nested too deeply"),
+        (["--data.images=" + 3000 * "["], "nested too deeply"),
         (["--data.sites=[&a [*a]]"], "an alias refers to itself"),
         (["--data.prompts=missing.txt"], "missing.txt"),
         (["--data.tokens_per_sample=65"], "tokens_per_sample"),

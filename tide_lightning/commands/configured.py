@@ -164,6 +164,8 @@ class TideCLI(LightningCLI):
             raise SystemExit(0)
         try:
             self.config = parser.parse_args(args)
+        except RecursionError as error:
+            raise UserError("the config cannot be read: a value is nested too deeply") from error
         except (AttributeError, TypeError, ValueError) as error:  # of jsonargparse, for values of odd types
             raise UserError(f"the config cannot be read: {' '.join(str(error).split())}") from error
 
