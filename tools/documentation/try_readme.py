@@ -21,8 +21,6 @@ from pathlib import Path
 
 from tools.documentation.readme import README, SHELLS, Block, blocks
 
-_CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
-
 
 def lines_of(block: Block, skipped: tuple[str, ...]) -> list[str]:
     """What is typed of a block: its lines, or a program as a file."""
@@ -45,7 +43,7 @@ def type_in(lines: list[str], folder: Path, path: str) -> list[tuple[str, float 
     return list(zip(lines[: len(done) + 1], [*done, None], strict=False))
 
 
-def _wheel(folder: Path) -> tuple[Path, str]:
+def _wheel(folder: Path, pip_args: str) -> tuple[Path, str]:
     """An empty folder, and the path of an environment that has nothing but the wheel."""
     environment, outside = folder / "environment", folder / "outside"
     outside.mkdir()
@@ -53,7 +51,7 @@ def _wheel(folder: Path) -> tuple[Path, str]:
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     subprocess.run([python, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, README.parent], check=True)
     (wheel,) = folder.glob("*.whl")
-    subprocess.run([python, "-m", "pip", "install", "-q", "--extra-index-url", _CPU_WHEELS, wheel], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", *shlex.split(pip_args), wheel], check=True)
     return outside, f"{python.parent}{os.pathsep}{_outside_path()}"
 
 
@@ -69,6 +67,7 @@ def main() -> int:
     parser.add_argument(
         "--wheel", action="store_true", help="the wheel in an empty environment outside of the checkout"
     )
+    parser.add_argument("--pip_args", default="", help="of the wheel's installation, such as an index of CPU builds")
     parser.add_argument("--skip", nargs="*", default=[], help="beginnings of lines that are not typed")
     options = parser.parse_args()
     skipped = (*options.skip, *(("make ", "source ") if options.wheel else ()))
@@ -83,7 +82,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder, begun = Path(temporary), time.perf_counter()
         if options.wheel:
-            where, path = _wheel(folder)
+            where, path = _wheel(folder, options.pip_args)
         else:
             where, path = folder / "clone", _outside_path()
             subprocess.run(["git", "clone", "-q", README.parent, where], check=True)
