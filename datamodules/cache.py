@@ -66,8 +66,8 @@ class DiskCache:
         try:
             if not path.is_file():
                 write_bytes(path, (json.dumps(ours, indent=2) + "\n").encode(), shared=True)  # by every rank
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+            theirs = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError):
             raise UserError(f"{path} is damaged: delete the folder, or name another in data.cache.folder") from None
         except OSError as error:
             raise UserError(f"cannot use the cache in {folder}: {error.strerror or error}") from None

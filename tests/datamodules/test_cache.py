@@ -216,8 +216,9 @@ def test_folders_that_cannot_be_used(make_data: MakeData, cache: DiskCache, tmp_
     with pytest.raises(UserError, match=r"cannot use the cache in .*file"):
         make_data(cache=DiskCache(str(tmp_path / "file"))).train_loader(Shard())
     Path(cache.folder).mkdir()
-    (Path(cache.folder) / "cache.json").write_text('{"schema"')
-    with pytest.raises(UserError, match=r"cache\.json is damaged"):
-        make_data(cache=cache).train_loader(Shard())
+    for content in ('{"schema"', "3"):
+        (Path(cache.folder) / "cache.json").write_text(content)
+        with pytest.raises(UserError, match=r"cache\.json is damaged"):
+            make_data(cache=cache).train_loader(Shard())
     with pytest.raises(UserError, match="max_gib must be above 0"):
         make_data(cache=DiskCache(cache.folder, max_gib=0))

@@ -104,9 +104,10 @@ def test_truncated_weights_are_named(pretrained: Path, tmp_path: Path, part: str
 def test_not_a_pipeline(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model_index.json is missing"):
         describe_denoiser(str(tmp_path))
-    (tmp_path / "model_index.json").write_text("{")
-    with pytest.raises(UserError, match=r"model_index.json is not valid JSON"):
-        describe_denoiser(str(tmp_path))
+    for content in ("{", "3"):
+        (tmp_path / "model_index.json").write_text(content)
+        with pytest.raises(UserError, match=r"model_index.json is not valid JSON"):
+            describe_denoiser(str(tmp_path))
 
 
 def num_encoders(denoiser: Denoiser) -> int:

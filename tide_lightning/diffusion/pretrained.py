@@ -68,10 +68,9 @@ class Origin:
         if not path.is_file():
             raise UserError(f"{path} is missing: {self.pretrained!r} is not a complete diffusers pipeline")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError):
             raise UserError(f"{path} is not valid JSON") from None
-        return dict(content)
 
     def download(self, without: Iterable[str] = ()) -> Path:
         """The folder with every part but those, whole and undamaged."""
