@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from tide_lightning.training import steps_of_fit
+from tide_lightning.waiting import clock
 
 _WINDOW_SECONDS = 30.0  # speed and time left are those of the last half minute
 
@@ -137,7 +138,7 @@ class ShowProgress(ProgressBar):
         (then, done_then, _), (now, done, _) = self._seen[0], self._seen[-1]
         if not self._total or done <= done_then:
             return ""
-        return f"{_clock((self._total - done) * (now - then) / (done - done_then))} left"
+        return f"{clock((self._total - done) * (now - then) / (done - done_then))} left"
 
     def _figures(self, trainer: Trainer) -> str:
         """Speed, losses and time left in one line; what is not known yet is left out."""
@@ -198,9 +199,3 @@ class ShowProgress(ProgressBar):
 
 def _thousands(number: float) -> str:
     return f"{number:.0f}" if number < 1000 else f"{number / 1000:.1f}k" if number < 1e6 else f"{number / 1e6:.2f}M"
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(max(0.0, seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

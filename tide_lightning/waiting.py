@@ -64,7 +64,7 @@ def _so_far(done: int, total: int | None, seconds: float) -> str:
         return f"{done} in {clock(seconds)}"
     if done >= total:
         return f"{done}/{total} (100%) in {clock(seconds)}"
-    return f"{done}/{total} ({done / total:.0%})  {clock(seconds / done * (total - done))} left"
+    return f"{done}/{total} ({done / total:.0%})  {time_left(seconds, done, total)} left"
 
 
 @contextmanager
@@ -82,6 +82,11 @@ def waiting(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def time_left(seconds: float, done: int, total: int) -> str:
+    """What the rest will take, after so many seconds."""
+    return clock(seconds / max(done, 1) * max(total - done, 0))
 
 
 def clock(seconds: float) -> str:

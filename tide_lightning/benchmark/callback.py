@@ -23,11 +23,11 @@ from tide_lightning.datamodules.harvest import Harvester
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation.budget import Budget
 from tide_lightning.evaluation.sections import Section
-from tide_lightning.evaluation.summary import time_left
 from tide_lightning.grounds import About, Ground, Split
 from tide_lightning.intervene.splicing import why_not
 from tide_lightning.saes import SAE
 from tide_lightning.training import TideModule
+from tide_lightning.waiting import time_left
 
 LEAST_IMAGES = 32, 16
 """Of each split; with fewer, too many factor values are missing."""

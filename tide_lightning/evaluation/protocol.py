@@ -25,7 +25,7 @@ from tide_lightning.evaluation.plots import image_grid, pixels_of
 from tide_lightning.evaluation.reconstruction import SiteReconstruction
 from tide_lightning.evaluation.report import write_report
 from tide_lightning.evaluation.sections import MeasuresSection, Section, measure_sections
-from tide_lightning.evaluation.summary import clock, print_summary, time_left
+from tide_lightning.evaluation.summary import print_summary
 from tide_lightning.evaluation.time_section import time_section
 from tide_lightning.evaluation.tracking import Tracker
 from tide_lightning.files import write_bytes, write_json
@@ -33,6 +33,7 @@ from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAE, SAEOutput
 from tide_lightning.sharding import is_sharded
 from tide_lightning.training import TideModule
+from tide_lightning.waiting import clock, time_left
 
 SCHEMA = 1
 

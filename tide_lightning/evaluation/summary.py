@@ -25,14 +25,3 @@ def print_summary(metrics: Mapping[str, Any], written: Sequence[Path], target: C
         say(target, line, "cut to fit the budget")
     for path in written:
         say(target, f"written  {path}")
-
-
-def time_left(seconds: float, done: int, total: int) -> str:
-    """Minutes and seconds that the rest will take."""
-    return clock(seconds / max(done, 1) * max(total - done, 0))
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds."""
-    minutes, rest = divmod(round(max(0.0, seconds)), 60)
-    return f"{minutes}:{rest:02}"

@@ -13,7 +13,6 @@ from PIL import Image
 
 from tide_lightning.diffusion import unlabelled
 from tide_lightning.errors import UserError
-from tide_lightning.evaluation.summary import time_left
 from tide_lightning.explore.atlas.chart import Chart, draw_chart
 from tide_lightning.explore.atlas.meaning import Traits, gather_traits
 from tide_lightning.explore.atlas.neighbours import FiringSample
@@ -26,6 +25,7 @@ from tide_lightning.explore.names import Key, Name, write_names
 from tide_lightning.explore.run import Run, open_run
 from tide_lightning.runs import to_write_in
 from tide_lightning.saes import SAE
+from tide_lightning.waiting import time_left
 
 _FIRING_TOKENS = 16384  # looked at to learn which latents fire together
 _SECONDS = 10.0  # between two lines about how far it is
