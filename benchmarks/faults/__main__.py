@@ -35,6 +35,7 @@ KINDS = ["flips", "sae_folders", "inputs", "requests", "configs", "nonfinite", "
 """Cheap ones first: what they leave of their time goes to the others."""
 
 _GRACE = 400.0  # seconds that a last trial may take: more than its commands may (300)
+_EVERY = 30.0  # seconds between lines that say how many were tried
 
 
 def main() -> int:
@@ -105,6 +106,7 @@ def _try(
         _trials(kind, seed, numbers, seconds, reference, folder, theirs)
     os.close(theirs)
     began, number, sorts = time.monotonic(), numbers.start, Counter[str]()
+    spoke = began
     signal.signal(signal.SIGALRM, lambda *_: os.killpg(pid, signal.SIGKILL))
     signal.alarm(math.ceil(seconds + _GRACE))
     with os.fdopen(ours, encoding="utf-8") as lines:
@@ -115,6 +117,9 @@ def _try(
             if trial.outcome in ("traceback", "wrong"):
                 print(f"{kind} {number}: {OUTCOMES[trial.outcome]}: {trial.what}", flush=True)
             number += 1
+            if time.monotonic() > spoke + _EVERY:
+                spoke = time.monotonic()
+                print(f"{kind}: {number - numbers.start} tried so far", flush=True)
     signal.alarm(0)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if status:
