@@ -16,15 +16,17 @@ from tide_lightning.explore.run import Run
 from tide_lightning.intervene.amounts import full_amounts
 from tide_lightning.intervene.recording import Seen, recorded, walk_prompts, watch
 
+_LEAST = 0.1  # of a push that can be seen, which a word has to move a latent by to be its measure
+
 
 class Aim(NamedTuple):
     """How a latent is steered in an image unless something else is asked for.
 
     Fields:
-        word: what it is called, if the image was drawn with that in its prompt to see where it fires; or "".
+        word: what it is called, if that moves it when the prompt of the image says so too; or "".
         region: the tokens where it fires [T]; None where it fires nowhere.
-        unit: an amount: how much higher it fires with the word (in the mean over steps), or without one how high; a
-            push that can be seen where that is nothing.
+        unit: an amount: how much higher it fires with the word (in the mean over steps), or else how high; a push that
+            can be seen where that is hardly anything.
         peak: how high it fires in the image by itself.
     """
 
@@ -55,11 +57,11 @@ def aim_at(run: Run, site: str, latent: int, prompt: str, word: str, before: See
     denoiser = recorded(run.denoiser, activity.saes, activity.take)
     seen = watch(denoiser, activity.saes, walk_prompts([said], **settings))
     own, after = (float(one.peak[site][0, :, latent].mean()) for one in (before, seen))
-    unit = after if said == prompt else after - own
-    if unit <= 0:
-        unit = PUSH * float(full_amounts(sae)[latent])
+    least = _LEAST * PUSH * float(full_amounts(sae)[latent])
+    by_word = said != prompt and after - own >= least
+    unit = after - own if by_word else after if after >= least else least / _LEAST
     region = where_it_fires(activity.maps()[site, latent][0], sae.shape.grid)
-    return Aim("" if said == prompt else word, region, unit, float(before.peak[site][0, :, latent].max()))
+    return Aim(word if by_word else "", region, unit, float(before.peak[site][0, :, latent].max()))
 
 
 def _said(run: Run, prompt: str, word: str) -> str:
