@@ -28,7 +28,7 @@ from torch import Tensor
 
 from benchmarks.components import fit_components
 from benchmarks.pages import over_seeds, paired, read, save, write
-from benchmarks.pareto_plot import PLOTTED, Pieces, plot
+from benchmarks.pareto_plot import Pieces, plot
 from benchmarks.side_by_side import Builder, Way, add_options, builder, harvest, kept, key_of, measured, sae_of
 from benchmarks.worlds import WORLDS
 from tide_lightning.command_line import packaged_configs
@@ -73,10 +73,10 @@ SETTINGS = (
 
 TABLES = {
     "Fidelity": {
-        "loss_increase_even": ("loss increase, even in t", ".0%"),
+        "loss_increase_even": ("loss increase, even in t", ".1%"),
         "loss_increase_even_times": ("times TideSAE's", ".2f"),
-        "loss_increase_as_trained": ("as trained", ".0%"),
-        "loss_increase": ("over all samples", ".0%"),
+        "loss_increase_as_trained": ("as trained", ".1%"),
+        "loss_increase": ("over all samples", ".1%"),
         "latents_mse": ("final latents' MSE", ".3f"),
         "latents_cosine": ("centred cosine", ".3f"),
         "kept_mentioned": ("mentioned factors kept", ".1%"),
@@ -224,8 +224,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tune_site", help="on which the learning rate is chosen; the ground's own unless given")
     parser.add_argument("--tune_steps", type=int, default=1000, help="of these fits")
     parser.add_argument("--mark", default="table", help="what the table is called in the page")
-    parser.add_argument("--plot", type=Path, help="a PNG to write")
-    parser.add_argument("--plotted", choices=list(PLOTTED), default="f1", help="what against the loss increase")
+    parser.add_argument("--plot", type=Path, help="a PNG of the first size and L0 to write")
     folders = {"json": Path("runs/pareto.json"), "folder": Path("runs/pareto")}
     defaults = {"site": None, "seeds": [20, 21, 22], "kept_images": 48}
     add_options(parser, steps=3000, test_samples=16384, steer_prompts=4, **defaults, **folders)
@@ -281,12 +280,20 @@ def main() -> None:
         for piece in sorted(content["pieces"], key=numbers)
         if piece in {piece_of(factor, k) for _, factor, k in pieces}
         for title, columns in TABLES.items()
+        if any(key in row for rows in content["pieces"][piece].values() for row in rows.values() for key in columns)
     ]
     print(text := "\n\n".join(tables))
     if options.page:
         write(options.page, options.mark, text)
     if options.plot:
-        plot({numbers(piece): rows for piece, rows in content["pieces"].items()}, options.plotted, options.plot)
+        factor, k = options.factors[0], options.ks[0]
+        plot(
+            content["pieces"][piece_of(factor, k)],
+            OURS,
+            {PAPER, *COMPONENTS},
+            f"{factor:g} d latents, {k} a token",
+            options.plot,
+        )
 
 
 if __name__ == "__main__":
