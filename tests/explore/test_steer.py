@@ -53,7 +53,9 @@ def test_words_steer_by_the_first_that_is_found(
     args = ["steer", str(run_folder), *FAST, "--region", "0,0,1,1"]
     found, named = tmp_path / "found.png", tmp_path / "named.png"
     assert main([*args, "--find", "red", "--out", str(found)]) == 0
-    assert f"{first.site}/{first.latent} " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{first.site}/{first.latent} " in said
+    assert f"1x is as far as the words moved it in the prompts that it was found by, {first.rise:.3g}" in said
     as_named = ["--latent", f"{first.site}/{first.latent}", "--amount", str(first.amount), "--half", "conditional"]
     assert main([*args, *as_named, "--out", str(named)]) == 0
     first_strip, second_strip = (np.asarray(Image.open(path))[30:150] for path in (found, named))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tide_lightning.errors import UserError
-from tide_lightning.explore.finder import PUSH
+from tide_lightning.explore.finder import PUSH, Found
 from tide_lightning.explore.places import Activity, where_it_fires
 from tide_lightning.explore.question import said_in
 from tide_lightning.explore.run import Run
@@ -25,15 +25,32 @@ class Aim(NamedTuple):
     Fields:
         word: what it is called, if that moves it when the prompt of the image says so too; or "".
         region: the tokens where it fires [T]; None where it fires nowhere.
-        unit: an amount: how much higher it fires with the word (in the mean over steps), or else how high; a push that
-            can be seen where that is hardly anything.
+        unit: an amount: 1x.
+        measure: what that is: how much higher it fires with the word, in this image ("word", in the mean over steps) or
+            in the prompts that it was found by ("query"); how high it fires ("height"); or, where it hardly does, a
+            push that can be seen ("push").
         peak: how high it fires in the image by itself.
     """
 
     word: str
     region: Tensor | None
     unit: float
+    measure: Literal["word", "query", "height", "push"]
     peak: float
+
+    @property
+    def means(self) -> str:
+        """What 1x is, in words."""
+        return {
+            "word": f"as far as the word “{self.word}” moves it",
+            "query": "as far as the words moved it in the prompts that it was found by",
+            "height": "as high as it fires",
+            "push": "a push that can be seen, for it hardly fires in this image",
+        }[self.measure]
+
+    def at(self, found: Found) -> Aim:
+        """The same for a latent that was found by words: in the finder's measure, and at its home if it has one."""
+        return self._replace(unit=found.rise, measure="query", region=self.region if found.home is None else found.home)
 
 
 @torch.no_grad()
@@ -58,10 +75,13 @@ def aim_at(run: Run, site: str, latent: int, prompt: str, word: str, before: See
     seen = watch(denoiser, activity.saes, walk_prompts([said], **settings))
     own, after = (float(one.peak[site][0, :, latent].mean()) for one in (before, seen))
     least = _LEAST * PUSH * float(full_amounts(sae)[latent])
-    by_word = said != prompt and after - own >= least
-    unit = after - own if by_word else after if after >= least else least / _LEAST
     region = where_it_fires(activity.maps()[site, latent][0], sae.shape.grid)
-    return Aim(word if by_word else "", region, unit, float(before.peak[site][0, :, latent].max()))
+    peak = float(before.peak[site][0, :, latent].max())
+    if said != prompt and after - own >= least:
+        return Aim(word, region, after - own, "word", peak)
+    if after >= least:
+        return Aim("", region, after, "height", peak)
+    return Aim("", region, least / _LEAST, "push", peak)
 
 
 def _said(run: Run, prompt: str, word: str) -> str:

@@ -118,7 +118,7 @@ def steer_run(
         with waiting("Drawing it with the latent's word, to see where the latent fires"):
             one = aim_at(opened, *_key(edit), prompt, find, seen, settings)
         if found is not None:
-            one = one._replace(unit=found.rise, region=one.region if found.home is None else found.home)
+            one = one.at(found)
         aims[_key(edit)] = one
     if region == _FIRING:
         edits = [replace(edit, region=aims[_key(edit)].region) for edit in edits]
@@ -185,14 +185,13 @@ def _told(run: Run, edit: Edit, aim: Aim, region: str) -> str:
     """How the latent fares without steering, what amounts mean, and where it is steered."""
     name = f"{edit.site}/{edit.latent}" + (f" “{run.names[_key(edit)].text}”" if _key(edit) in run.names else "")
     fires = f"fires in this image by itself, at most {aim.peak:.3g}" if aim.peak else "does not fire in this image"
-    means = f"1x is as far as the word “{aim.word}” moves it" if aim.word else "1x is as high as it fires"
     where = ""
     if region == _FIRING:
         said = f" when the prompt says “{aim.word}”" if aim.word else ""
         where = (
             "; steered everywhere, for it fires nowhere" if edit.region is None else f"; steered where it fires{said}"
         )
-    return f"{name} {fires}; {means}, {aim.unit:.3g}{where}"
+    return f"{name} {fires}; 1x is {aim.means}, {aim.unit:.3g}{where}"
 
 
 def _play(run: str, prompt: str, seed: int, edits: Sequence[Edit]) -> str:

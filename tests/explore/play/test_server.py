@@ -182,6 +182,7 @@ def test_amounts_in_times_are_of_what_the_latent_does_and_reach_where_it_fires(s
     edit = {"site": SITES[0], "latent": 3, "operation": "add", "times": 2}
     twice = json.loads(ask(server, "/api/steer", {**DRAW, "edits": [edit]})[2])["edits"][0]
     assert twice["amount"] == pytest.approx(2 * twice["unit"])
+    assert twice["means"] in ("as high as it fires", "a push that can be seen, for it hardly fires in this image")
     raw = {**edit, "amount": 5000}
     del raw["times"]
     answers = [

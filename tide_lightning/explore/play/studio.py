@@ -121,7 +121,7 @@ class Studio:
             "difference": _data_url(heat(moved / moved.max().clamp_min(1e-6))),
             "changed": changed.lines(),
             "edits": [
-                {"amount": edit.amount, "unit": aim.unit, "word": aim.word, "everywhere": edit.region is None}
+                {"amount": edit.amount, "unit": aim.unit, "means": aim.means, "everywhere": edit.region is None}
                 for edit, aim in zip(edits, aims, strict=True)
             ],
         }
@@ -150,7 +150,7 @@ class Studio:
             settings = settings | {"initial_noise": noise}
             one = aim_at(self.run, edit.site, edit.latent, fields.text("prompt"), query, original.seen, settings)
             if found is not None:
-                one = one._replace(unit=found.rise, region=one.region if found.home is None else found.home)
+                one = one.at(found)
             self._aims = dict([*self._aims.items(), (key, one)][-_MAX_AIMS:])
         return self._aims[key]
 

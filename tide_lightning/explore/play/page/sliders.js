@@ -58,7 +58,7 @@ export class Sliders {
     this.rows.set(key, {
       item,
       edit: () => ({ site, latent, operation: operation.value, ...(waiting === undefined ? { times: Number(amount.value) } : { amount: waiting }) }),
-      told: ({ amount: came, unit, word, everywhere }) => {
+      told: ({ amount: came, unit, means: inWords, everywhere }) => {
         if (waiting !== undefined) {
           const far = came / unit;
           [amount.min, amount.max] = [Math.min(-3, far), Math.max(3, far)];
@@ -67,7 +67,7 @@ export class Sliders {
           show();
         }
         means.textContent = operation.value in RANGES && operation.value !== "scale"
-          ? `1× is ${word ? `as far as the word “${word}” moves it` : "as high as it fires"}${everywhere ? "; reaches everywhere" : "; reaches where it fires"}`
+          ? `1× is ${inWords}${everywhere ? "; reaches everywhere" : "; reaches where it fires"}`
           : "";
       },
     });
