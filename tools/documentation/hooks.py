@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from tools.documentation.notebooks import notebook_page
 from tools.documentation.pages import commands_page, keys_page
@@ -18,3 +20,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for notebook in sorted(Path(config.docs_dir, "notebooks").glob("*.ipynb")):
         files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=notebook_page(notebook)))
     return files
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Keep a figure and its spread on one line, and an interval."""
+    return re.sub(r"\((\S+) to (\S+)\)", "(\\1\u00a0to\u00a0\\2)", html.replace(" ± ", "\u00a0±\u00a0"))
