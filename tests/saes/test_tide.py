@@ -133,6 +133,11 @@ def test_k_may_be_a_fraction() -> None:
     assert TideSAE(SHAPE, 16, 0.05).k == round(0.05 * 384)
 
 
+def test_what_no_memory_can_hold_is_told() -> None:
+    with pytest.raises(UserError, match=r"GB of weights, this machine has .* GB of memory: lower expansion_factor"):
+        TideSAE(SHAPE, expansion_factor=1e12)
+
+
 @pytest.mark.parametrize("k", [0, 97, 2.5, -1])
 def test_a_k_that_does_not_fit_is_refused(k: float) -> None:
     with pytest.raises(UserError, match="k = "):

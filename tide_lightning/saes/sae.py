@@ -12,6 +12,7 @@ Shapes: B tokens, D = d_in channels, F = d_sae latents.
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from typing import Literal, NamedTuple, get_args
 
@@ -130,6 +131,7 @@ class SAE(Pretrained):
             expansion_factor = d_sae / shape.d_in
         self.shape = shape
         self.d_in, self.d_sae = shape.d_in, round(shape.d_in * expansion_factor)
+        _check_memory(self.d_sae, self.d_in)
         self.k = number_of_latents(k, self.d_sae, "k")
         self.expansion_factor, self.encoder_norm = expansion_factor, encoder_norm
         self.num_bins, self.scale_by_timestep = num_bins, scale_by_timestep
@@ -329,3 +331,13 @@ class SAE(Pretrained):
         gradient = local_rows(self.W_dec.grad)
         left = project_off_rows(gradient, local_rows(self.W_dec)) if self.unit_norm else gradient.norm()
         return norm_over_ranks(left, self.W_dec)
+
+
+def _check_memory(d_sae: int, d_in: int) -> None:
+    """Refuse what the machine's memory cannot hold, before it is asked for."""
+    weights, memory = 2 * 4 * d_sae * d_in, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if weights > memory and torch.get_default_device().type != "meta":
+        raise UserError(
+            f"{d_sae:,} latents of {d_in} channels are {weights / 1e9:,.0f} GB of weights, this machine has "
+            f"{memory / 1e9:,.0f} GB of memory: lower expansion_factor (or d_sae)"
+        )
