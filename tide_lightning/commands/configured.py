@@ -130,6 +130,7 @@ class TideCLI(LightningCLI):
         parser.link_arguments("data.site_shapes", "model.sites", apply_on="instantiate")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.every_n_train_steps": 500})
+        parser.set_defaults({"checkpoint.enable_version_counter": False})  # a moved run has one last.ckpt, too
         parser.add_lightning_class_args(ExportSAEs, "export")
         parser.add_lightning_class_args(ShowProgress, "progress")
         if self.command in LIGHTNING:
