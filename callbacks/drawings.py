@@ -30,6 +30,7 @@ def draw_explained_variance(saes: Mapping[str, Curve], known: Mapping[str, Curve
             axes.plot(*known[site], color=colour, linestyle="--", linewidth=1)
         axes.set_ylim(top=1.01)
         axes.set_ylabel("explained variance (dashed: known part alone)")
+        _say_worst(axes, saes, lowest=True, form=".3f")
 
     return _pixels(single(draw))
 
@@ -42,6 +43,7 @@ def draw_loss_increase(sites: Mapping[str, Curve]) -> Image:
             axes.plot(*curve, color=shade(number, len(sites)), marker=".", label=literal(site))
         percent(axes)
         axes.set_ylabel("increase of the denoising loss by splicing")
+        _say_worst(axes, sites, lowest=False, form="+.0%")
 
     return _pixels(single(draw))
 
@@ -82,6 +84,15 @@ def draw_images(rows: Mapping[str, Tensor]) -> Image:
             axes.set_axis_off()
         row[0].set_title(literal(name), fontsize=8, loc="left")
     return _pixels(saved(figure))
+
+
+def _say_worst(axes: Axes, sites: Mapping[str, Curve], lowest: bool, form: str) -> None:
+    """Let the title say where a figure is worst."""
+    points = [(value, t, site) for site, curve in sites.items() for t, value in zip(*curve, strict=True)]
+    if points:
+        value, t, site = min(points) if lowest else max(points)
+        which = "least" if lowest else "most"
+        axes.set_title(literal(f"{which} at {site}, t = {t:.2f}: {value:{form}}"), fontsize=9)
 
 
 def _pixels(png: bytes) -> Image:
