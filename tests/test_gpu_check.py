@@ -22,7 +22,7 @@ def check(out: Path, *arguments: str) -> tuple[dict[str, Any], str]:
 
 
 def test_kernels_are_checked_and_timed(tmp_path: Path) -> None:
-    found, page = check(tmp_path, "--minutes", "1", "--sections", "correctness", "floors")
+    found, page = check(tmp_path, "--minutes", "5", "--sections", "correctness", "floors")
     checked = [figure for figure in found["figures"] if figure["section"] == "correctness"]
     assert len(checked) > 60
     assert all(figure["reached"] for figure in checked if figure["value"] is not None), page
