@@ -187,6 +187,8 @@ class TideCLI(LightningCLI):
         """Refuse what cannot be meant; find the run folder and the checkpoint."""
         config = self.config
         for name in ("trainer", "data", "model"):
+            if config[name] is None:
+                raise UserError(f"{name} is empty: write below it what it holds, or leave it out")
             if isinstance(config[name], str | int | float | list):
                 raise UserError(f"{name}: {str(config[name])[:60]} stands where options belong")
         check_settings(config.as_dict())
