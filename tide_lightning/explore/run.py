@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cached_property
+from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,6 +132,10 @@ def _check_keys(config: dict[str, Any], where: Path | str) -> None:
 
 def _built(kind: type[T], arguments: dict[str, Any], where: Path | str) -> T:
     """An object of a class by what a configuration says."""
+    for name, parameter in signature(kind).parameters.items():
+        value = arguments.get(name)
+        if is_dataclass(parameter.default) and not (value is None or isinstance(value, dict)):
+            raise UserError(f"{where}: {name}: {str(value)[:60]} stands where options belong")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, "data")
     try:
