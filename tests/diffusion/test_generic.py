@@ -9,6 +9,7 @@ import diffusers
 import pytest
 import torch
 
+from tests.diffusion.miniature import t5, tokenizer
 from tests.diffusion.pipelines import FAMILIES
 from tests.diffusion.transformers_table import describe, sites_of, transformer_names
 from tide_lightning.diffusion import GenericTransformer, load_denoiser
@@ -41,6 +42,53 @@ def test_what_takes_latents_in_no_known_way() -> None:
         module = diffusers.PriorTransformer(num_layers=1)
     with pytest.raises(UserError, match="PriorTransformer takes latents in no way known here"):
         GenericTransformer(module.to("meta"), diffusers.DDPMScheduler())
+
+
+def test_what_no_signature_fills_is_named() -> None:
+    """HunyuanDiT asks for two text encoders' tokens and more besides."""
+    with torch.device("meta"):
+        module = diffusers.HunyuanDiT2DModel(
+            num_layers=1, hidden_size=64, num_attention_heads=4, in_channels=4, patch_size=2, sample_size=16
+        )
+    said = r"HunyuanDiT2DModel takes latents in no way known here .*nothing is known for .*encoder_hidden_states_t5, "
+    with pytest.raises(UserError, match=said) as caught:
+        GenericTransformer(module.to("meta"), diffusers.DDPMScheduler())
+    assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+def test_prompts_are_as_long_as_the_positions_say(tmp_path: Path) -> None:
+    """CogVideoX adds positions to prompt and video alike: of a length that its config fixes, here an odd one."""
+    transformer = diffusers.CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=8,
+        text_embed_dim=16,
+        num_layers=2,
+        sample_width=8,
+        sample_height=8,
+        sample_frames=5,
+        max_text_seq_length=17,
+    )
+    vae = diffusers.AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 4,
+        up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,
+    )
+    scheduler = diffusers.CogVideoXDDIMScheduler(prediction_type="v_prediction")
+    diffusers.CogVideoXPipeline(tokenizer(256), t5(), vae, transformer, scheduler).save_pretrained(tmp_path)
+    denoiser = load_denoiser(str(tmp_path), family="tide_lightning.diffusion.GenericTransformer")
+    conditioning = denoiser.encode_prompts(["a red ball", "", "a blue cube on a yellow floor"])
+    assert conditioning.tokens.shape == (3, 17, 16)
+    x_t = torch.randn(3, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
+    raw_t = torch.tensor([100.0, 500.0, 900.0])
+    (theirs,) = transformer(x_t.transpose(1, 2), conditioning.tokens, raw_t, return_dict=False)
+    torch.testing.assert_close(denoiser.predict(x_t, raw_t, conditioning), theirs.transpose(1, 2))
 
 
 class FluxBySignature(GenericTransformer):

@@ -85,20 +85,28 @@ class GenericTransformer(Denoiser):
             super().__init__(module, scheduler, pipeline, latent_size)
 
     def _find_form(self, module: Any, scheduler: Any, latent_size: Sequence[int] | None) -> None:
-        complaints = []
+        complaints, filled = [], set[str]()
         for form in FORMS:
             self._form = form
             try:
                 super().__init__(module, scheduler, None, latent_size)
+                filled |= self._filled()
                 self._try()
             except Exception as error:  # whatever a forward raises that was given the wrong shapes
                 complaints.append(f"{form.name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
             else:
                 return
+        missing = [name for name in sorted(self._accepted - filled) if not name.endswith(("_kwargs", "return_dict"))]
+        unfilled = f"; nothing is known for {', '.join(missing)}" if filled and missing else ""
         raise UserError(
-            f"{type(module).__name__} takes latents in no way known here ({'; '.join(complaints)}): an adapter whose "
-            "`arguments` hand over what it wants can call it, see docs/tutorials/your-dit.md"
+            f"{type(module).__name__} takes latents in no way known here ({'; '.join(complaints)}){unfilled}: an "
+            "adapter whose `arguments` hand over what it wants can call it, see docs/tutorials/your-dit.md"
         )
+
+    def _filled(self) -> set[str]:
+        """Names of the inputs that a forward is given."""
+        blank = self.blank_conditioning(self.zeros(1, *self.prompt_shape))
+        return set(self.arguments(self.zeros(1, *self.latent_shape), self.zeros(1), blank))
 
     @torch.no_grad()
     def _try(self) -> None:
@@ -163,7 +171,7 @@ class GenericTransformer(Denoiser):
             "do_classifier_free_guidance": False,
             "device": self.device,
             "num_images_per_prompt": 1,
-            "max_sequence_length": self.max_prompt_tokens,
+            "max_sequence_length": self.prompt_shape[0],
         }
         further = [name for name in wanted if wanted[name].default is inspect.Parameter.empty][1:]  # prompt_2 and so on
         arguments = {**dict.fromkeys(further), **known}
