@@ -12,7 +12,7 @@ def topk(pre_ND: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     check_k(k, pre_ND.shape[-1])
     # Selecting in two stages, by maxima of chunks first, gains too little on a CPU:
-    # docs/explanation/numerics.md has the figures.
+    # docs/results/summaries/numerics.json has the figures.
     values_NK, indices_NK = pre_ND.topk(k, dim=-1, sorted=False)
     return values_NK, indices_NK
 
