@@ -243,6 +243,7 @@ def test_what_is_nested_is_composed_key_by_key(work: Path, capsys: pytest.Captur
         (["--data.images=" + 3000 * "["], "nested too deeply"),
         (["--data.sites=[&a [*a]]"], "an alias refers to itself"),
         (["--data.prompts=missing.txt"], "missing.txt"),
+        (["--data.images.init_args.split=null"], "cannot be built: there is no split None: take one of train, "),
         (["--data.tokens_per_sample=65"], "tokens_per_sample"),
     ],
 )

@@ -29,7 +29,7 @@ from tide_lightning.commands import LIGHTNING, LOOKS
 from tide_lightning.commands.closing import last_line
 from tide_lightning.commands.help import short_help
 from tide_lightning.commands.logger import RunLogger
-from tide_lightning.commands.parsing import OneLineErrors
+from tide_lightning.commands.parsing import OneLineErrors, shortened
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.errors import ToldElsewhereError, UserError
 from tide_lightning.evaluation import EvaluateProtocol
@@ -168,7 +168,7 @@ class TideCLI(LightningCLI):
         except RecursionError as error:
             raise UserError("the config cannot be read: a value is nested too deeply") from error
         except (AttributeError, TypeError, ValueError) as error:  # of jsonargparse, for values of odd types
-            raise UserError(f"the config cannot be read: {' '.join(str(error).split())}") from error
+            raise UserError(f"the config cannot be read: {shortened(str(error))}") from error
 
     def instantiate_classes(self) -> None:
         """Build everything; what a class says of its arguments, in whatever way, is a mistake in the config."""
@@ -180,7 +180,7 @@ class TideCLI(LightningCLI):
                 cause = cause.__cause__
             if cause is not None:
                 raise
-            said = " ".join(str(error).split()) or type(error).__name__
+            said = shortened(str(error)) or type(error).__name__
             raise UserError(f"the config cannot be built: {said}; TIDE_DEBUG=1 shows where") from error
 
     def before_instantiate_classes(self) -> None:
