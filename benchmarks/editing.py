@@ -149,7 +149,7 @@ def erasure_table(seeds: Sequence[Mapping[str, Any]]) -> str:
     """What is left of each concept, and how others fare."""
     rows = []
     for concept in CONCEPTS:
-        for factor in ("1", *(f"{one:g}" for one in FACTORS_TRIED)):
+        for factor in (f"{one:g}" for one in FACTORS_TRIED):
             some = [seed["erasure"][concept][factor] for seed in seeds]
             cells = [averaged([one[name] for one in some], "%") for name in ("shown", "shown_elsewhere", "changed")]
             rows.append([concept, factor, *cells, averaged([one["stability"]["mean"] for one in some], "%")])

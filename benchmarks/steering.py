@@ -151,7 +151,7 @@ def _mean(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tables(figures: Mapping[str, Any]) -> str:
-    """What the page shows: success by factor, by value, and how far other factors stay."""
+    """What the page shows: success by factor with its interval, by value, and how far other factors stay."""
     parts = []
     for about in dict.fromkeys(about for seed in figures["seeds"].values() for about in seed):
         seeds = [seed[about] for seed in figures["seeds"].values() if about in seed]
@@ -161,13 +161,18 @@ def tables(figures: Mapping[str, Any]) -> str:
             lines = {f"**{factor}**": [one["mean"] for one in here]}
             lines |= {name: [one["values"][name]["methods"] for one in here] for name in here[0]["values"]}
             for name, seen in lines.items():
-                cells = [averaged([one[method]["success"] for one in seen], "%") for method in METHODS]
-                confirmed = averaged([one["latent"]["confirmed"] for one in seen], "%")
-                stable = averaged([one["latent"]["stability"]["mean"] for one in seen], "%")
+                written = _mean_alone if name in here[0]["values"] else averaged
+                cells = [written([one[method]["success"] for one in seen], "%") for method in METHODS]
+                confirmed = written([one["latent"]["confirmed"] for one in seen], "%")
+                stable = written([one["latent"]["stability"]["mean"] for one in seen], "%")
                 rows.append([name, *cells, confirmed, stable])
         head = ["", *METHODS, "latent, both oracles", "others stay"]
         parts.append(f"{_PROMPTS_THAT[about]}; success:\n\n" + markdown(head, rows))
     return "\n\n".join(parts)
+
+
+def _mean_alone(values: Sequence[float], form: str) -> str:
+    return f"{sum(values) / len(values):.1{form}}"
 
 
 def main() -> None:
