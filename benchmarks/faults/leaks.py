@@ -1,9 +1,9 @@
-"""What a long fit holds: memory, threads and file handles early and late.
+"""What a long fit holds as it goes on: memory, threads and file handles.
 
-    python -m benchmarks.faults.leaks [--steps 3000] [--early 500]
+    python -m benchmarks.faults.leaks [--steps 3000] [--every 500]
 
-Fits the config debug for so many steps and prints a row for each of the two places; both should be the same, but for
-what caches still take.
+Fits the config debug for so many steps and prints a row for each place; they should be the same, but for what caches
+still take at first.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def main() -> int:
     """Fit and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--early", type=int, default=500)
+    parser.add_argument("--every", type=int, default=500)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         counted = Path(folder) / "held.jsonl"
-        init = f"{{steps: [{args.early}, {args.steps}], file: {counted}}}"
+        init = f"{{steps: {list(range(args.every, args.steps + 1, args.every))}, file: {counted}}}"
         callbacks = f"[{{class_path: benchmarks.faults.leaks.CountHeld, init_args: {init}}}, ResampleDeadLatents]"
         code = tide(["fit", "--config=debug", f"--trainer.max_steps={args.steps}", f"--trainer.callbacks={callbacks}"])
         rows = [json.loads(line) for line in counted.read_text().splitlines()] if counted.exists() else []
