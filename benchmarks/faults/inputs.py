@@ -165,7 +165,7 @@ def _picture(draw: Random, folder: Path) -> str:
         picture.save(file, kind)
     content, how = _spoilt(file.getvalue(), draw)
     (folder / f"photo.{kind}").write_bytes(content)
-    kept = mode == "L" or (mode in ("I;16", "I") and kind in ("png", "tiff"))  # WebP has eight bits: Pillow writes white
+    kept = mode == "L" or (mode in ("I;16", "I") and kind in ("png", "tiff"))  # WebP has eight bits: white
     grey = kept and how == "whole"
     return f"{'grey ' if grey else ''}{mode} as {kind}, {how}"
 
