@@ -11,14 +11,16 @@ import torch
 
 from tests.diffusion.miniature import t5, tokenizer
 from tests.diffusion.pipelines import FAMILIES
-from tests.diffusion.transformers_table import describe, sites_of, transformer_names
+from tests.diffusion.transformers_table import describe, sites_of, streams_of, transformer_names
 from tide_lightning.diffusion import GenericTransformer, load_denoiser
 from tide_lightning.errors import UserError
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "models.md"
 LISTED = {
-    name: (form, re.findall(r"`([^`]+)`", sites))
-    for name, form, sites in re.findall(r"^\| `(\w+)` \| ([\w ]+) \| (.+) \|$", PAGE.read_text(), re.MULTILINE)
+    name: (form, (streams.split(", "), re.findall(r"`([^`]+)`", sites)))
+    for name, form, streams, sites in re.findall(
+        r"^\| `(\w+)` \| ([\w ]+) \| (image(?:, text)?) \| (.+) \|$", PAGE.read_text(), re.MULTILINE
+    )
 }
 
 
@@ -32,9 +34,9 @@ def test_a_listed_transformer_is_called_and_read(name: str) -> None:
     if name not in transformer_names():
         pytest.skip("not in this version of diffusers")
     denoiser = describe(name)
-    form, sites = LISTED[name]
+    form, streams_and_sites = LISTED[name]
     assert denoiser.form == form
-    assert set(sites) <= set(sites_of(denoiser))
+    assert streams_of(sites_of(denoiser)) == streams_and_sites
 
 
 def test_what_takes_latents_in_no_known_way() -> None:

@@ -64,7 +64,18 @@ def rows() -> Iterator[tuple[str, str, list[str]]]:
             yield name, denoiser.form, sites
 
 
+def streams_of(sites: list[str]) -> tuple[list[str], list[str]]:
+    """The streams of a transformer's sites, and the sites; one that has not all of these streams names its own."""
+    streams = ["image", "text"] if any(site.endswith(":text") for site in sites) else ["image"]
+    shown = []
+    for path in dict.fromkeys(site.removesuffix(":text") for site in sites):
+        own = [stream for stream in streams if (path if stream == "image" else f"{path}:text") in sites]
+        shown.append(path if own == streams else f"{path}:{own[0]}")
+    return streams, shown
+
+
 if __name__ == "__main__":
-    print("| transformer | latents | sites |\n| --- | --- | --- |")
+    print("| transformer | latents | streams | sites |\n| --- | --- | --- | --- |")
     for name, form, sites in rows():
-        print(f"| `{name}` | {form} | {', '.join(f'`{site}`' for site in sites)} |")
+        streams, shown = streams_of(sites)
+        print(f"| `{name}` | {form} | {', '.join(streams)} | {', '.join(f'`{site}`' for site in shown)} |")
