@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import logging
 import math
 import os
 import resource
@@ -91,6 +92,7 @@ def prepare(reference: Reference, folder: Path) -> Parser:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))  # of this process, which does nothing else
     fresh(folder)
     os.chdir(folder)
+    logging.getLogger("tide_lightning").setLevel(logging.WARNING)  # what a fit runs on is of no interest here
     with contextlib.suppress(_BuiltError):
         _OneParser("fit", [])
     _OneParser.made.subcommand = None  # as the constructor has it in the end
