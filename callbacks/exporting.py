@@ -31,14 +31,24 @@ class ExportSAEs(Callback):
     def __init__(self, max_megabytes_at_checkpoints: int = 256) -> None:
         self.max_megabytes_at_checkpoints = max_megabytes_at_checkpoints
         self._run: Path | None = None
+        self._has_trained = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See where the run is, while all ranks are here to agree."""
-        self._run = Path(trainer.log_dir or trainer.default_root_dir)
+        self._run, self._has_trained = Path(trainer.log_dir or trainer.default_root_dir), False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """There are steps to go."""
+        self._has_trained = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The run is complete."""
         self.export(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Resumed behind its last step: the fit before may have been killed between its checkpoint and its export."""
+        if not self._has_trained and trainer.global_step > 0 and not is_sharded(pl_module):
+            self.export(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Interrupted by the user or an error: what was trained is worth keeping."""

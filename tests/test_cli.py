@@ -352,6 +352,17 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_whole_one(
     assert "no checkpoint is whole" in complaint(capsys, "test")
 
 
+def test_a_fit_killed_before_its_export_was_whole_exports_when_it_is_resumed(work: Path) -> None:
+    """Nothing is left to train then."""
+    assert tide("fit", *TINY) == 0
+    (folder,) = (work / "runs" / "debug" / "latest" / "saes").iterdir()
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "sae.safetensors").unlink()
+    (folder / ".cfg.json.part").write_bytes(b"{")
+    assert tide("fit", *TINY, "--ckpt_path=last") == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+
+
 def test_a_traceback_is_shown_on_request(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDE_DEBUG", "1")
     with pytest.raises(tide_lightning.errors.UserError):

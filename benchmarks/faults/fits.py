@@ -77,6 +77,15 @@ def same_training(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
     return all(same(ours.get(key), theirs.get(key)) for key in ("state_dict", "optimizer_states", "global_step"))
 
 
+def same_exports(ours: Path, theirs: Path) -> bool:
+    """Whether two runs hold the same exported SAEs, byte for byte."""
+    exported = [
+        {str(path.relative_to(run)): path.read_bytes() for path in (run / "saes").rglob("*") if path.is_file()}
+        for run in (ours, theirs)
+    ]
+    return exported[0] == exported[1]
+
+
 def same(ours: object, theirs: object) -> bool:
     """Whether two nested values are the same, bit for bit."""
     if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):

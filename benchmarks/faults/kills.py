@@ -11,7 +11,18 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from benchmarks.faults.fits import FIT, RESUME, STEPS, Reference, checkpoints, fresh, latest, load, same_training
+from benchmarks.faults.fits import (
+    FIT,
+    RESUME,
+    STEPS,
+    Reference,
+    checkpoints,
+    fresh,
+    latest,
+    load,
+    same_exports,
+    same_training,
+)
 from benchmarks.faults.trial import Child, Ended, Trial, judged, run
 
 GOAL, SECONDS = 100, 450
@@ -46,6 +57,8 @@ def attempt(reference: Reference, draw: Random, folder: Path) -> Trial:
         return Trial("wrong", f"{what}: after resuming a checkpoint is torn")
     if left := list(run_folder.rglob("*.part")):
         return Trial("wrong", f"{what}: {left[0].name} was left behind")
+    if not same_exports(run_folder, reference.run):
+        return Trial("wrong", f"{what}: the resumed fit exports other SAEs")
     if not same_training(load(run_folder / "checkpoints" / "last.ckpt"), reference.content):
         return Trial("wrong", f"{what}: the resumed fit ends with other weights")
     return Trial("survived", what, sort)

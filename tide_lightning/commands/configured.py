@@ -81,7 +81,7 @@ class SaveRunConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Rank 0 has written config.yaml."""
         assert self._run_folder is not None
-        remove_unfinished(Path(self._run_folder) / "checkpoints")
+        remove_unfinished(Path(self._run_folder))
         point_latest(Path(self._run_folder))
 
 

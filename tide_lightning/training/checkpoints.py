@@ -85,10 +85,11 @@ def last_checkpoint(run: Path) -> Path | None:
     return None
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a kill has left of checkpoints in the making."""
-    for path in folder.glob(unfinished(Path("*.ckpt")).name):
-        path.unlink(missing_ok=True)
+def remove_unfinished(run: Path) -> None:
+    """Remove what a kill has left of checkpoints and exports in the making."""
+    for folder in ("checkpoints", "saes"):
+        for path in (run / folder).rglob(unfinished(Path("*")).name):
+            path.unlink(missing_ok=True)
 
 
 def _age(path: Path) -> tuple[float, bool]:
