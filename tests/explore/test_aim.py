@@ -34,8 +34,8 @@ def test_what_1x_is_depends_on_what_the_latent_does(run: Run, settings: dict[str
     push = PUSH * full_amounts(run.sae(SITE)).cpu()
     highest, silent = int((heights / push).argmax()), int((heights / push).argmin())
     fires = aim_at(run, SITE, highest, PROMPT, "", seen, settings)
-    assert (fires.measure, fires.means) == ("height", "as high as it fires")
-    assert fires.unit == pytest.approx(float(heights[highest]))
+    assert (fires.measure, fires.means) == ("height", "as high as it fires by itself")
+    assert fires.unit == fires.level == pytest.approx(float(heights[highest]))
     hardly = aim_at(run, SITE, silent, PROMPT, "", seen, settings)
     assert hardly.measure == "push"
     assert hardly.unit == pytest.approx(float(push[silent]))
@@ -47,7 +47,6 @@ def test_1x_is_what_the_word_does_where_that_moves_the_latent(run: Run, settings
     rise = (said.peak[SITE] - seen.peak[SITE])[0].mean(0)
     latent = int((rise / full_amounts(run.sae(SITE)).cpu()).argmax())
     aim = aim_at(run, SITE, latent, PROMPT, "red", seen, settings)
-    print(aim.measure, aim.unit, rise[latent])
     assert (aim.word, aim.measure) == ("red", "word")
     assert aim.means == "as far as the word “red” moves it"
 
@@ -55,5 +54,5 @@ def test_1x_is_what_the_word_does_where_that_moves_the_latent(run: Run, settings
 def test_what_was_found_keeps_the_finders_measure() -> None:
     found = Found(SITE, 3, score=1.0, tells=1.0, rise=3.45, level=4.0, share=1.0, amount=2.0)
     aim = Aim("", None, 0.987, "height", 0.987).at(found)
-    assert (aim.unit, aim.peak) == (3.45, 0.987)
+    assert (aim.unit, aim.level) == (3.45, 0.987)
     assert aim.means == "as far as the words moved it in the prompts that it was found by"

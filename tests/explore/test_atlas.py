@@ -98,6 +98,19 @@ def test_a_word_is_told_by_the_latent_that_follows_it() -> None:
     assert meaning.tells[1] < 0.65
 
 
+def test_a_latent_of_two_values_is_called_by_both() -> None:
+    values = ["red", "yellow", "blue", "green", "white"] * 40
+    labels = [{"colour": [value]} for value in values]
+    both = torch.tensor([value in ("red", "yellow") for value in values])
+    red, generator = torch.tensor([value == "red" for value in values]), torch.Generator().manual_seed(0)
+    traits = gather_traits([""] * len(values), labels, CPU)
+    assert len(traits.names) == 5 + 10
+    peaks = torch.stack([both, red]) + 0.1 * torch.rand(2, len(values), generator=generator)
+    meaning = rank_traits(peaks, traits, 4)
+    assert [traits.label(int(first)) for first in meaning.traits[:, 0]] == ["colour: red or yellow", "colour: red"]
+    assert meaning.tells.tolist() == [1, 1]
+
+
 def test_neighbours_point_the_same_way_or_fire_together() -> None:
     directions = torch.tensor([[1.0, 0], [0.9, 0.1], [-1, 0], [0, 1]])
     nearest = by_direction(directions, torch.tensor([0, 1, 3]), 2)

@@ -18,13 +18,20 @@ from tide_lightning.errors import UserError
 from tide_lightning.explore import Run, find_by_images, find_by_lists, find_by_prompts, find_by_words
 from tide_lightning.explore.finder import PUSH, rank
 from tide_lightning.explore.phrases import alternatives, as_text, replaced, says, words
-from tide_lightning.explore.question import pose
+from tide_lightning.explore.question import pose, telling
 from tide_lightning.grounds.toybox import prompts
 from tide_lightning.intervene import Region, steer
 from tide_lightning.intervene.recording import Forward, Seen, recorded
 
 PROMPTS = prompts(400)
 CAPTIONS = [words(prompt) for prompt in PROMPTS]
+
+
+def test_examples_say_much_and_differ() -> None:
+    captions = ["a cube", "a red cube", "", "a red cube on the left", "a blue ring on the right", "a blue cube"]
+    assert telling(captions, ["red", "left", "blue"], 2) == ["a red cube on the left", "a blue cube"]
+    assert telling(captions, [], 1) == ["a red cube on the left"]
+    assert telling([""], ["red"], 3) == telling([], [], 3) == []
 
 
 def test_captions_alone_tell_what_stands_in_a_words_place() -> None:

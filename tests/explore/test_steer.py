@@ -71,7 +71,7 @@ def test_amounts_are_told_in_times_of_what_the_word_does_and_names_say_where(
     out = ["--out", str(tmp_path / "one.png")]
     assert main([*args, "--prompt", "a blue cube", "--amount", "0.5x,1x", *out]) == 0
     said = capsys.readouterr().out
-    assert f"{SITES[0]}/3 “colour: red” " in said
+    assert f"{SITES[0]}/3 “colour: red (0.90)” " in said
     assert "add 0.5x: judges read" in said
     assert read_names(folder) == {(SITES[0], 3): Name("colour: red", 0.9)}
     (folder / "names.json").write_text("[]")

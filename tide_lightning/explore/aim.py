@@ -29,14 +29,14 @@ class Aim(NamedTuple):
         measure: what that is: how much higher it fires with the word, in this image ("word", in the mean over steps) or
             in the prompts that it was found by ("query"); how high it fires ("height"); or, where it hardly does, a
             push that can be seen ("push").
-        peak: how high it fires in the image by itself.
+        level: how high it fires in the image by itself: its highest value, in the mean over steps.
     """
 
     word: str
     region: Tensor | None
     unit: float
     measure: Literal["word", "query", "height", "push"]
-    peak: float
+    level: float
 
     @property
     def means(self) -> str:
@@ -44,7 +44,7 @@ class Aim(NamedTuple):
         return {
             "word": f"as far as the word “{self.word}” moves it",
             "query": "as far as the words moved it in the prompts that it was found by",
-            "height": "as high as it fires",
+            "height": "as high as it fires by itself",
             "push": "a push that can be seen, for it hardly fires in this image",
         }[self.measure]
 
@@ -67,7 +67,7 @@ def aim_at(run: Run, site: str, latent: int, prompt: str, word: str, before: See
         settings: of the image: noise, steps, guidance.
     """
     if not word and (site, latent) in run.names:
-        word = run.names[site, latent].text.rpartition(": ")[2]
+        word = run.names[site, latent].word
     sae = run.sae(site)
     said = _said(run, prompt, word)
     activity = Activity({site: sae}, [(site, latent)])
@@ -76,12 +76,11 @@ def aim_at(run: Run, site: str, latent: int, prompt: str, word: str, before: See
     own, after = (float(one.peak[site][0, :, latent].mean()) for one in (before, seen))
     least = _LEAST * PUSH * float(full_amounts(sae)[latent])
     region = where_it_fires(activity.maps()[site, latent][0], sae.shape.grid)
-    peak = float(before.peak[site][0, :, latent].max())
     if said != prompt and after - own >= least:
-        return Aim(word, region, after - own, "word", peak)
-    if after >= least:
-        return Aim("", region, after, "height", peak)
-    return Aim("", region, least / _LEAST, "push", peak)
+        return Aim(word, region, after - own, "word", own)
+    if own >= least:
+        return Aim("", region, own, "height", own)
+    return Aim("", region, least / _LEAST, "push", own)
 
 
 def _said(run: Run, prompt: str, word: str) -> str:

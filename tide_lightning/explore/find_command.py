@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
@@ -11,22 +12,23 @@ from urllib.parse import quote
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 from tide_lightning.datamodules.sources import image_tensor
 from tide_lightning.errors import UserError
 from tide_lightning.explore.finder import find_by_images, find_by_prompts, find_by_words
 from tide_lightning.explore.lookup import AtlasTables, look_up, look_up_by_centroid
+from tide_lightning.explore.names import Key, Name
 from tide_lightning.explore.question import open_about
 from tide_lightning.explore.run import Run, open_run
 from tide_lightning.waiting import waiting
 
-_COLUMNS = "latent", "called", "tells", "with", "without", "push"
 _LEGEND = (
-    "called: what the atlas calls it, and how surely that tells its images; tells: the chance that it fires higher in"
-    " an image with what was asked than in one with something else in its place (.5 is luck); with, without: how high"
-    " it fires at most; push: what steers by it, as a multiple of how far the word itself moves it"
+    "called: what the atlas calls it, and how surely that tells its images (.5 is luck); told: the chance that it fires"
+    " higher in an image with what was asked than in one with something else in its place; with, without: its highest"
+    " value in such an image, in the mean over steps; push: what steers by it, as a multiple of how far the word itself"
+    " moves it"
 )
 
 
@@ -76,12 +78,11 @@ def find(
             found = find_by_prompts(run, query, against, **settings)
         else:
             found = find_by_images(run, _image(run, query), _image(run, against), **settings)
-    table = Table(*_COLUMNS, title=escape(query), title_justify="left", caption=_LEGEND)
+    table = _table(query, _LEGEND, "called", "told", "with", "without", "push")
     for one in found:
-        called = run.names.get((one.site, one.latent))
         figures = f"{one.tells:.2f}", f"{one.level:.1f}", f"{one.level - one.rise:.1f}"
         push = f"{one.amount / one.rise:.1f}x" + (", at its own places" if one.home is not None else "")
-        table.add_row(f"{escape(one.site)}/{one.latent}", escape(str(called or "")), *figures, push)
+        table.add_row(*_who(run.names, one.site, one.latent), *figures, push)
     Console().print(table)
     if not run.names:
         print(f"names: tide atlas {shlex.quote(where)}")
@@ -107,12 +108,20 @@ def _print_listed(
     else:
         found = look_up_by_centroid(where, query, clip, against, top, wanted)
         basis = f"from the {found[0].samples[0]} images of each in which it peaks highest"
-    measure = "tells" if clip is None else "cosine"
-    table = Table("latent", measure, "page", title=escape(query), title_justify="left", caption=basis)
+    table = _table(query, basis, "called", "told" if clip is None else "cosine", "page")
+    names = AtlasTables(Path(where)).names
     for one in found:
         page = f"index.html#{quote(one.site, safe='')}/{one.latent}"
-        table.add_row(f"{escape(one.site)}/{one.latent}", f"{one.score:.2f}", escape(page))
+        table.add_row(*_who(names, one.site, one.latent), f"{one.score:.2f}", escape(page))
     Console().print(table)
+
+
+def _table(query: str, caption: str, *columns: str) -> Table:
+    return Table(Column("latent", no_wrap=True), *columns, title=escape(query), title_justify="left", caption=caption)
+
+
+def _who(names: Mapping[Key, Name], site: str, latent: int) -> tuple[str, str]:
+    return f"{escape(site)}/{latent}", escape(str(names.get((site, latent), "")))
 
 
 def _image(run: Run, path: str) -> Tensor:

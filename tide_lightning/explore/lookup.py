@@ -23,6 +23,7 @@ from tide_lightning.evaluation.scores import auroc
 from tide_lightning.explore.atlas.pages import read_thumbnails
 from tide_lightning.explore.atlas.parquet import read_table
 from tide_lightning.explore.embedding import ImageText
+from tide_lightning.explore.names import Key, Name, in_words
 from tide_lightning.explore.phrases import Phrase, says, words
 
 
@@ -58,6 +59,16 @@ class AtlasTables:
         """Of the samples, as words."""
         table = read_table(self.folder / "tables" / "samples.parquet")
         return [words(caption) for caption in table["caption"].to_pylist()]
+
+    @cached_property
+    def names(self) -> dict[Key, Name]:
+        """What latents are called, as the pages and the run's folder have it."""
+        rows = read_table(self.folder / "tables" / "features.parquet").select(["site", "latent", "traits", "tells"])
+        return {
+            (row["site"], row["latent"]): Name(in_words(first["factor"], first["text"]), round(row["tells"], 3))
+            for row in rows.to_pylist()
+            for first in row["traits"][:1]
+        }
 
     def peaks(self, sites: Collection[str] | None) -> Iterator[tuple[str, Tensor, Tensor]]:
         """For each site (of some) its live latents [F] and their peaks in every sample [F, S]."""

@@ -27,7 +27,7 @@ class Name(NamedTuple):
     """What a latent is called.
 
     Fields:
-        text: the factor's value or the word of captions that best tells its images from others.
+        text: the factor's value (or two of them), or the word of captions, that best tells its images from others.
         tells: how surely: the chance that it peaks higher in an image with it than in one without (AUROC), measured on
             images on which the name was not chosen. .5 is luck.
     """
@@ -37,6 +37,16 @@ class Name(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.text} ({self.tells:.2f})"
+
+    @property
+    def word(self) -> str:
+        """What a prompt says to ask for it: of two values the first."""
+        return self.text.rpartition(": ")[2].partition(" or ")[0]
+
+
+def in_words(factor: str | None, text: str) -> str:
+    """What a latent is called after: a value with its factor, or a word of captions."""
+    return f"{factor}: {text}" if factor else text
 
 
 def write_names(folder: Path, names: Mapping[Key, Name], sites: Sequence[str]) -> Path:

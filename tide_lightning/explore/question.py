@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
+from statistics import median_low
 from typing import NamedTuple
 
 from tide_lightning.errors import UserError
 from tide_lightning.explore.phrases import Phrase, alternatives, as_text, neighbours, replaced, says, words
 
 _MAX_ALTERNATIVES = 3
+_MAX_WORDS = 24  # of a caption that is shown as an example
+_WORDS_FOR_ONE = 4  # by which it may be longer for one thing more that it says
 
 
 class Question(NamedTuple):
@@ -80,6 +83,30 @@ def said_in(prompt: str, query: str, captions: Sequence[str]) -> str:
         return f"{prompt}, {as_text(phrase)}" if prompt else as_text(phrase)
     place = counts.index(max(counts))
     return as_text((*text[:place], *phrase, *text[place:]))
+
+
+def telling(captions: Sequence[str], said: Collection[str], count: int) -> list[str]:
+    """So many captions of the longer half, one after another the one that in few words says most that is new.
+
+    Args:
+        captions: to choose from.
+        said: what counts, as names of latents; the captions' own words where it is empty.
+        count: at most so many.
+    """
+    texts = {as_text(text): text for text in map(words, captions) if 0 < len(text) <= _MAX_WORDS}
+    usual = median_low(map(len, texts.values())) if texts else 0
+    texts = {caption: text for caption, text in texts.items() if len(text) >= usual}
+    asked = [words(one) for one in dict.fromkeys(said)]
+    left = {
+        caption: {one for one in asked if says(text, one)} if asked else set(text) for caption, text in texts.items()
+    }
+    chosen: list[str] = []
+    while left and len(chosen) < count:
+        best = max(left, key=lambda caption: len(left[caption]) - len(texts[caption]) / _WORDS_FOR_ONE)
+        news = left.pop(best)
+        chosen.append(best)
+        left = {caption: rest - news for caption, rest in left.items()}
+    return chosen or list(dict.fromkeys(filter(None, captions)))[:count]
 
 
 def open_about(query: str, captions: Sequence[str]) -> str:

@@ -142,8 +142,8 @@ def steer_run(
         lines = ["not a bit differs"] if torch.equal(before, after) else witness.compare(before, after, meant).lines()
         afters.append(Steered(title, after, lines))
         print(f"{title}: {'; '.join(lines)}")
-    path = save_picture(_picture(before, afters), out)
-    print(f"{path}: the original, {len(afters)} steered, and below each where it differs")
+    path = save_picture(_picture(before, meant, afters), out)
+    print(f"{path}: the original, {len(afters)} steered; below, where it was steered and where each differs")
     print(f"next  {_play(run, prompt, seed, variant)}")
 
 
@@ -183,15 +183,15 @@ def _title(edits: Sequence[Edit], operation: str, amount: Amount, find: str) -> 
 
 def _told(run: Run, edit: Edit, aim: Aim, region: str) -> str:
     """How the latent fares without steering, what amounts mean, and where it is steered."""
-    name = f"{edit.site}/{edit.latent}" + (f" “{run.names[_key(edit)].text}”" if _key(edit) in run.names else "")
-    fires = f"fires in this image by itself, at most {aim.peak:.3g}" if aim.peak else "does not fire in this image"
+    name = f"{edit.site}/{edit.latent}" + (f" “{run.names[_key(edit)]}”" if _key(edit) in run.names else "")
+    fires = f"fires at {aim.level / aim.unit:.2f}x by itself" if aim.level else "does not fire in this image"
     where = ""
     if region == _FIRING:
         said = f" when the prompt says “{aim.word}”" if aim.word else ""
         where = (
             "; steered everywhere, for it fires nowhere" if edit.region is None else f"; steered where it fires{said}"
         )
-    return f"{name} {fires}; 1x is {aim.means}, {aim.unit:.3g}{where}"
+    return f"{name} {fires}; 1x is {aim.means}, {aim.unit:.3g} in the SAE's unit{where}"
 
 
 def _play(run: str, prompt: str, seed: int, edits: Sequence[Edit]) -> str:
@@ -200,9 +200,11 @@ def _play(run: str, prompt: str, seed: int, edits: Sequence[Edit]) -> str:
     return f"tide play {shlex.quote(run)}, and open http://127.0.0.1:7861/#{urlencode(told)}"
 
 
-def _picture(before: Tensor, afters: Sequence[Steered]) -> Image:
+def _picture(before: Tensor, meant_HW: Tensor, afters: Sequence[Steered]) -> Image:
     moved = [difference(before, one.image) for one in afters]
     most = max(max(float(one.max()) for one in moved), 1e-6)
-    below = [("where it differs", torch.ones_like(before)), *(("", heat(one / most)) for one in moved)]
+    steered = before.where(meant_HW.to(before.device), 0.3 * before - 0.7)  # darker where it was not
+    title = "steered everywhere" if bool(meant_HW.all()) else "steered where bright"
+    below = [(title, steered), *(("where it differs", heat(one / most)) for one in moved)]
     notes = [f"{one.title}: {line}" for one in afters for line in one.lines]
     return sheet([[("original", before), *((one.title, one.image) for one in afters)], below], notes)

@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 
 from tests.explore.conftest import D_SAE, SITES, write_run
-from tide_lightning.explore import open_run
+from tide_lightning.diffusion.counters import normals
+from tide_lightning.explore import Run, open_run
 from tide_lightning.explore.play.server import PlayServer
 from tide_lightning.explore.play.studio import Studio
+from tide_lightning.intervene.amounts import full_amounts
+from tide_lightning.intervene.recording import walk_prompts, watch
 
 DRAW: dict[str, Any] = {"prompt": "a red cube", "seed": 1, "steps": 2}
 JSON = {"Content-Type": "application/json"}
@@ -168,6 +171,20 @@ def test_a_run_whose_data_is_gone_has_no_examples(server: PlayServer, tmp_path: 
     assert json.loads(ask(server, "/api/about")[2])["examples"]
 
 
+def test_a_list_tells_how_far_latents_move_tokens(server: PlayServer, run: Run) -> None:
+    active = json.loads(ask(server, "/api/draw", DRAW)[2])["active"]
+    noise = normals(1, "sample", numbers=[0], shape=run.denoiser.latent_shape)
+    walk = walk_prompts(["a red cube"], noise, num_inference_steps=2, guidance_scale=run.guidance_scale)
+    heights = watch(run.denoiser, run.saes, walk).peak
+    full = {site: full_amounts(sae).cpu() for site, sae in run.saes.items()}
+    assert len(active) > 10
+    for one in active:
+        share = heights[one["site"]][0, :, one["latent"]].mean() / full[one["site"]][one["latent"]]
+        assert one["reach"] == pytest.approx(float(share))
+    reach = [one["reach"] for one in active]
+    assert reach == sorted(reach, reverse=True)  # none has a name
+
+
 def test_no_amount_gives_the_same_image(server: PlayServer) -> None:
     edit = {"site": SITES[0], "latent": 3, "operation": "add", "amount": 0}
     same = json.loads(ask(server, "/api/steer", {**DRAW, "edits": [edit]})[2])
@@ -182,7 +199,10 @@ def test_amounts_in_times_are_of_what_the_latent_does_and_reach_where_it_fires(s
     edit = {"site": SITES[0], "latent": 3, "operation": "add", "times": 2}
     twice = json.loads(ask(server, "/api/steer", {**DRAW, "edits": [edit]})[2])["edits"][0]
     assert twice["amount"] == pytest.approx(2 * twice["unit"])
-    assert twice["means"] in ("as high as it fires", "a push that can be seen, for it hardly fires in this image")
+    assert twice["means"] in (
+        "as high as it fires by itself",
+        "a push that can be seen, for it hardly fires in this image",
+    )
     raw = {**edit, "amount": 5000}
     del raw["times"]
     answers = [

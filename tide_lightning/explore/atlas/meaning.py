@@ -9,7 +9,8 @@ Shapes: F latents, S samples, V traits.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from tide_lightning.evaluation.scores import auroc
 from tide_lightning.explore.atlas.reading import Labels
+from tide_lightning.explore.names import in_words
 from tide_lightning.explore.phrases import Phrase, is_mark, ngrams, words
 
 MIN_SAMPLES = 6
@@ -25,6 +27,8 @@ MIN_SAMPLES = 6
 _LEAST_STRENGTH = 3.5  # standard deviations above chance: of a few hundred traits hardly one gets there by luck
 _MAX_WORDS = 3  # of a phrase
 _MAX_TRAITS = 4000
+_PAIRED = range(4, 17)  # values of a factor of which two together may be what a latent stands for
+_OF_A_PAIR = 0.9  # that its strength counts for: one value is told where it does nearly as well
 _BLOCK = 512  # latents at a time
 
 
@@ -32,17 +36,19 @@ class Traits(NamedTuple):
     """What can be true of a sample.
 
     Fields:
-        names: (kind, text): kind is "" for words of a caption, else the factor whose value the text is.
+        names: (kind, text): kind is "" for words of a caption, else the factor whose value the text is, or two of
+            them, as in "red or yellow".
         has: [S, V], bool.
+        weight: that a trait's strength counts for [V].
     """
 
     names: list[tuple[str, str]]
     has: Tensor
+    weight: Tensor
 
     def label(self, number: int) -> str:
         """A trait in words."""
-        kind, text = self.names[number]
-        return f"{kind}: {text}" if kind else text
+        return in_words(*self.names[number])
 
 
 class Meaning(NamedTuple):
@@ -66,19 +72,41 @@ class Meaning(NamedTuple):
 
 
 def gather_traits(captions: Sequence[str], labels: Sequence[Labels], device: torch.device) -> Traits:
-    """Every phrase of captions and value of factors that enough samples have and enough have not."""
+    """Every phrase of captions, value of factors and two values of one that enough samples have and enough have not."""
     texts = [words(caption) for caption in captions]
     held = [{("", " ".join(phrase)) for phrase in _phrases(text)} for text in texts]
     for found, known in zip(held, labels, strict=True):
         found |= {(factor, value) for factor, values in known.items() for value in values}
-    counts = Counter(name for found in held for name in found)
-    enough = {name: count for name, count in counts.items() if MIN_SAMPLES <= count <= len(held) - MIN_SAMPLES}
+    pairs = list(_pairs(_enough(held)))
+    for found in held:
+        found |= {
+            (factor, f"{one} or {other}")
+            for factor, one, other in pairs
+            if (factor, one) in found or (factor, other) in found
+        }
+    enough = _enough(held)
     names = sorted(enough, key=lambda name: (name[0] == "", -enough[name], name))[:_MAX_TRAITS]
     column = {name: number for number, name in enumerate(names)}
     has = torch.zeros(len(held), len(names), dtype=torch.bool)
     for row, found in enumerate(held):
         has[row, [column[name] for name in found if name in column]] = True
-    return Traits(names, has.to(device))
+    united = {(factor, f"{one} or {other}") for factor, one, other in pairs}
+    weight = torch.tensor([_OF_A_PAIR if name in united else 1.0 for name in names])
+    return Traits(names, has.to(device), weight.to(device))
+
+
+def _enough(held: Sequence[Collection[tuple[str, str]]]) -> dict[tuple[str, str], int]:
+    """How many samples have a trait, of those that it takes to say anything about it."""
+    counts = Counter(name for found in held for name in found)
+    return {name: count for name, count in counts.items() if MIN_SAMPLES <= count <= len(held) - MIN_SAMPLES}
+
+
+def _pairs(names: Collection[tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
+    """Two values of a factor that has several: (factor, one, other)."""
+    for factor in sorted({factor for factor, _ in names if factor}):
+        values = sorted(value for kind, value in names if kind == factor)
+        if len(values) in _PAIRED:
+            yield from ((factor, one, other) for one, other in combinations(values, 2))
 
 
 @torch.no_grad()
@@ -99,14 +127,15 @@ def _measure(peaks_FS: Tensor, traits: Traits, num: int) -> Meaning:
     hits_FV = (has[order] & fires[:, :, None]).sum(1)
     lift_FV = (hits_FV / images.clamp(min=1)[:, None]) / has.float().mean(0)
     auroc_FV = auroc(peaks_FS.T, has).T.float()
-    strength_FV = (auroc_FV - 0.5) / _deviation(has)
+    strength_FV = _strength(auroc_FV, has, traits.weight)
     traits_FV = _chosen(strength_FV.where(lift_FV > 1, -1), traits, num)
     place = traits_FV.clamp(min=0)
     picked = [one.gather(1, place) for one in (auroc_FV, lift_FV, hits_FV)]
-    return Meaning(traits_FV, picked[0], picked[1], picked[2], images, _tells(peaks_FS, has))
+    return Meaning(traits_FV, picked[0], picked[1], picked[2], images, _tells(peaks_FS, traits))
 
 
-def _tells(peaks_FS: Tensor, has_SV: Tensor) -> Tensor:
+def _tells(peaks_FS: Tensor, traits: Traits) -> Tensor:
+    has_SV = traits.has
     even, odd = slice(0, None, 2), slice(1, None, 2)
     counts = torch.stack([has_SV[part].sum(0) for part in (even, odd)])
     sizes = torch.tensor([len(has_SV[part]) for part in (even, odd)], device=has_SV.device)[:, None]
@@ -115,17 +144,18 @@ def _tells(peaks_FS: Tensor, has_SV: Tensor) -> Tensor:
     if not len(usable):
         return peaks_FS.new_full((len(peaks_FS),), 0.5)
     chosen_on, measured_on = has_SV[even][:, usable], has_SV[odd][:, usable]
-    chosen = auroc(peaks_FS[:, even].T, chosen_on).T
-    best = ((chosen - 0.5) / _deviation(chosen_on)).argmax(1, keepdim=True)
+    chosen = auroc(peaks_FS[:, even].T, chosen_on).T.float()
+    best = _strength(chosen, chosen_on, traits.weight[usable]).argmax(1, keepdim=True)
     found = auroc(peaks_FS[:, odd].T, measured_on).T.float().gather(1, best).squeeze(1)
     return found.clamp(min=0.5)
 
 
-def _deviation(has_SV: Tensor) -> Tensor:
-    """Standard deviation of an AUROC by chance [V]."""
+def _strength(auroc_FV: Tensor, has_SV: Tensor, weight_V: Tensor) -> Tensor:
+    """How far an AUROC is above chance, in standard deviations, times the trait's weight."""
     positives = has_SV.sum(0).float()
     negatives = len(has_SV) - positives
-    return ((len(has_SV) + 1) / (12 * positives * negatives)).sqrt()
+    by_chance = ((len(has_SV) + 1) / (12 * positives * negatives)).sqrt()
+    return weight_V * (auroc_FV - 0.5) / by_chance
 
 
 def _chosen(strength_FV: Tensor, traits: Traits, num: int) -> Tensor:

@@ -23,14 +23,18 @@ from tide_lightning.explore.finder import Found, find_by_words
 from tide_lightning.explore.pictures import heat, to_picture
 from tide_lightning.explore.places import pixels_of
 from tide_lightning.explore.play.fields import Fields
+from tide_lightning.explore.question import telling
 from tide_lightning.explore.requests import check_windows
 from tide_lightning.explore.run import Run
 from tide_lightning.intervene import Edit, steer
+from tide_lightning.intervene.amounts import full_amounts
 from tide_lightning.intervene.edits import check_edits
 from tide_lightning.intervene.recording import Seen, walk_prompts, watch
 
 _NUM_ACTIVE = 60  # latents of each site that are listed
 _NUM_EXAMPLES = 6
+_NUM_CAPTIONS = 512  # of which examples are chosen
+_SURE = 0.9  # of a name's score, from which on examples shall say it
 _MAX_EDITS = 16
 _MAX_AIMS = 64  # that are remembered
 
@@ -71,6 +75,7 @@ class Studio:
         self._found: dict[tuple[str, int], tuple[str, Found]] = {}
         self._aims: dict[tuple[Any, ...], Aim] = {}
         self._witness = Witness(run)
+        self._full = {site: full_amounts(sae).cpu() for site, sae in self.saes.items()}
 
     def about(self) -> dict[str, Any]:
         """What the page needs to know before anything is drawn."""
@@ -132,12 +137,12 @@ class Studio:
         with self._working("Searching"):
             found = find_by_words(self.run, query, top=12, num_prompts=4)
             self._found |= {(one.site, one.latent): (query, one) for one in found}
-        return {"found": [self._entry(one.site, one.latent) | {"tells": one.tells} for one in found]}
+        return {"found": [self._entry(one.site, one.latent) | {"told": one.tells} for one in found]}
 
     def _entry(self, site: str, latent: int) -> dict[str, Any]:
         """A latent as the page lists it: its name, how surely that tells its images, how far it was found to push."""
         called, (_, found) = self.run.names.get((site, latent)), self._found.get((site, latent), ("", None))
-        named = {} if called is None else {"name": called.text, "names": called.tells}
+        named = {} if called is None else {"name": called.text, "tells": called.tells}
         push = {} if found is None else {"times": round(found.amount / found.rise, 2)}
         return {"site": site, "latent": latent, **named, **push}
 
@@ -169,12 +174,12 @@ class Studio:
         return torch.stack(parts).any(0) if parts else torch.ones(size, dtype=torch.bool)
 
     def _examples(self) -> list[str]:
-        """A few of the run's own prompts; none where its data is no longer where it was."""
+        """A few of the run's own prompts that speak of much; none where its data is no longer where it was."""
         try:
-            captions = self.run.captions[: 4 * _NUM_EXAMPLES]
+            captions = self.run.captions[:_NUM_CAPTIONS]
         except UserError:
             return []
-        return list(dict.fromkeys(filter(None, captions)))[:_NUM_EXAMPLES]
+        return telling(captions, [name.word for name in self.run.names.values() if name.tells >= _SURE], _NUM_EXAMPLES)
 
     def _draw(self, fields: Fields) -> Original:
         noise, settings = self._settings(fields)
@@ -214,19 +219,20 @@ class Studio:
         ]
 
     def _active(self, seen: Seen) -> list[dict[str, Any]]:
-        """Each site's latents of the highest values in this image, with when they are active.
+        """Each site's latents that move this image's tokens furthest, how far in the mean over steps, and when.
 
         Those whose names tell most surely come first, each name once before any comes twice.
         """
         found = []
         for site in self.saes:
-            peak, mean = seen.peak[site][0], seen.mean[site][0]
-            highest, latents = peak.amax(0).topk(min(_NUM_ACTIVE, peak.shape[1]))
-            for value, latent in zip(highest.tolist(), latents.tolist(), strict=True):
+            mean = seen.mean[site][0]
+            reach = seen.peak[site][0].mean(0) / self._full[site]
+            furthest, latents = reach.topk(min(_NUM_ACTIVE, len(reach)))
+            for value, latent in zip(furthest.tolist(), latents.tolist(), strict=True):
                 if value > 0:
                     profile = mean[:, latent] / mean[:, latent].max().clamp_min(1e-12)
-                    found.append(self._entry(site, latent) | {"peak": value, "when": _rounded(profile)})
-        found.sort(key=lambda one: (-one.get("names", 0), -one["peak"]))
+                    found.append(self._entry(site, latent) | {"reach": value, "when": _rounded(profile)})
+        found.sort(key=lambda one: (-one.get("tells", 0), -one["reach"]))
         count: Counter[str] = Counter()
         rounds = []
         for one in found:

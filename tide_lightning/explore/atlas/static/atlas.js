@@ -174,7 +174,7 @@ function varied(sorted) {
 function filter() {
   const query = wanted($("words").value), inTime = range("time"), inFrequency = range("frequency");
   const only = $("site").value, [factor, value] = $("trait").value ? JSON.parse($("trait").value) : [];
-  const stands = factor === undefined ? null : new Set(meta.traits.flatMap(([kind, said], number) => (kind === factor && (value === null || said === value) ? [number] : [])));
+  const stands = factor === undefined ? null : new Set(meta.traits.flatMap(([kind, said], number) => (kind === factor && (value === null || said === value || said.split(" or ").includes(value)) ? [number] : [])));
   const order = ORDERS[$("sort").value];
   found = [];
   for (const feature of features) {
@@ -295,8 +295,8 @@ async function open(site, latent) {
 const quoted = (words) => (/^[\w./-]+$/.test(words) ? words : `'${words.replaceAll("'", "'\\''")}'`);
 
 function commands(site, row, latent) {
-  const word = isNamed(site, row) ? trait(site.index.traits[row][0]).text : null;
-  const about = samples.find((caption) => !(word && caption.toLowerCase().includes(word)) && /^\S+( \S+){3,8}$/.test(caption));
+  const words = isNamed(site, row) ? trait(site.index.traits[row][0]).text.split(" or ") : [];
+  const about = samples.find((caption) => !words.some((word) => caption.toLowerCase().includes(word)) && /^\S+( \S+){3,8}$/.test(caption));
   const run = quoted(meta.title), prompt = about === undefined ? "" : ` --prompt ${quoted(about)}`;
   return [`tide steer ${run} --latent ${quoted(`${site.site}/${latent}`)}${prompt}`, `tide play ${run}`].map((line) => make("code", { class: "command" }, line));
 }
@@ -347,7 +347,8 @@ function offer(select, value, name) { select.append(make("option", { value }, na
 function offerTraits() {
   const factors = new Map();
   for (const [factor, value] of meta.traits) if (factor) factors.set(factor, [...(factors.get(factor) ?? []), value]);
-  for (const [factor, values] of factors) {
+  for (const [factor, all] of factors) {
+    const values = all.filter((value) => !value.split(" or ").every((part) => part !== value && all.includes(part)));
     const group = make("optgroup", { label: factor });
     offer(group, JSON.stringify([factor, null]), `any ${factor}`);
     values.sort().forEach((value) => offer(group, JSON.stringify([factor, value]), `${factor}: ${value}`));

@@ -2,9 +2,10 @@ import { Sliders, element } from "./sliders.js";
 
 const $ = (id) => document.getElementById(id);
 const MOST_ROWS = 80;
+const MOVES = "moves tokens by: at its strongest place, in the mean over steps, as a share of what a token holds beyond the linear baseline";
 const sites = new Set();
 let known = null;        // of the run
-let latents = [];        // those listed: {site, latent, peak, when?}
+let latents = [];        // those listed: {site, latent, reach, when} of an image, {site, latent, told} of a search
 let working = false;
 let waiting = false;     // a slider moved while something was drawn
 let drawn = null;        // what the images were made of
@@ -164,7 +165,7 @@ function find() {
       const answer = await ask("/api/find", { query });
       latents = answer.found;
       $("filter").value = "";
-      list(`Latents by which the model makes “${query}”, the best first`);
+      list(`Latents that fire for “${query}”, the best first. Told from others: the chance that one fires higher with it than with something else in its place`);
     });
 }
 
@@ -183,10 +184,10 @@ function curve(values) {
 }
 
 function about(entry) {
-  if (entry.when === undefined) return `tells ${entry.tells.toFixed(2)}`;
+  const named = entry.name === undefined ? "" : `tells ${entry.tells.toFixed(2)}, `;
+  if (entry.when === undefined) return `${named}told from others ${entry.told.toFixed(2)}`;
   const step = entry.when.indexOf(Math.max(...entry.when)) + 1;
-  const named = entry.name === undefined ? "" : `tells ${entry.names.toFixed(2)}, `;
-  return `${named}fires up to ${entry.peak.toFixed(1)}, most at step ${step} of ${entry.when.length}`;
+  return `${named}moves tokens by ${Number((100 * entry.reach).toPrecision(2))} %, most at step ${step} of ${entry.when.length}`;
 }
 
 function list(title) {
@@ -194,8 +195,8 @@ function list(title) {
   const found = latents.filter(({ site, latent, name = "" }) => `${name} ${site}/${latent}`.toLowerCase().includes(wanted));
   if (title !== undefined) $("listed").dataset.title = title;
   const what = $("listed").dataset.title ?? (known?.named
-    ? "Latents active in this image, one of each name first; tells: how surely its name tells its images, .5 is luck"
-    : `Latents active in this image, the strongest first. tide atlas ${known?.run} gives them names`);
+    ? `Latents active in this image, one of each name first. Tells: how surely its name tells its images, .5 is luck; ${MOVES}`
+    : `Latents active in this image, the strongest first; ${MOVES}. tide atlas ${known?.run} gives them names`);
   if (latents.length) $("listed").textContent = `${what}: ${found.length}`;
   $("latents").replaceChildren(...found.slice(0, MOST_ROWS).map((entry) => {
     const name = `${entry.site}/${entry.latent}`;

@@ -3,7 +3,7 @@
 const OPERATIONS = {
   add: "add", scale: "multiply by", clamp: "set to", ablate: "switch off", invert: "turn round",
 };
-// Amounts of `add` and `clamp` are told in times: of how far the latent's word moves it, or of how high it fires.
+// Amounts of `add` and `clamp` are told in times: of how far the latent's word moves it, or of how high it fires by itself.
 const RANGES = { add: [-3, 3], scale: [-5, 5], clamp: [0, 3] };
 const STARTS = { add: 1, scale: 2, clamp: 1 };
 
