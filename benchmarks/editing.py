@@ -137,7 +137,7 @@ def style_table(seeds: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
             method,
-            *(averaged([seed["style"][method][name] for seed in seeds], "%") for name in ("success", *others)),
+            *(averaged([seed["style"][method][name] for seed in seeds], ".0%") for name in ("success", *others)),
         ]
         for method in METHODS
     ]

@@ -38,7 +38,8 @@ from tide_lightning.intervene.amounts import effects, full_amounts
 from tide_lightning.intervene.recording import Forward, recorded, walk_prompts, watch
 
 METHODS = ("none", "latent", "random", "dense", "prompt")
-SHOWN = ("none", "random", "dense", "prompt", "latent")
+SHOWN = ("none", "random", "dense", "latent")
+"""What the page shows; with the word in the prompt all images show it."""
 WORDS = {"left": "on the left", "centre": "in the centre", "right": "on the right"}
 """What captions say for a value, where it is not the value's name."""
 
@@ -162,14 +163,18 @@ def tables(figures: Mapping[str, Any]) -> str:
             lines = {f"**{factor}**": [one["mean"] for one in here]}
             lines |= {name: [one["values"][name]["methods"] for one in here] for name in here[0]["values"]}
             for name, seen in lines.items():
-                written = _mean_alone if name in here[0]["values"] else averaged
+                written = _mean_alone if name in here[0]["values"] else _with_interval
                 cells = [written([one[method]["success"] for one in seen], ".0%") for method in SHOWN]
                 confirmed = written([one["latent"]["confirmed"] for one in seen], ".0%")
                 stable = written([one["latent"]["stability"]["mean"] for one in seen], ".0%")
                 rows.append([name, *cells, confirmed, stable])
-        head = ["", *SHOWN, "both judges", "others stay"]
+        head = ["word", *SHOWN, "both judges", "others stay"]
         parts.append(f"{_PROMPTS_THAT[about]}; success:\n\n" + markdown(head, rows))
     return "\n\n".join(parts)
+
+
+def _with_interval(values: Sequence[float], form: str) -> str:
+    return averaged(values, form).replace("% to ", " to ")
 
 
 def _mean_alone(values: Sequence[float], form: str) -> str:

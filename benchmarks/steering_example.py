@@ -94,7 +94,7 @@ def _figures(before: Tensor, after: Tensor, factor: str, value: int) -> dict[str
 def table(figures: Mapping[str, Any]) -> str:
     """A row for each way."""
     ways = figures["ways"]
-    head = ["", f"{figures['query']}, by both judges", "every other factor kept, by both", "pixels moved"]
+    head = ["way", f"{figures['query']}, by both judges", "every other factor kept, by both", "pixels moved"]
     rows = [
         [name, *(f"{one[key]} of {one['images']}" for key in ("reached", "all kept")), f"{one['pixels']:.1%}"]
         for name, one in ways.items()
