@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+
+from tide_lightning.files import whole_file
 
 _SAID = b"\ntide: completing this step; Ctrl-C once more stops at once\n"
 
@@ -25,9 +28,15 @@ class LeaveCheckpoint(Callback):
         self._is_asked = False
         self._before: Any = None  # who was told of Ctrl-C
         self._kept_at = -1  # step
+        self._has_trained = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing is done yet."""
+        self._has_trained = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a step is completed first."""
+        self._has_trained = True
         if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
             self._is_asked = False
             self._before = signal.signal(signal.SIGINT, self._ask)
@@ -45,6 +54,16 @@ class LeaveCheckpoint(Callback):
         kept = trainer.checkpoint_callback
         if isinstance(kept, ModelCheckpoint) and kept.last_model_path:
             self._keep(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Resumed behind its last step: the fit before may have been killed before that was in `last.ckpt`, too."""
+        kept, resumed = trainer.checkpoint_callback, Path(trainer.ckpt_path or "")
+        if self._has_trained or not isinstance(kept, ModelCheckpoint) or not kept.save_last or not kept.dirpath:
+            return
+        last = Path(kept.dirpath) / f"{kept.CHECKPOINT_NAME_LAST}{kept.FILE_EXTENSION}"
+        if trainer.is_global_zero and resumed.is_file() and resumed.parent == last.parent and resumed != last:
+            with whole_file(last) as part:
+                shutil.copyfile(resumed, part)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember what is kept."""

@@ -226,6 +226,7 @@ def test_what_is_nested_is_composed_key_by_key(work: Path, capsys: pytest.Captur
         (["--ckpt_path=nowhere.ckpt"], "no such file"),
         (["--data.pretrained=nowhere/at-all"], "nowhere/at-all"),
         (["--model.lr=-1"], "model.lr = -1"),
+        (["--config=null.yaml"], "matmul_precision is empty: take highest"),
         (["--model.lr=.nan"], "model.lr: nan is not a number"),
         (["--checkpoint=.nan"], "nan"),
         (["--trainer.precision=16-true"], "overflows"),
@@ -251,6 +252,7 @@ def test_a_mistake_is_told_in_one_line(
     work: Path, capsys: pytest.CaptureFixture[str], args: list[str], said: str
 ) -> None:
     Path("old.yaml").write_text("data: {heldout_images: {class_path: tide_lightning.grounds.toybox.Scenes}}\n")
+    Path("null.yaml").write_text("matmul_precision:\nrun_name: debug\n")
     Path("empty.yaml").write_text("data:\n  heldout:\n")
     (work / "latin.yaml").write_bytes("run_name: über".encode("latin-1"))
     (work / "loop.yaml").write_text("data: &a {sites: [*a]}")
@@ -352,15 +354,19 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_whole_one(
     assert "no checkpoint is whole" in complaint(capsys, "test")
 
 
-def test_a_fit_killed_before_its_export_was_whole_exports_when_it_is_resumed(work: Path) -> None:
+def test_what_a_fit_killed_at_its_end_has_not_written_is_written_when_it_is_resumed(work: Path) -> None:
     """Nothing is left to train then."""
     assert tide("fit", *TINY) == 0
     (folder,) = (work / "runs" / "debug" / "latest" / "saes").iterdir()
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
     (folder / "sae.safetensors").unlink()
     (folder / ".cfg.json.part").write_bytes(b"{")
+    last = work / "runs" / "debug" / "latest" / "checkpoints" / "last.ckpt"
+    reached = last.read_bytes()
+    last.rename(last.with_name("epoch=0-step=4.ckpt"))
     assert tide("fit", *TINY, "--ckpt_path=last") == 0
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+    assert last.read_bytes() == reached
 
 
 def test_a_traceback_is_shown_on_request(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

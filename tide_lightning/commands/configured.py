@@ -62,6 +62,17 @@ def run_configured(args: list[str]) -> None:
             ending.leave()
 
 
+_SAID_BY_CLASSES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,  # of PyTorch, also where memory is short
+    TypeError,
+    ValueError,
+)
+
+
 class ConfigParser(OneLineErrors, LightningArgumentParser):
     """A parser whose complaints are one line."""
 
@@ -174,7 +185,15 @@ class TideCLI(LightningCLI):
         """Build everything; what a class says of its arguments, in whatever way, is a mistake in the config."""
         try:
             super().instantiate_classes()
-        except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            MemoryError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, UserError):
                 cause = cause.__cause__
@@ -197,6 +216,8 @@ class TideCLI(LightningCLI):
                 raise UserError(f"data.{name} is empty: write below it what it holds, or leave it out")
             if is_dataclass(parameter.default) and isinstance(config.data[name], str | int | float | list):
                 raise UserError(f"data.{name}: {str(config.data[name])[:60]} stands where options belong")
+        if config.matmul_precision is None:
+            raise UserError("matmul_precision is empty: take highest, high or medium, or leave it out")
         torch.set_float32_matmul_precision(config.matmul_precision)
         if self.command in LOOKS:
             _leave_out_prompts(config)
