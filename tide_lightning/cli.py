@@ -11,6 +11,7 @@ from typing import NoReturn
 from tide_lightning.class_paths import importable
 from tide_lightning.command_line import code_folders, needs_config
 from tide_lightning.commands import COMMANDS, LIGHTNING, LOOKS
+from tide_lightning.commands.help import short_help
 from tide_lightning.commands.overview import explain
 from tide_lightning.errors import ToldElsewhereError, UserError
 from tide_lightning.runs import leave_runs
@@ -32,6 +33,9 @@ def main(args: list[str] | None = None) -> int:
 
                 run_command(args[0], args[1:])
             elif args and args[0] in LIGHTNING | LOOKS:
+                if {"--help", "-h"} & set(args) and "--help_all" not in args:
+                    print(short_help(args[0], (LIGHTNING | LOOKS)[args[0]]))
+                    raise SystemExit(0)
                 needs_config(args)
                 from tide_lightning.commands.configured import run_configured
 

@@ -6,6 +6,9 @@ import pytest
 
 from tide_lightning.cli import main
 from tide_lightning.commands import LIGHTNING, LOOKS
+from tide_lightning.commands.described import sections_of
+from tide_lightning.commands.help import stored_sections
+from tools.documentation.pages import parser_of
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +37,11 @@ def test_help_is_short_and_in_our_words(capsys: pytest.CaptureFixture[str], comm
     assert "num_sanity_val_steps" not in told
     assert "linked from the datamodule" not in told
     assert told.index("Data") < told.index("SAE: ") < told.index("Trainer")
+
+
+@pytest.mark.parametrize("command", [*LIGHTNING, *LOOKS])
+def test_help_tells_what_the_parser_takes(command: str) -> None:
+    assert stored_sections(command) == sections_of(command, parser_of(command)), "run `python -m tools.write_help`"
 
 
 def test_help_all_lists_lightnings_options_too(capsys: pytest.CaptureFixture[str]) -> None:

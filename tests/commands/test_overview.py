@@ -18,6 +18,11 @@ import sys
 from tide_lightning.cli import main
 codes = [main(args) for args in (["--version"], ["--help"], ["fitt"], [], ["fit"], ["plan", "--machines=H100"])]
 assert codes == [0, 0, 2, 2, 2, 2], codes
+for command in ("fit", "validate", "test", "predict", "sites", "plan"):
+    try:
+        main([command, "--help"])
+    except SystemExit as end:
+        assert end.code == 0
 loaded = [name for name in {HEAVY} if name in sys.modules]
 assert not loaded, loaded
 """

@@ -27,7 +27,6 @@ from tide_lightning.callbacks import EndTogether, ExportSAEs, LeaveCheckpoint, S
 from tide_lightning.command_line import FOLLOWING, follow_run, raise_flags, resolve_configs
 from tide_lightning.commands import LIGHTNING, LOOKS
 from tide_lightning.commands.closing import last_line
-from tide_lightning.commands.help import short_help
 from tide_lightning.commands.logger import RunLogger
 from tide_lightning.commands.parsing import OneLineErrors, shortened
 from tide_lightning.datamodules import ActivationDataModule
@@ -167,12 +166,9 @@ class TideCLI(LightningCLI):
             parser.add_class_arguments(EvaluateProtocol, "evaluation", instantiate=False)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, or answer a question about the options; Lightning's version warns where a program gives arguments."""
+        """Parse, or list every option; Lightning's version warns where a program gives arguments."""
         if "--help_all" in args:
             parser.print_help()
-            raise SystemExit(0)
-        if {"--help", "-h"} & set(args):
-            print(short_help(self.command, (LIGHTNING | LOOKS)[self.command], parser))
             raise SystemExit(0)
         try:
             self.config = parser.parse_args(args)
