@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,23 @@ Pieces = dict[str, dict[str, dict[str, dict[str, float]]]]
 
 LOSS = "loss_increase_even"
 PANELS = {
-    "latents_cosine": "final latents with the block spliced, centred cosine",
-    "f1": "factor F1 of the best latents",
-    "steering_beyond_chance": "one latent's steering, success beyond chance",
+    "latents_cosine": "Final latents, centred cosine",
+    "f1": "Factor F1 of the best latents",
+    "steering_beyond_chance": "Steering by one latent, beyond chance",
 }
-"""What the loss increase is plotted against, where there are such figures."""
+"""What the loss increase is plotted against, where there are such figures: more is better."""
 
 _KINDS = {"-known": "about the same known part", "-metric": "and its metric and budget", "-pursuit": "and its pursuit"}
-_MARKERS = {"": "o", "-known": "o", "-metric": "s", "-pursuit": "^"}
+_LOOKS = {"": ("o", "#8a8a8a"), "-known": ("o", "#d95f02"), "-metric": ("s", "#1f78b4"), "-pursuit": ("^", "#33a02c")}
+_WIDTH = 5.2  # inches: on a phone's 390 pixels, type of 10 points is as high as the page's own
 
 
 def plot(
     seeds: Mapping[str, Mapping[str, Mapping[str, Any]]], ours: str, aside: Collection[str], title: str, path: Path
 ) -> None:
     """Loss increase against each of `PANELS`, and the frontier: SAEs beside which none is better in both.
+
+    Named are those on the frontier, and ours.
 
     Args:
         seeds: a piece's rows by seed and name.
@@ -40,39 +44,38 @@ def plot(
 
     names = list(dict.fromkeys(name for rows in seeds.values() for name in rows))
     losses = {name: value for name in names if (value := _mean(seeds, name, LOSS)) is not None}
-    rivals = sorted({_parts(name)[0] for name in losses} - {ours})
-    colours = {ours: "black"} | dict(zip(rivals, pyplot.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
     panels = {key: label for key, label in PANELS.items() if _mean(seeds, ours, key) is not None}
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(2.2 + 4.6 * len(panels), 4.6), squeeze=False)
-    for axis, (key, label) in zip(axes[0], panels.items(), strict=True):
+    said = textwrap.wrap(f"{finding({name: losses[name] for name in losses if name not in aside}, ours)} ({title})", 52)
+    size = (_WIDTH, 3.1 * len(panels) + 0.22 * len(said) + 1.5)
+    figure, axes = pyplot.subplots(len(panels), 1, figsize=size, sharex=True, squeeze=False, layout="constrained")
+    for axis, (key, label) in zip(axes[:, 0], panels.items(), strict=True):
         points = {name: (loss, y) for name, loss in losses.items() if (y := _mean(seeds, name, key)) is not None}
-        for name, (x, y) in points.items():
-            rival, kind = _parts(name)
-            axis.plot(
-                x,
-                y,
-                "*" if name == ours else _MARKERS[kind],
-                markersize=15 if name == ours else 7,
-                color=colours[rival],
-                markerfacecolor=colours[rival] if kind or name == ours else "white",
-                label=rival if name == next(each for each in points if _parts(each)[0] == rival) else None,
-            )
         edge = _frontier(points)
-        axis.plot(*zip(*(points[name] for name in edge), strict=True), color="grey", linewidth=1, zorder=0)
-        axis.set(xscale="log", xlabel="loss increase when spliced, even in t (left is better)", ylabel=label)
+        axis.plot(*zip(*(points[name] for name in edge), strict=True), color="#8a8a8a", linewidth=1, zorder=0)
+        for name, (x, y) in points.items():
+            marker, colour = ("*", "black") if name == ours else _LOOKS[_parts(name)[1]]
+            filling = colour if name == ours or _parts(name)[1] else "white"
+            axis.plot(x, y, marker, markersize=15 if name == ours else 7, color=colour, markerfacecolor=filling)
+        for name in dict.fromkeys([ours, *edge]):
+            place: dict[str, Any] = {"xytext": (-10, -4), "ha": "right", "weight": "bold"}
+            place = place if name == ours else {"xytext": (0, 8), "ha": "left"}
+            axis.annotate(_parts(name)[0], points[name], textcoords="offset points", **place)
+        axis.set_title(label, loc="left", fontsize=11)
+        axis.margins(x=0.17, y=0.14)
+        axis.set_xscale("log")
         axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 3) if max(losses.values()) < 30 else (1,)))
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axis.xaxis.set_major_formatter(lambda value, _: _percent(value))
         axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.grid(alpha=0.3)
-    key_text = (
-        "hollow: as in its paper\ncircle: about our known part\nsquare: and metric, budget\ntriangle: and pursuit"
-    )
-    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
-    axes[0][-1].legend(fontsize=8, title=f"{key_text}\nline: the frontier", title_fontsize=8, **place)
-    figure.suptitle(f"{title}: {finding({name: losses[name] for name in losses if name not in aside}, ours)}")
-    figure.tight_layout()
+    axes[-1, 0].set_xlabel("loss increase when spliced, even in t: left is better")
+    for kind, words in {"": "as in its paper, or no dictionary", **_KINDS}.items():
+        marker, colour = _LOOKS[kind]
+        axes[-1, 0].plot([], [], marker, color=colour, markerfacecolor=colour if kind else "white", label=words)
+    axes[-1, 0].plot([], [], color="#8a8a8a", linewidth=1, label="the frontier")
+    figure.legend(*axes[-1, 0].get_legend_handles_labels(), loc="outside lower left", frameon=False)
+    figure.suptitle("\n".join(said), x=0.02, ha="left", fontsize=12)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
 
@@ -81,8 +84,12 @@ def finding(losses: Mapping[str, float], ours: str) -> str:
     said = []
     for kind, words in {"": "as in its paper", **_KINDS}.items():
         if of_kind := [loss for name, loss in losses.items() if name != ours and _parts(name)[1] == kind]:
-            said.append(f"{words} {min(of_kind):.0%}")
-    return f"{ours} adds {losses[ours]:.0%} to the loss; the best rival {', '.join(said)}"
+            said.append(f"{words} {_percent(min(of_kind))}")
+    return f"{ours} adds {_percent(losses[ours])} to the loss; the best rival {', '.join(said)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:,.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def _frontier(points: Mapping[str, tuple[float, float]]) -> Sequence[str]:
