@@ -136,6 +136,8 @@ def test_steering_has_its_controls(figures: Any) -> None:
 
 def test_the_report_shows_tables_and_plots(run: Path, figures: Any) -> None:
     page = (run / "report" / "index.html").read_text(encoding="utf-8")
+    assert "One latent tells a value with an AUROC of " in page
+    assert "Single latents tell " in page
     mean = figures["meaning"][SITES[0]]["mean"]["auroc"]["best_latent"]
     for words in ("what latents mean and cause", "position only", "changed prompt", "colour: red", f"{mean:.3f}"):
         assert words in page

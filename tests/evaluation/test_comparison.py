@@ -124,6 +124,8 @@ def test_the_page_needs_nothing_else_and_escapes(root: Path) -> None:
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;2" in page
     assert "0.9500 ★" in page
+    assert page.count("Most explained variance: ") == 2  # of the headlines and of the curves
+    assert "with 0.9500, then " in page
     assert "<li>held-out tokens a site: 64 to 2,048</li>" in page
     assert page.count('src="data:image/png;base64,') == page.count("<img") == 3
     assert "http" not in page

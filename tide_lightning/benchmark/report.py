@@ -85,7 +85,8 @@ _CAPTIONS = {
 def report_parts(ground: Ground, figures: Mapping[str, Any], examples: Sequence[Example] = ()) -> list[Table | Plot]:
     """Tables and plots, in order; steered images first."""
     plots = {
-        name: Plot(f"{ground.name}_{name}", png, _CAPTIONS[name]) for name, png in draw_plots(ground, figures).items()
+        name: Plot(f"{ground.name}_{name}", png, _CAPTIONS[name], _FINDINGS[name](figures) if name in _FINDINGS else "")
+        for name, png in draw_plots(ground, figures).items()
     }
     shown = list({example.target: example for example in examples}.values())[:_MAX_EXAMPLES]
     parts: list[Table | Plot | None] = [
@@ -115,6 +116,32 @@ def _succeeds(figures: Mapping[str, Any]) -> str:
     one, none = means["latent"], means["none"]
     said = f"One latent turns {one['success']:.0%} of images to what it stands for ({none['success']:.0%} without)"
     return f"{said} and leaves {one['stability_mean']:.0%} of the other factors as they were"
+
+
+def _tells(figures: Mapping[str, Any]) -> str:
+    """How well the best latents tell values, beside a probe on everything, at the site where they do best."""
+    means = {site: found["mean"].get("auroc", {}) for site, found in figures["meaning"].items()}
+    found = [(auroc["best_latent"], auroc["dense"], site) for site, auroc in means.items() if "best_latent" in auroc]
+    if not found:
+        return ""
+    latent, dense, site = max(found)
+    return f"One latent tells a value with an AUROC of {latent:.2f}, the whole activation with {dense:.2f} ({site})"
+
+
+def _clearest(figures: Mapping[str, Any]) -> str:
+    """The factors that single latents tell best and least, at the best site for each."""
+    best: dict[str, float] = {}
+    for found in figures["meaning"].values():
+        for factor, measured in found["factors"].items():
+            if (value := measured.get("auroc", {}).get("best_latent")) is not None:
+                best[factor] = max(best.get(factor, 0.0), value)
+    if len(best) < 2:
+        return ""
+    most, least = max(best, key=best.__getitem__), min(best, key=best.__getitem__)
+    return f"Single latents tell {most} best ({best[most]:.2f}) and {least} least ({best[least]:.2f})"
+
+
+_FINDINGS = {"meaning": _tells, "factors": _clearest, "steering": _succeeds}
 
 
 def _overview(figures: Mapping[str, Any]) -> Table:

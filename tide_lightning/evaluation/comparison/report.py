@@ -23,7 +23,7 @@ from tide_lightning.evaluation.comparison.runs import Group
 from tide_lightning.evaluation.page import Block, html_list, html_page, html_part
 from tide_lightning.evaluation.sections import Plot, Table
 
-_HEADLINES = ("explained variance", "loss increase", "alive", "best latent, AUROC")
+_HEADLINES = ("explained variance", "loss increase, even in t", "alive", "best latent, AUROC")
 
 
 class Comparison(NamedTuple):
@@ -123,7 +123,22 @@ def _headlines(comparison: Comparison) -> Plot:
     grid[0].invert_yaxis()
     handles = [grid[0].plot([], [], "o", color=shade(place, len(names)))[0] for place in range(len(names))]
     drawing.legend(handles, [literal(name) for name in names], loc="outside lower center", ncols=4, fontsize=8)
-    return Plot("headlines", saved(drawing), "Means over each group's runs, with their range.")
+    title = _leader(comparison, "loss increase, even in t") or _leader(comparison, "explained variance")
+    return Plot("headlines", saved(drawing), "Means over each group's runs, with their range.", title)
+
+
+def _leader(comparison: Comparison, name: str) -> str:
+    """Which group has the best mean over sites of a figure, and the next; "" where none is to be told."""
+    means = [row for row in mean_over_sites(comparison.rows) if row.figure.name == name and row.site != ALL_SITES]
+    if not means or len(set(means[0].values)) < 2:
+        return ""
+    row = means[0]
+    known = [(value, group) for value, group in zip(row.values, comparison.names, strict=True) if value is not None]
+    (first, group), (second, other), *_ = sorted(known, key=lambda one: -row.figure.better * one[0].mean)
+    told = "; the intervals overlap" if first.low <= second.high and second.low <= first.high else ""
+    best = "Most" if row.figure.better > 0 else "Least"
+    form = row.figure.form
+    return f"{best} {name}: {group} with {first.written(form)}, then {other} with {second.written(form)}{told}"
 
 
 def _over_time(comparison: Comparison) -> Iterator[Plot]:
@@ -141,6 +156,9 @@ def _over_time(comparison: Comparison) -> Iterator[Plot]:
         percent(axes)
 
     explained = panels(comparison.sites, lambda axes, site: lines(axes, site, "explained_variance"))
-    yield Plot("explained_variance", explained, "Explained variance by timestep, a line a run.")
+    caption = "Explained variance by timestep, a line a run."
+    yield Plot("explained_variance", explained, caption, _leader(comparison, "explained variance"))
     caption = "Increase of the denoising loss by timestep, a line a run (log above 10 %)."
-    yield Plot("loss_increase", panels(comparison.sites, losses), caption)
+    yield Plot(
+        "loss_increase", panels(comparison.sites, losses), caption, _leader(comparison, "loss increase, even in t")
+    )
