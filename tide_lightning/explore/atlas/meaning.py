@@ -159,7 +159,7 @@ def _strength(auroc_FV: Tensor, has_SV: Tensor, weight_V: Tensor) -> Tensor:
 
 
 def _chosen(strength_FV: Tensor, traits: Traits, num: int) -> Tensor:
-    """The strongest traits; of phrases that hold one another only the strongest."""
+    """The strongest traits, without phrases that hold a stronger one, and pairs with a value that one has."""
     count = min(4 * num, strength_FV.shape[1])
     values, order = strength_FV.topk(count, dim=1)
     rows = []
@@ -178,7 +178,10 @@ def _chosen(strength_FV: Tensor, traits: Traits, num: int) -> Tensor:
 
 def _overlap(traits: Traits, one: int, other: int) -> bool:
     (kind, text), (other_kind, other_text) = traits.names[one], traits.names[other]
-    return kind == other_kind == "" and (f" {text} " in f" {other_text} " or f" {other_text} " in f" {text} ")
+    if kind == other_kind == "":
+        return f" {text} " in f" {other_text} " or f" {other_text} " in f" {text} "
+    is_pair = bool(traits.weight[one] < 1)
+    return is_pair and kind == other_kind and bool({*text.split(" or ")} & {*other_text.split(" or ")})
 
 
 def _phrases(caption: Phrase) -> set[Phrase]:

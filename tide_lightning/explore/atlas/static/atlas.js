@@ -218,7 +218,7 @@ function fact(name, value) { return make("div", {}, make("dt", {}, name), make("
 function binName(site, bin) { return `${(bin / site.bins).toFixed(2)}–${((bin + 1) / site.bins).toFixed(2)}`; }
 
 function profile(site, known) {
-  const wide = 640, tall = 150, floor = 120, most = Math.max(...known.profile.map((share) => share ?? 0)) || 1;
+  const wide = window.innerWidth < 700 ? 360 : 640, tall = 150, floor = 120, most = Math.max(...known.profile.map((share) => share ?? 0)) || 1;
   const step = wide / site.bins;
   const said = known.profile.map((share, bin) => `t ${binName(site, bin)}: ${share === null ? "not seen" : percent(share)}`).reverse().join("; ");
   const chart = draw("svg", { class: "profile", viewBox: `0 0 ${wide} ${tall}`, role: "img", "aria-label": `Share of tokens at which it fires, by time. ${said}` });
