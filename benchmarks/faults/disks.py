@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from random import Random
 
-from benchmarks.faults.fits import FIT, RESUME, Reference, checkpoints, fresh, latest, load, same_exports, same_training
+from benchmarks.faults.fits import FIT, RESUME, Reference, checkpoints, fresh, latest, what_is_lost
 from benchmarks.faults.trial import Trial, judged, run
 
 GOAL, SECONDS = 40, 300
@@ -44,10 +44,8 @@ def attempt(reference: Reference, draw: Random, folder: Path) -> Trial:
     run_folder = latest(folder / "kept")
     if again.code or run_folder is None:
         return Trial("wrong", f"{what}: with room it does not go on: {again.last_words}")
-    if not same_exports(run_folder, reference.run):
-        return Trial("wrong", f"{what}: the resumed fit exports other SAEs")
-    if not same_training(load(run_folder / "checkpoints" / "last.ckpt"), reference.content):
-        return Trial("wrong", f"{what}: the resumed fit ends with other weights")
+    if lost := what_is_lost(run_folder, reference):
+        return Trial("wrong", f"{what}: {lost}")
     return trial
 
 

@@ -72,18 +72,18 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def same_training(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
-    """Whether two checkpoints hold the same weights, moments and step, bit for bit."""
-    return all(same(ours.get(key), theirs.get(key)) for key in ("state_dict", "optimizer_states", "global_step"))
-
-
-def same_exports(ours: Path, theirs: Path) -> bool:
-    """Whether two runs hold the same exported SAEs, byte for byte."""
-    exported = [
-        {str(path.relative_to(run)): path.read_bytes() for path in (run / "saes").rglob("*") if path.is_file()}
-        for run in (ours, theirs)
-    ]
-    return exported[0] == exported[1]
+def what_is_lost(run: Path, reference: Reference) -> str | None:
+    """What of a resumed fit is not that of an undisturbed one, bit for bit; None where all is."""
+    ours, theirs = (
+        {str(path.relative_to(one)): path.read_bytes() for path in (one / "saes").rglob("*") if path.is_file()}
+        for one in (run, reference.run)
+    )
+    if ours != theirs:
+        return "the resumed fit exports other SAEs"
+    last = load(run / "checkpoints" / "last.ckpt")
+    parts = ("state_dict", "optimizer_states", "global_step")
+    is_same = all(same(last.get(part), reference.content.get(part)) for part in parts)
+    return None if is_same else "the resumed fit ends with other weights"
 
 
 def same(ours: object, theirs: object) -> bool:

@@ -20,8 +20,7 @@ from benchmarks.faults.fits import (
     fresh,
     latest,
     load,
-    same_exports,
-    same_training,
+    what_is_lost,
 )
 from benchmarks.faults.trial import Child, Ended, Trial, judged, run
 
@@ -57,10 +56,8 @@ def attempt(reference: Reference, draw: Random, folder: Path) -> Trial:
         return Trial("wrong", f"{what}: after resuming a checkpoint is torn")
     if left := list(run_folder.rglob("*.part")):
         return Trial("wrong", f"{what}: {left[0].name} was left behind")
-    if not same_exports(run_folder, reference.run):
-        return Trial("wrong", f"{what}: the resumed fit exports other SAEs")
-    if not same_training(load(run_folder / "checkpoints" / "last.ckpt"), reference.content):
-        return Trial("wrong", f"{what}: the resumed fit ends with other weights")
+    if lost := what_is_lost(run_folder, reference):
+        return Trial("wrong", f"{what}: {lost}")
     return Trial("survived", what, sort)
 
 
