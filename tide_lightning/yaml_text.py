@@ -36,6 +36,14 @@ def read_yaml(path: Path, what: str) -> object:
         raise UserError(f"{what}: not plain YAML: {' '.join(str(error).split())}") from error
 
 
+def check_options(value: object, key: str) -> None:
+    """Refuse what stands where options with names belong, or leaves them empty."""
+    if value is None:
+        raise UserError(f"{key} is empty: write below it what it holds, or leave it out")
+    if isinstance(value, str | int | float | list):
+        raise UserError(f"{key}: {str(value)[:60]} stands where options belong")
+
+
 def check_yaml(text: str, what: str) -> None:
     """Refuse what is no YAML, and what would never end: an alias within itself, or aliases that multiply."""
     try:

@@ -81,6 +81,13 @@ def test_a_config_of_an_older_layout_is_told_the_new_names(tmp_path: Path) -> No
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("given", "said"), [(None, "loading is empty"), ("much", "much stands where options belong")])
+def test_options_that_are_none_are_told(tmp_path: Path, given: Any, said: str) -> None:
+    folder = write_run(tmp_path / "odd" / "1", SITES[:1], loading=given)
+    with pytest.raises(UserError, match=said):
+        _ = open_run(folder, device="cpu").denoiser
+
+
 def test_a_strangers_run_imports_and_reads_nothing_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless it is trusted: then its code runs, and its prompts are read."""
     monkeypatch.chdir(tmp_path)

@@ -37,7 +37,7 @@ from tide_lightning.runs import check_name, new_run, newest_run, point_latest
 from tide_lightning.stopping import Stopped, stoppable
 from tide_lightning.training import TideModule
 from tide_lightning.training.checkpoints import WholeCheckpointIO, last_checkpoint, remove_unfinished, what_is_wrong
-from tide_lightning.yaml_text import check_settings
+from tide_lightning.yaml_text import check_options, check_settings
 
 
 def run_configured(args: list[str]) -> None:
@@ -202,16 +202,11 @@ class TideCLI(LightningCLI):
         """Refuse what cannot be meant; find the run folder and the checkpoint."""
         config = self.config
         for name in ("trainer", "data", "model"):
-            if config[name] is None:
-                raise UserError(f"{name} is empty: write below it what it holds, or leave it out")
-            if isinstance(config[name], str | int | float | list):
-                raise UserError(f"{name}: {str(config[name])[:60]} stands where options belong")
+            check_options(config[name], name)
         check_settings(config.as_dict())
         for name, parameter in signature(ActivationDataModule).parameters.items():
-            if is_dataclass(parameter.default) and config.data[name] is None:
-                raise UserError(f"data.{name} is empty: write below it what it holds, or leave it out")
-            if is_dataclass(parameter.default) and isinstance(config.data[name], str | int | float | list):
-                raise UserError(f"data.{name}: {str(config.data[name])[:60]} stands where options belong")
+            if is_dataclass(parameter.default):
+                check_options(config.data[name], f"data.{name}")
         if config.matmul_precision is None:
             raise UserError("matmul_precision is empty: take highest, high or medium, or leave it out")
         torch.set_float32_matmul_precision(config.matmul_precision)

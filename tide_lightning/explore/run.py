@@ -21,7 +21,7 @@ from tide_lightning.runs import find_run, is_from_the_hub, shipped_runs
 from tide_lightning.saes import SAE
 from tide_lightning.saes.storage import read_cfg, saes_in
 from tide_lightning.trust import check_classes, check_files, check_writing
-from tide_lightning.yaml_text import read_yaml
+from tide_lightning.yaml_text import check_options, read_yaml
 
 T = TypeVar("T")
 
@@ -116,7 +116,9 @@ class Run:
 
     def _options(self, kind: type[T], name: str) -> T:
         """What `data` holds under a name; defaults where it holds nothing."""
-        return _built(kind, self._data_config().get(name) or {}, self.folder / "config.yaml")
+        where, arguments = self.folder / "config.yaml", self._data_config().get(name, {})
+        check_options(arguments, f"{where}: {name}")
+        return _built(kind, arguments, where)
 
 
 def build_data(config: dict[str, Any], where: Path | str) -> ActivationDataModule:
@@ -133,9 +135,8 @@ def _check_keys(config: dict[str, Any], where: Path | str) -> None:
 def _built(kind: type[T], arguments: dict[str, Any], where: Path | str) -> T:
     """An object of a class by what a configuration says."""
     for name, parameter in signature(kind).parameters.items():
-        value = arguments.get(name)
-        if is_dataclass(parameter.default) and not (value is None or isinstance(value, dict)):
-            raise UserError(f"{where}: {name}: {str(value)[:60]} stands where options belong")
+        if is_dataclass(parameter.default) and name in arguments:
+            check_options(arguments[name], f"{where}: {name}")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, "data")
     try:
