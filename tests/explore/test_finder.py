@@ -29,7 +29,7 @@ CAPTIONS = [words(prompt) for prompt in PROMPTS]
 
 def test_examples_say_much_and_differ() -> None:
     captions = ["a cube", "a red cube", "", "a red cube on the left", "a blue ring on the right", "a blue cube"]
-    assert telling(captions, ["red", "left", "blue"], 2) == ["a red cube on the left", "a blue cube"]
+    assert telling(captions, ["red", "left", "blue"], 2) == ["a blue cube", "a red cube on the left"]
     assert telling(captions, [], 1) == ["a red cube on the left"]
     assert telling([""], ["red"], 3) == telling([], [], 3) == []
 

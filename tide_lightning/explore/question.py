@@ -86,7 +86,7 @@ def said_in(prompt: str, query: str, captions: Sequence[str]) -> str:
 
 
 def telling(captions: Sequence[str], said: Collection[str], count: int) -> list[str]:
-    """So many captions of the longer half, one after another the one that in few words says most that is new.
+    """So many captions of the longer half, each the one that in few words says most that is new; the shortest first.
 
     Args:
         captions: to choose from.
@@ -106,7 +106,7 @@ def telling(captions: Sequence[str], said: Collection[str], count: int) -> list[
         news = left.pop(best)
         chosen.append(best)
         left = {caption: rest - news for caption, rest in left.items()}
-    return chosen or list(dict.fromkeys(filter(None, captions)))[:count]
+    return sorted(chosen, key=len) or list(dict.fromkeys(filter(None, captions)))[:count]
 
 
 def open_about(query: str, captions: Sequence[str]) -> str:
