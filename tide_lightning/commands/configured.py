@@ -39,6 +39,16 @@ from tide_lightning.training import TideModule
 from tide_lightning.training.checkpoints import WholeCheckpointIO, last_checkpoint, remove_unfinished, what_is_wrong
 from tide_lightning.yaml_text import check_options, check_settings
 
+_SAID_BY_CLASSES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,  # of PyTorch, also where memory is short
+    TypeError,
+    ValueError,
+)
+
 
 def run_configured(args: list[str]) -> None:
     """Run a command of `LIGHTNING` or `LOOKS` with its arguments."""
@@ -59,17 +69,6 @@ def run_configured(args: list[str]) -> None:
             raise
         finally:
             ending.leave()
-
-
-_SAID_BY_CLASSES = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RuntimeError,  # of PyTorch, also where memory is short
-    TypeError,
-    ValueError,
-)
 
 
 class ConfigParser(OneLineErrors, LightningArgumentParser):
@@ -181,15 +180,7 @@ class TideCLI(LightningCLI):
         """Build everything; what a class says of its arguments, in whatever way, is a mistake in the config."""
         try:
             super().instantiate_classes()
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            MemoryError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except _SAID_BY_CLASSES as error:
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, UserError):
                 cause = cause.__cause__
