@@ -11,17 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from benchmarks.faults.fits import (
-    FIT,
-    RESUME,
-    STEPS,
-    Reference,
-    checkpoints,
-    fresh,
-    latest,
-    load,
-    what_is_lost,
-)
+from benchmarks.faults.fits import FIT, RESUME, STEPS, Reference, checkpoints, fresh, latest, load, what_is_lost
 from benchmarks.faults.trial import Child, Ended, Trial, judged, run
 
 GOAL, SECONDS = 100, 450
