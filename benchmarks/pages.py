@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ def averaged(values: Sequence[float], form: str, intervals: Sequence[tuple[float
 def over_seeds(
     seeds: Mapping[str, Mapping[str, Mapping[str, Any]]], names: Sequence[str], columns: Columns, called: str
 ) -> str:
-    """A line for each of the names that some seed has, in columns that some of them have.
+    """A table of `cells`.
 
     Args:
         seeds: figures by seed and name.
@@ -35,6 +36,14 @@ def over_seeds(
         columns: in order.
         called: the head of the first column.
     """
+    head, lines = cells(seeds, names, columns)
+    return markdown([called, *head], lines)
+
+
+def cells(
+    seeds: Mapping[str, Mapping[str, Mapping[str, Any]]], names: Sequence[str], columns: Columns
+) -> tuple[list[str], list[list[str]]]:
+    """Heads, and a line for each of the names that some seed has, in columns that some of them have."""
 
     def values(name: str, key: str) -> list[Any]:
         return [rows[name][key] for rows in seeds.values() if key in rows.get(name, {})]
@@ -46,7 +55,7 @@ def over_seeds(
     there = [name for name in names if any(name in rows for rows in seeds.values())]
     kept = {key: column for key, column in columns.items() if any(values(name, key) for name in there)}
     lines = [[name, *(cell(name, key, form) for key, (_, form) in kept.items())] for name in there]
-    return markdown([called, *(head for head, _ in kept.values())], lines)
+    return [head for head, _ in kept.values()], lines
 
 
 def paired(seeds: Mapping[str, Mapping[str, dict[str, Any]]], key: str, beside: str) -> None:
@@ -62,6 +71,13 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table."""
     lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
     return "\n".join(lines)
+
+
+def write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table that is too wide for a page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([head, *rows])
 
 
 def write(path: Path, mark: str, text: str) -> None:

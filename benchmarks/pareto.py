@@ -12,8 +12,8 @@ as its class takes it: our known part (`-known`), besides it the quickstart's me
 found on another block (`benchmarks.worlds`), and on it each SAE's learning rate is chosen of three, with a seed that is
 not reported. Beside them stand principal components about the known part in the metric, k and 2k of them. All SAEs of a
 piece (a seed, a size, an L0) are trained on the same tokens, from one harvest, which is kept on disk for the seed's
-other pieces. Resumable: rows that the JSON file holds are not
-measured again, unless they were not steered with and shall be, and rows of other settings are refused.
+other pieces. Resumable: rows that the JSON file holds are not measured again, unless they were not steered with and
+shall be, and rows of other settings are refused. A CSV file beside it has every figure; a page gets the best rivals'.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.components import fit_components
-from benchmarks.pages import over_seeds, paired, read, save, write
+from benchmarks.pages import paired, read, save, write, write_csv
 from benchmarks.pareto_plot import Pieces, plot
+from benchmarks.pareto_tables import comparison, everything
 from benchmarks.side_by_side import Builder, Way, add_options, builder, harvest, kept, key_of, measured, sae_of
 from benchmarks.worlds import WORLDS
 from tide_lightning.command_line import packaged_configs
@@ -70,47 +71,6 @@ SETTINGS = (
     "labelled_images",
 )
 """What rows of one file have in common; those that were steered with also the number of prompts."""
-
-TABLES = {
-    "Fidelity": {
-        "loss_increase_even": ("loss increase, even in t", ".1%"),
-        "loss_increase_even_times": ("times TideSAE's", ".2f"),
-        "loss_increase_as_trained": ("as trained", ".1%"),
-        "loss_increase": ("over all samples", ".1%"),
-        "latents_mse": ("final latents' MSE", ".3f"),
-        "latents_cosine": ("centred cosine", ".3f"),
-        "kept_mentioned": ("mentioned factors kept", ".1%"),
-        "kept_open": ("open factors kept", ".1%"),
-    },
-    "What it takes": {
-        "l0_even": ("L0, even in t", ".1f"),
-        "l0_largest": ("largest L0", ".1f"),
-        "numbers_besides": ("numbers besides", ".0f"),
-        "encoder_products": ("encoder products", ".1f"),
-        "explained_variance": ("explained variance", ".3f"),
-        "alive_fraction": ("alive", ".2f"),
-        "lr": ("learning rate", "g"),
-    },
-    "Meaning": {
-        "f1": ("factor F1", ".3f"),
-        "f1_amount": ("of amounts", ".3f"),
-        "f1_by_bin": ("by bin of t", ".3f"),
-        "f1_1": ("1 latent", ".3f"),
-        "f1_5": ("5 latents", ".3f"),
-        "f1_20": ("20 latents", ".3f"),
-        "f1_dense": ("dense", ".3f"),
-        "f1_always_yes": ("always yes", ".3f"),
-        "matched_share": ("found by other seeds", ".2f"),
-    },
-    "Cause": {
-        "steering_beyond_chance": ("success beyond chance", ".0%"),
-        "steering_at_limit": ("at a tenth changed", ".0%"),
-        "steering_random": ("random latent", ".0%"),
-        "steering_dense": ("difference of means", ".0%"),
-        "steering_supervised": ("logistic regression", ".0%"),
-    },
-}
-"""What is printed of each row; the JSON file has the rest."""
 
 
 def variants() -> dict[str, dict[str, Any]]:
@@ -254,7 +214,7 @@ def measure(
 
 
 def main() -> None:
-    """Measure what is missing, piece by piece; print their tables, and write them and the plot of all where wanted."""
+    """Measure what is missing, piece by piece; write every figure, and the page's table and plot where wanted."""
     options, every = parse(), [*variants(), *COMPONENTS]
     torch.set_float32_matmul_precision("medium")
     content = load(options)
@@ -275,14 +235,16 @@ def main() -> None:
     for seeds in content["pieces"].values():
         paired(seeds, "loss_increase_even", OURS)
     save(options.json, content)
-    tables = [
-        f"### {piece}: {title.lower()}\n\n{over_seeds(content['pieces'][piece], list(every), columns, 'SAE')}"
+    shown = [
+        piece
         for piece in sorted(content["pieces"], key=numbers)
         if piece in {piece_of(factor, k) for _, factor, k in pieces}
-        for title, columns in TABLES.items()
-        if any(key in row for rows in content["pieces"][piece].values() for row in rows.values() for key in columns)
     ]
-    print(text := "\n\n".join(tables))
+    head, lines = everything({piece: content["pieces"][piece] for piece in shown}, every)
+    write_csv(options.json.with_suffix(".csv"), head, lines)
+    tables = {piece: comparison(content["pieces"][piece], every, OURS, {PAPER, *COMPONENTS}) for piece in shown}
+    text = "\n\n".join(f"### {piece}\n\n{table}" if len(tables) > 1 else table for piece, table in tables.items())
+    print(text)
     if options.page:
         write(options.page, options.mark, text)
     if options.plot:

@@ -19,6 +19,7 @@ PANELS = {
 """What the loss increase is plotted against, where there are such figures: more is better."""
 
 _KINDS = {"-known": "about the same known part", "-metric": "and its metric and budget", "-pursuit": "and its pursuit"}
+"""The endings of names, and what a rival with each was given, besides what stands before it."""
 _LOOKS = {"": ("o", "#8a8a8a"), "-known": ("o", "#d95f02"), "-metric": ("s", "#1f78b4"), "-pursuit": ("^", "#33a02c")}
 _WIDTH = 5.2  # inches: on a phone's 390 pixels, type of 10 points is as high as the page's own
 
@@ -43,23 +44,23 @@ def plot(
     from matplotlib import pyplot, ticker
 
     names = list(dict.fromkeys(name for rows in seeds.values() for name in rows))
-    losses = {name: value for name in names if (value := _mean(seeds, name, LOSS)) is not None}
-    panels = {key: label for key, label in PANELS.items() if _mean(seeds, ours, key) is not None}
+    losses = {name: value for name in names if (value := mean(seeds, name, LOSS)) is not None}
+    panels = {key: label for key, label in PANELS.items() if mean(seeds, ours, key) is not None}
     said = textwrap.wrap(f"{finding({name: losses[name] for name in losses if name not in aside}, ours)} ({title})", 52)
     size = (_WIDTH, 3.1 * len(panels) + 0.22 * len(said) + 1.5)
     figure, axes = pyplot.subplots(len(panels), 1, figsize=size, sharex=True, squeeze=False, layout="constrained")
     for axis, (key, label) in zip(axes[:, 0], panels.items(), strict=True):
-        points = {name: (loss, y) for name, loss in losses.items() if (y := _mean(seeds, name, key)) is not None}
+        points = {name: (loss, y) for name, loss in losses.items() if (y := mean(seeds, name, key)) is not None}
         edge = _frontier(points)
         axis.plot(*zip(*(points[name] for name in edge), strict=True), color="#8a8a8a", linewidth=1, zorder=0)
         for name, (x, y) in points.items():
-            marker, colour = ("*", "black") if name == ours else _LOOKS[_parts(name)[1]]
-            filling = colour if name == ours or _parts(name)[1] else "white"
+            marker, colour = ("*", "black") if name == ours else _LOOKS[parts(name)[1]]
+            filling = colour if name == ours or parts(name)[1] else "white"
             axis.plot(x, y, marker, markersize=15 if name == ours else 7, color=colour, markerfacecolor=filling)
         for name in dict.fromkeys([ours, *edge]):
             place: dict[str, Any] = {"xytext": (-10, -4), "ha": "right", "weight": "bold"}
             place = place if name == ours else {"xytext": (0, 8), "ha": "left"}
-            axis.annotate(_parts(name)[0], points[name], textcoords="offset points", **place)
+            axis.annotate(parts(name)[0], points[name], textcoords="offset points", **place)
         axis.set_title(label, loc="left", fontsize=11)
         axis.margins(x=0.17, y=0.14)
         axis.set_xscale("log")
@@ -83,7 +84,7 @@ def finding(losses: Mapping[str, float], ours: str) -> str:
     """The increase of the loss by our SAE and by the best of each kind of rival, in words."""
     said = []
     for kind, words in {"": "as in its paper", **_KINDS}.items():
-        if of_kind := [loss for name, loss in losses.items() if name != ours and _parts(name)[1] == kind]:
+        if of_kind := [loss for name, loss in losses.items() if name != ours and parts(name)[1] == kind]:
             said.append(f"{words} {_percent(min(of_kind))}")
     return f"{ours} adds {_percent(losses[ours])} to the loss; the best rival {', '.join(said)}"
 
@@ -101,12 +102,12 @@ def _frontier(points: Mapping[str, tuple[float, float]]) -> Sequence[str]:
     return edge
 
 
-def _parts(name: str) -> tuple[str, str]:
+def parts(name: str) -> tuple[str, str]:
     """A rival's own name, and the ending that says what it was given."""
     kind = next((suffix for suffix in _KINDS if name.endswith(suffix)), "")
     return name.removesuffix(kind), kind
 
 
-def _mean(seeds: Mapping[str, Mapping[str, Mapping[str, Any]]], name: str, key: str) -> float | None:
+def mean(seeds: Mapping[str, Mapping[str, Mapping[str, Any]]], name: str, key: str) -> float | None:
     found = [rows[name][key] for rows in seeds.values() if key in rows.get(name, {})]
     return sum(found) / len(found) if found else None
