@@ -21,6 +21,9 @@ from pathlib import Path
 
 from tools.documentation.readme import README, SHELLS, Block, blocks
 
+ONE_TRY = {"PIP_RETRIES": "0"}
+"""An index that cannot be reached, beside one that can, is not asked five times more, with pauses, for each package."""
+
 
 def lines_of(block: Block, skipped: tuple[str, ...]) -> list[str]:
     """What is typed of a block: its lines, or a program as a file."""
@@ -37,7 +40,7 @@ def type_in(lines: list[str], folder: Path, path: str) -> list[tuple[str, float 
         script += [f"echo {shlex.quote('$ ' + line.splitlines()[0])} >&2", "begun=$EPOCHREALTIME", line]
         script += [f'echo "$begun $EPOCHREALTIME" >> {shlex.quote(str(times))}']
     kept = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
-    subprocess.run(["bash", "-c", "\n".join(script)], cwd=folder, env={**kept, "PATH": path}, check=False)
+    subprocess.run(["bash", "-c", "\n".join(script)], cwd=folder, env=ONE_TRY | kept | {"PATH": path}, check=False)
     spans = [line.split() for line in times.read_text().splitlines()] if times.exists() else []
     done = [float(end) - float(begun) for begun, end in spans]
     return list(zip(lines[: len(done) + 1], [*done, None], strict=False))
@@ -51,7 +54,8 @@ def _wheel(folder: Path, pip_args: str) -> tuple[Path, str]:
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     subprocess.run([python, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, README.parent], check=True)
     (wheel,) = folder.glob("*.whl")
-    subprocess.run([python, "-m", "pip", "install", "-q", *shlex.split(pip_args), wheel], check=True)
+    install = [python, "-m", "pip", "install", "-q", *shlex.split(pip_args), wheel]
+    subprocess.run(install, env=ONE_TRY | os.environ, check=True)
     return outside, f"{python.parent}{os.pathsep}{_outside_path()}"
 
 
