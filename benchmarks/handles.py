@@ -116,31 +116,14 @@ class Bench:
         return self.judges[0].read(self.denoiser.decode_latents(latents))[factor].argmax(1)
 
 
-def tables(content: Mapping[str, Any]) -> str:
-    """A line for each site and value, and how often each reason holds."""
-    head = [
-        "site",
-        "value",
-        "handle's success",
-        "by chance",
-        "way covered",
-        "one row",
-        "five rows",
-        "(random)",
-        "F1",
-        "",
-    ]
+def table(content: Mapping[str, Any]) -> str:
+    """Which values of a site each verdict was given to; the JSON file has the figures."""
     lines = []
     for site, values in content["sites"].items():
-        for name, row in values.items():
-            shares = [f"{row[key]:.0%}" for key in ("success", "chance", "way_covered")]
-            cosines = [f"{row[key]:.2f}" for key in ("one_row", "five_rows")]
-            by_chance = f"{row['one_random_row']:.2f}, {row['five_random_rows']:.2f}"
-            f1 = "-" if row["f1"] is None else f"{row['f1']:.2f}"
-            lines.append([site, name, *shares, *cosines, by_chance, f1, row["verdict"]])
-    counts = Counter(row["verdict"] for values in content["sites"].values() for row in values.values())
-    said = ", ".join(f"{verdict} {count}" for verdict, count in counts.most_common())
-    return f"{markdown(head, lines)}\n\nOf {counts.total()} values at sites: {said}."
+        for what, count in Counter(row["verdict"] for row in values.values()).most_common():
+            which = ", ".join(name for name, row in values.items() if row["verdict"] == what)
+            lines.append([site, what, str(count), which])
+    return markdown(["site", "verdict", "values", "which"], lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -180,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 rows[f"{factor}: {name}"] = row = bench.measure(factor, value, directions[site], f1)
                 print(f"{site}, {factor} {name}: {row['verdict']}, success {row['success']:.0%}", flush=True)
                 save(options.json, content)
-    print(text := tables(content))
+    print(text := table(content))
     if options.page:
         write(options.page, "handles", text)
 

@@ -8,7 +8,7 @@ for seed in 3 4 5; do
   tide test --run_name mean-$seed
 done
 python -m benchmarks.seeds runs/quickstart-{3,4,5}/latest --mean runs/mean-{3,4,5}/latest \
-  --toybox docs/results/toybox-benchmark.md
+  --toybox docs/results/toybox-benchmark.md --csv docs/results/summaries/toybox-benchmark.csv
 python -m benchmarks.seeds runs/quickstart-{3,4,5}/latest --headlines --figures README.md
 """
 
@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import averaged, markdown, write
+from benchmarks.pages import averaged, markdown, write, write_csv
 
 Metrics = dict[str, Any]
 Read = Callable[[Metrics, str], float]
@@ -35,6 +35,8 @@ def by_the_mean(losses: dict[str, float]) -> float:
 
 
 Columns = dict[str, tuple[Read, str]]
+Table = tuple[list[str], list[list[str]]]
+"""Heads and lines."""
 
 FIGURES: Columns = {
     "explained variance": (lambda m, s: m["sites"][s]["explained_variance"], ".4f"),
@@ -85,6 +87,14 @@ STEERING = {
 }
 
 
+MEANING = {"AUROC, mean over factors": "auroc", "F1, mean over factors": "f1"}
+
+READ_OUT = {"Depth, R² beyond position": "depth_r2_beyond_position", "Mask, IoU": "mask_iou"}
+
+ASIDE = {"AUROC, mean over factors", *READ_OUT, "5 latents", "20 random", "confirmed by both judges"}
+"""Tables and columns that are in the CSV file alone."""
+
+
 def figures(runs: Sequence[Metrics], columns: Columns = FIGURES) -> str:
     """Reconstruction, floors and fidelity by site."""
     rows = [
@@ -98,23 +108,23 @@ def figures(runs: Sequence[Metrics], columns: Columns = FIGURES) -> str:
     return f"{table}\n\nAll {len(rows)} sites spliced at once: loss increase {plain}, even in t {even}."
 
 
-def toybox(runs: Sequence[Metrics]) -> str:
-    """Meaning, read-out, factors kept and steering."""
+def toybox(runs: Sequence[Metrics]) -> dict[str, Table]:
+    """Meaning, read-out, factors kept and steering, by title."""
     boxes = [run["toybox"] for run in runs]
-    parts = []
-    for measure, form in (("auroc", ".3f"), ("f1", ".3f")):
+    found: dict[str, Table] = {}
+    for title, measure in MEANING.items():
         rows = [
             [
                 site,
                 *(
-                    averaged([box["meaning"][site]["mean"][measure][key] for box in boxes], form)
+                    averaged([box["meaning"][site]["mean"][measure][key] for box in boxes], ".3f")
                     for key in PROBES.values()
                 ),
             ]
             for site in boxes[0]["meaning"]
         ]
-        parts.append(f"{measure.upper()}, mean over factors:\n\n" + markdown(["site", *PROBES], rows))
-    for measure, name in (("depth_r2_beyond_position", "Depth, R² beyond position"), ("mask_iou", "Mask, IoU")):
+        found[title] = ["site", *PROBES], rows
+    for title, measure in READ_OUT.items():
         rows = [
             [
                 site,
@@ -122,24 +132,32 @@ def toybox(runs: Sequence[Metrics]) -> str:
             ]
             for site in boxes[0]["readout"]
         ]
-        parts.append(f"{name}:\n\n" + markdown(["site", *READOUTS], rows))
+        found[title] = ["site", *READOUTS], rows
     spliced = {site: [box["kept"]["sites"][site] for box in boxes] for site in boxes[0]["kept"]["sites"]}
     spliced |= {name: [box["kept"][name] for box in boxes] for name in ("all", "unrelated")}
     rows = [
-        [name, *(averaged([each[which] for each in found], "%") for which in ("mentioned", "open"))]
-        for name, found in spliced.items()
+        [name, *(averaged([each[which] for each in kept], "%") for which in ("mentioned", "open"))]
+        for name, kept in spliced.items()
     ]
-    parts.append(
-        f"Factors kept, {boxes[0]['kept']['images']} images a seed:\n\n"
-        + markdown(["spliced", "mentioned by the prompt", "left open"], rows)
-    )
+    title = f"Factors kept, {boxes[0]['kept']['images']} images a seed"
+    found[title] = ["spliced", "mentioned by the prompt", "left open"], rows
     columns = {"success": "success", "confirmed by both judges": "confirmed", "other factors stable": "stability_mean"}
     rows = [
         [name, *(averaged([box["steering"]["mean"][key][column] for box in boxes], "%") for column in columns.values())]
         for name, key in STEERING.items()
     ]
-    images = boxes[0]["steering"]["mean"]["latent"]["images"]
-    parts.append(f"Steering, {images} images a method and seed:\n\n" + markdown(["method", *columns], rows))
+    title = f"Steering, {boxes[0]['steering']['mean']['latent']['images']} images a method and seed"
+    found[title] = ["method", *columns], rows
+    return found
+
+
+def shown(tables: Mapping[str, Table]) -> str:
+    """What a page has of the toybox's tables: without those of `ASIDE`, and without these columns."""
+    parts = []
+    for title, (head, rows) in tables.items():
+        kept = [number for number, name in enumerate(head) if name not in ASIDE]
+        lines = [[row[number] for number in kept] for row in rows]
+        parts += [f"{title}:\n\n{markdown([head[number] for number in kept], lines)}"] if title not in ASIDE else []
     return "\n\n".join(parts)
 
 
@@ -158,6 +176,7 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, help="page whose table is replaced")
     parser.add_argument("--mark", default="figures", help="what that table is called in the page")
     parser.add_argument("--toybox", type=Path, help="page whose `toybox` section is replaced")
+    parser.add_argument("--csv", type=Path, help="every figure of the toybox's tables")
     options = parser.parse_args()
     runs, plain = ([read_metrics(run) for run in paths] for paths in (options.runs, options.mean))
     columns = HEADLINES if options.headlines else FIGURES
@@ -167,8 +186,17 @@ def main() -> None:
     print(table)
     if options.figures:
         write(options.figures, options.mark, table)
+    tables = toybox(runs) if options.toybox or options.csv else {}
     if options.toybox:
-        write(options.toybox, "toybox", toybox(runs))
+        write(options.toybox, "toybox", shown(tables))
+    if options.csv:
+        cells = [
+            [title, row[0], name, cell]
+            for title, (head, rows) in tables.items()
+            for row in rows
+            for name, cell in zip(head[1:], row[1:], strict=True)
+        ]
+        write_csv(options.csv, ["table", "row", "column", "figure"], cells)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def _wheel(folder: Path, pip_args: str) -> tuple[Path, str]:
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     subprocess.run([python, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, README.parent], check=True)
     (wheel,) = folder.glob("*.whl")
-    install = [python, "-m", "pip", "install", "-q", *shlex.split(pip_args), wheel]
+    install: list[str | Path] = [python, "-m", "pip", "install", "-q", *shlex.split(pip_args), wheel]
     subprocess.run(install, env=ONE_TRY | os.environ, check=True)
     return outside, f"{python.parent}{os.pathsep}{_outside_path()}"
 
