@@ -226,6 +226,7 @@ def test_what_is_nested_is_composed_key_by_key(work: Path, capsys: pytest.Captur
         (["--ckpt_path=nowhere.ckpt"], "no such file"),
         (["--data.pretrained=nowhere/at-all"], "nowhere/at-all"),
         (["--model.lr=-1"], "model.lr = -1"),
+        (["--config=alone.yaml"], "alone.yaml: run_name is empty: write what it is, or leave it out"),
         (["--config=null.yaml"], "matmul_precision is empty: take highest"),
         (["--model.lr=.nan"], "model.lr: nan is not a number"),
         (["--checkpoint=.nan"], "nan"),
@@ -253,6 +254,7 @@ def test_a_mistake_is_told_in_one_line(
 ) -> None:
     Path("old.yaml").write_text("data: {heldout_images: {class_path: tide_lightning.grounds.toybox.Scenes}}\n")
     Path("null.yaml").write_text("matmul_precision:\nrun_name: debug\n")
+    Path("alone.yaml").write_text("run_name:\n")
     Path("empty.yaml").write_text("data:\n  heldout:\n")
     (work / "latin.yaml").write_bytes("run_name: über".encode("latin-1"))
     (work / "loop.yaml").write_text("data: &a {sites: [*a]}")

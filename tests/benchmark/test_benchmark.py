@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,8 @@ def test_the_report_shows_tables_and_plots(run: Path, figures: Any) -> None:
     page = (run / "report" / "index.html").read_text(encoding="utf-8")
     assert "One latent tells a value with an AUROC of " in page
     assert "Single latents tell " in page
+    assert re.search(r"(Depth|Mask).*: -?\d\.\d\d from codes, -?\d\.\d\d from the whole activation", page)
+    assert re.search(r"From noise to image .* is readable first \(t \d\.\d\d\) and .* last", page)
     mean = figures["meaning"][SITES[0]]["mean"]["auroc"]["best_latent"]
     for words in ("what latents mean and cause", "position only", "changed prompt", "colour: red", f"{mean:.3f}"):
         assert words in page

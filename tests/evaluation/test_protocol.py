@@ -188,6 +188,9 @@ def test_plots_lie_beside_the_report(run: Path) -> None:
     plots = {"explained_variance.png", "loss_increase.png", "l0.png", "firing_frequency.png"}
     plots |= {"feature_times.png", "feature_stays.png"}
     assert names == {"index.html", "images.png", *plots}
+    page = (run / "report" / "index.html").read_text(encoding="utf-8")
+    assert "In the mean a latent lives for " in page
+    assert "Of what fires on a token at first, " in page
     for name in plots:
         with Image.open(run / "report" / name) as picture:
             assert picture.width > 500

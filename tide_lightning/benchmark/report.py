@@ -9,7 +9,7 @@ from tide_lightning.benchmark.causality import METHODS, Example
 from tide_lightning.benchmark.examples import groups
 from tide_lightning.benchmark.meaning import PREDICTORS
 from tide_lightning.benchmark.plots import METHOD_NAMES, draw_examples, draw_plots
-from tide_lightning.benchmark.readout import READERS, label
+from tide_lightning.benchmark.readout import BEYOND, IOU, READERS, label
 from tide_lightning.evaluation.figures import number, with_interval
 from tide_lightning.evaluation.sections import Plot, Table
 from tide_lightning.grounds import Ground
@@ -141,7 +141,30 @@ def _clearest(figures: Mapping[str, Any]) -> str:
     return f"Single latents tell {most} best ({best[most]:.2f}) and {least} least ({best[least]:.2f})"
 
 
-_FINDINGS = {"meaning": _tells, "factors": _clearest, "steering": _succeeds}
+def _reads(figures: Mapping[str, Any]) -> str:
+    """How well codes tell a map or a mask, beside the whole activation, where they do best."""
+    found = [
+        (readers["codes"], readers["dense"], label(figure), site)
+        for site, measured in figures["readout"].items()
+        for figure, readers in measured.items()
+        if figure.endswith((BEYOND, IOU)) and {"codes", "dense"} <= set(readers)
+    ]
+    if not found:
+        return ""
+    codes, dense, what, site = max(found)
+    return f"{what[0].upper()}{what[1:]}: {codes:.2f} from codes, {dense:.2f} from the whole activation ({site})"
+
+
+def _in_order(figures: Mapping[str, Any]) -> str:
+    """Which concepts can be read first and last on the way from noise to image."""
+    first = {name: one["first"]["t"] for name, one in figures["hierarchy"]["codes"]["concepts"].items()}
+    if len(first) < 2:
+        return ""
+    early, late = max(first, key=first.__getitem__), min(first, key=first.__getitem__)
+    return f"From noise to image {early} is readable first (t {first[early]:.2f}) and {late} last (t {first[late]:.2f})"
+
+
+_FINDINGS = {"meaning": _tells, "factors": _clearest, "readout": _reads, "hierarchy": _in_order, "steering": _succeeds}
 
 
 def _overview(figures: Mapping[str, Any]) -> Table:

@@ -40,8 +40,8 @@ def find_mistake(parser: ArgumentParser, args: Sequence[str]) -> str | None:
     """The first setting in these arguments, and in the configs that they name, that cannot be meant."""
     known = {key: one for key, one in parameters_of(parser).items() if not one.is_positional}
     is_configured = any(action.dest == "config" for action in parser._actions)
-    settings, strays = written(args)
     try:
+        settings, strays = written(args)
         for mistake in _in_group(settings, "", known, "" if is_configured else "--"):
             return mistake
     except UserError as error:
@@ -68,6 +68,8 @@ def written(args: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             text = "null" if is_alone else rest.pop(0)
         if name in ("config", "c"):
             config = read_yaml(Path(text), f"--config {text}")
+            if isinstance(config, dict) and len(config) == 1 and None in config.values():  # text, to the parser
+                raise UserError(f"--config {text}: {next(iter(config))} is empty: write what it is, or leave it out")
             tree = _merged(tree, config) if isinstance(config, dict) else tree
         elif name.split(".")[-1] not in _SILENT:
             _put(tree, name.rstrip("+").split("."), _plain(text), name.endswith("+"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ def time_section(lifetimes: Mapping[str, Any], rates: Mapping[str, Tensor], trac
             "feature_times",
             _maps(rates),
             "When features fire: one row a latent, by its mean t; brightness is its firing rate over its highest.",
+            _live(lifetimes),
         ),
     ]
     if tracking:
@@ -44,10 +45,33 @@ def time_section(lifetimes: Mapping[str, Any], rates: Mapping[str, Tensor], trac
             "Of what fires on a token at one time (row), how much still fires on it at another (column), the same "
             "latent on the same token of real trajectories."
         )
-        parts.append(Plot("feature_stays", _stays(tracking["over_time"]), caption))
+        parts.append(Plot("feature_stays", _stays(tracking["over_time"]), caption, _stay(tracking["over_time"])))
         if tracking["over_blocks"]:
             parts.append(_blocks(tracking["over_blocks"]))
     return Section("time", "Time: how features live along the trajectory", figures, parts)
+
+
+def _live(lifetimes: Mapping[str, Any]) -> str:
+    """For how long a latent fires, at the sites where that is shortest and longest."""
+    shares = {site: found["lifetime"] for site, found in lifetimes.items() if _is_known(found.get("lifetime"))}
+    if not shares:
+        return ""
+    ends = sorted({min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)}, key=shares.__getitem__)
+    said = ", for ".join(f"{shares[site]:.0%} of all times at {site}" for site in ends)
+    return f"In the mean a latent lives for {said}"
+
+
+def _stay(over_time: Mapping[str, Any]) -> str:
+    """How much of what fires in the noise still fires in the image, beside chance, at the site where that is most."""
+    found = [
+        (one["stays"][0][-1], one["chance"][0][-1], site)
+        for site, one in over_time.items()
+        if one["stays"] and _is_known(one["stays"][0][-1]) and _is_known(one["chance"][0][-1])
+    ]
+    if not found:
+        return ""
+    stays, chance, site = max(found)
+    return f"Of what fires on a token at first, {stays:.0%} still fires at last, {chance:.0%} by chance ({site})"
 
 
 def _lifetimes(lifetimes: Mapping[str, Any]) -> Table:
@@ -177,5 +201,9 @@ def _stays(over_time: Mapping[str, Any]) -> bytes:
 
 
 def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None and math.isfinite(value)]
+    known = [value for value in values if _is_known(value)]
     return sum(known) / len(known) if known else None
+
+
+def _is_known(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
