@@ -1,4 +1,4 @@
-"""The adapters that docs/tutorials/your-dit.md shows, as it shows them."""
+"""The adapters that docs/tutorials/your-dit.md shows or names, as they stand there."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "your-dit.md"
+_FILES = [path.read_text() for path in sorted((PAGE.parent / "adapters").glob("*.py"))]
 ADAPTERS = {
     found[1]: code
-    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    for code in [*re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL), *_FILES]
     if (found := re.search(r"class (\w+)\(", code))
 }
 
