@@ -146,14 +146,21 @@ def style_table(seeds: Sequence[Mapping[str, Any]]) -> str:
 
 
 def erasure_table(seeds: Sequence[Mapping[str, Any]]) -> str:
-    """What is left of each concept, and how others fare."""
+    """What is left of concepts, in the mean and of each, and how others fare."""
     rows = []
-    for concept in CONCEPTS:
-        for factor in (f"{one:g}" for one in FACTORS_TRIED):
-            some = [seed["erasure"][concept][factor] for seed in seeds]
-            cells = [averaged([one[name] for one in some], "%") for name in ("shown", "shown_elsewhere", "changed")]
-            rows.append([concept, factor, *cells, averaged([one["stability"]["mean"] for one in some], "%")])
-    head = ["concept", "factor", "still seen", "seen in others", "others' pixels moved", "others' factors as before"]
+    for factor in (f"{one:g}" for one in FACTORS_TRIED):
+
+        def mean(name: str, concepts: Sequence[str] = CONCEPTS, factor: str = factor) -> str:
+            each = [[seed["erasure"][concept][factor][name] for concept in concepts] for seed in seeds]
+            return averaged([sum(values) / len(values) for values in each], ".1%")
+
+        each = ", ".join(f"{concept} {mean('shown', [concept])}" for concept in CONCEPTS)
+        stable = [
+            sum(seed["erasure"][concept][factor]["stability"]["mean"] for concept in CONCEPTS) / len(CONCEPTS)
+            for seed in seeds
+        ]
+        rows.append([factor, mean("shown"), each, mean("shown_elsewhere"), mean("changed"), averaged(stable, ".1%")])
+    head = ["factor", "still seen", "each", "seen in others", "others' pixels moved", "others' factors as before"]
     return markdown(head, rows)
 
 

@@ -153,32 +153,30 @@ def _mean(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tables(figures: Mapping[str, Any]) -> str:
-    """What the page shows: success by factor with its interval, by value, and how far other factors stay."""
+    """What the page shows: by factor success with its interval, how far other factors stay, and success by word."""
     parts = []
     for about in dict.fromkeys(about for seed in figures["seeds"].values() for about in seed):
         seeds = [seed[about] for seed in figures["seeds"].values() if about in seed]
         rows = []
         for factor in dict.fromkeys(factor for seed in seeds for factor in seed):
             here = [seed[factor] for seed in seeds if factor in seed]
-            lines = {f"**{factor}**": [one["mean"] for one in here]}
-            lines |= {name: [one["values"][name]["methods"] for one in here] for name in here[0]["values"]}
-            for name, seen in lines.items():
-                written = _mean_alone if name in here[0]["values"] else _with_interval
-                cells = [written([one[method]["success"] for one in seen], ".0%") for method in SHOWN]
-                confirmed = written([one["latent"]["confirmed"] for one in seen], ".0%")
-                stable = written([one["latent"]["stability"]["mean"] for one in seen], ".0%")
-                rows.append([name, *cells, confirmed, stable])
-        head = ["word", *SHOWN, "both judges", "others stay"]
+            means = [one["mean"] for one in here]
+            cells = [_with_interval([one[method]["success"] for one in means], ".0%") for method in SHOWN]
+            confirmed = _with_interval([one["latent"]["confirmed"] for one in means], ".0%")
+            stable = _with_interval([one["latent"]["stability"]["mean"] for one in means], ".0%")
+            words = {
+                name: [one["values"][name]["methods"]["latent"]["success"] for one in here]
+                for name in here[0]["values"]
+            }
+            by_word = ", ".join(f"{name} {sum(values) / len(values):.0%}" for name, values in words.items())
+            rows.append([factor, *cells, confirmed, stable, by_word])
+        head = ["", *SHOWN, "both judges", "others stay", "latent, by word"]
         parts.append(f"{_PROMPTS_THAT[about]}; success:\n\n" + markdown(head, rows))
     return "\n\n".join(parts)
 
 
 def _with_interval(values: Sequence[float], form: str) -> str:
     return averaged(values, form).replace("% to ", " to ")
-
-
-def _mean_alone(values: Sequence[float], form: str) -> str:
-    return format(sum(values) / len(values), form)
 
 
 def main() -> None:
