@@ -20,8 +20,8 @@ from torch import Tensor
 
 from benchmarks.pages import averaged, markdown, read, save, write
 from tide_lightning.benchmark.prompts import steering_prompts
-from tide_lightning.diffusion import Denoiser, sample
-from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.diffusion import Denoiser, sample_images
+from tide_lightning.diffusion.counters import stream
 from tide_lightning.explore import Run, open_run
 from tide_lightning.explore.erasure import erase, find_concept
 from tide_lightning.explore.style import Style, separate_style, transfer_style
@@ -46,11 +46,13 @@ def style(run: Run, num_prompts: int) -> dict[str, Any]:
     site = next(iter(run.saes))
     saes = {site: run.saes[site]}
     boards = steering_prompts(Toybox(), denoiser, "wall", "contrary", "test", num_prompts, seed=3)
-    noises = torch.stack([normal(stream(3, "style", number), denoiser.latent_shape) for number in range(3)])
+    noises = denoiser.noise(3, "style", numbers=range(3))
     counts = {method: {"images": 0, "success": 0, **dict.fromkeys(FACTORS, 0)} for method in METHODS}
 
+    @torch.no_grad()
     def read(by: Denoiser, prompt: str, noise: Tensor) -> Read:
-        return _read(oracle, denoiser, by, [prompt], noise.unsqueeze(0))
+        seen: Read = oracle.read(sample_images(by, [prompt], initial_noise=noise.unsqueeze(0), **_SETTINGS))
+        return seen
 
     for number, (prompt, noise) in enumerate(zip(boards.prompts, boards.noise, strict=True)):
         before = read(denoiser, prompt, noise)
@@ -123,12 +125,6 @@ def erasure(run: Run, concept: str, num_prompts: int) -> dict[str, Any]:
             "stability": {**stable, "mean": sum(stable.values()) / len(stable)},
         }
     return found
-
-
-@torch.no_grad()
-def _read(oracle: Any, denoiser: Denoiser, by: Denoiser, prompts: Sequence[str], noise: Tensor) -> Read:
-    read: Read = oracle.read(denoiser.decode_latents(sample(by, prompts, initial_noise=noise, **_SETTINGS)))
-    return read
 
 
 def style_table(seeds: Sequence[Mapping[str, Any]]) -> str:

@@ -30,7 +30,7 @@ from tide_lightning.benchmark.prompts import SteeringPrompts, steering_prompts
 from tide_lightning.benchmark.sweep import beyond_chance
 from tide_lightning.benchmark.understanding import SPLITS, understand
 from tide_lightning.datamodules.harvest import Harvester
-from tide_lightning.diffusion import sample
+from tide_lightning.diffusion import sample_images
 from tide_lightning.explore import Run, open_run
 from tide_lightning.grounds import Ground, Judge
 from tide_lightning.intervene import Shift, steer
@@ -106,14 +106,9 @@ class Bench:
         half: Halves = "conditional" if self.denoiser.guidance == "classifier_free" else "both"
         edits = [] if at is None or vector is None else [Shift(at.site, vector, region=cases.tokens, half=half)]
         with steer(self.denoiser, self.run.saes, edits) as steered:
-            latents = sample(
-                steered,
-                cases.prompts,
-                initial_noise=cases.noise,
-                num_inference_steps=self.options.inference_steps,
-                guidance_scale=self.options.guidance,
-            )
-        return self.judges[0].read(self.denoiser.decode_latents(latents))[factor].argmax(1)
+            settings = self.run.trajectory(self.options.inference_steps, self.options.guidance)
+            images = sample_images(steered, cases.prompts, initial_noise=cases.noise, **settings)
+        return self.judges[0].read(images)[factor].argmax(1)
 
 
 def table(content: Mapping[str, Any]) -> str:

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from benchmarks.pages import averaged, markdown, read, save, write
 from tide_lightning.benchmark.prompts import SteeringPrompts, steering_prompts
-from tide_lightning.diffusion import Denoiser, sample
-from tide_lightning.diffusion.counters import normals, stream
+from tide_lightning.diffusion import Denoiser, sample, sample_images
+from tide_lightning.diffusion.counters import stream
 from tide_lightning.explore import Found, Run, open_run
 from tide_lightning.explore.question import pose
 from tide_lightning.explore.steer_command import first_found
@@ -90,14 +90,14 @@ class Bench:
     @torch.no_grad()
     def _read(self, by: Denoiser, prompts: Sequence[str], noise: Tensor) -> list[Read]:
         """What each judge sees in the images: chances of each value."""
-        images = self.denoiser.decode_latents(sample(by, prompts, initial_noise=noise, **_SETTINGS))
+        images = sample_images(by, prompts, initial_noise=noise, **_SETTINGS)
         return [judge.read(images) for judge in self.judges]
 
     def _random(self, found: Found, count: int) -> Edit:
         """The same push by latents that fire in images of any prompts, a few images each."""
         site, sae = found.site, self.run.sae(found.site)
         if site not in self._alive:
-            noise = normals(1, "random", numbers=range(8), shape=self.denoiser.latent_shape)
+            noise = self.denoiser.noise(1, "random", numbers=range(8))
             seen = watch(self.denoiser, {site: sae}, walk_prompts(self.run.captions[:8], noise, **_SETTINGS))
             self._alive[site] = (seen.peak[site].amax((0, 1)) > 0).nonzero().squeeze(1)
         draw = stream(1, "random latents", site, found.latent).choice(
@@ -111,7 +111,7 @@ class Bench:
     def _dense(self, found: Found, query: str) -> Shift:
         """The mean difference of the site's tokens, as the finder's prompts make them, of the latent's length."""
         question, sae = pose(query, None, self.run.captions, 12), self.run.sae(found.site)
-        noise = normals(0, "find", numbers=range(len(question.prompts)), shape=self.denoiser.latent_shape)
+        noise = self.denoiser.noise(0, "find", numbers=range(len(question.prompts)))
         means = []
         for prompts in (question.prompts, question.others):
             forwards: list[Forward] = []

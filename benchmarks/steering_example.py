@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.pages import markdown, save, write
-from tide_lightning.diffusion import Denoiser, sample
-from tide_lightning.diffusion.counters import normals
+from tide_lightning.diffusion import Denoiser, sample_images
 from tide_lightning.explore import open_run
 from tide_lightning.explore.consequences import difference
 from tide_lightning.explore.places import Activity, where_it_fires
@@ -41,11 +40,10 @@ def measure(
     run = open_run(where, device="cpu")
     denoiser, found = run.denoiser, first_found(run, query)
     print(f"{query}: {found.site}/{found.latent}, {found.amount / found.rise:.2f} times what the word does", flush=True)
-    noise = torch.cat([normals(seed, "sample", numbers=[0], shape=denoiser.latent_shape) for seed in range(num_seeds)])
+    noise = torch.cat([denoiser.noise(seed, "sample", numbers=[0]) for seed in range(num_seeds)])
 
     def draw(by: Denoiser, words: str) -> Tensor:
-        settings: dict[str, Any] = {"num_inference_steps": _STEPS, "guidance_scale": run.guidance_scale}
-        return denoiser.decode_latents(sample(by, [words] * num_seeds, initial_noise=noise, **settings))
+        return sample_images(by, [words] * num_seeds, initial_noise=noise, **run.trajectory(_STEPS))
 
     activity = Activity(run.saes, [(found.site, found.latent)])
     before = draw(denoiser, prompt)

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from tide_lightning.callbacks import drawings
 from tide_lightning.callbacks.boards import boards_of, left_out
-from tide_lightning.diffusion import Denoiser, unlabelled
-from tide_lightning.diffusion.trajectories import sample
+from tide_lightning.diffusion import Denoiser, sample_images, unlabelled
 from tide_lightning.drawing import Curve, curve
 from tide_lightning.errors import UserError
 from tide_lightning.intervene.splicing import reconstruct_by, splice_denoiser, why_not
@@ -219,14 +218,11 @@ class MonitorFeatures(Callback):
         heldout = datamodule.corpus.prompts("heldout")
         prompts = [heldout[number % len(heldout)] for number in range(self.num_images)]
 
-        def images(case: Any) -> Tensor:
-            latents = sample(
-                case,
-                prompts,
-                num_inference_steps=self.num_inference_steps,
-                guidance_scale=datamodule.trajectories.guidance_scale,
-            )
-            return denoiser.decode_latents(latents).cpu()  # type: ignore[no-any-return]
+        settings = {"num_inference_steps": self.num_inference_steps}
+        settings["guidance_scale"] = datamodule.trajectories.guidance_scale
+
+        def images(case: Denoiser) -> Tensor:
+            return sample_images(case, prompts, **settings).cpu()
 
         if self._original_images is None:
             self._original_images = images(denoiser)

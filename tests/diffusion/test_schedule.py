@@ -4,6 +4,7 @@ import diffusers
 import pytest
 import torch
 
+from tests.diffusion.predicted import predicted_noise, predicted_x0
 from tide_lightning.diffusion.schedule import Schedule, schedule_of
 from tide_lightning.errors import UserError
 
@@ -23,8 +24,8 @@ def test_a_perfect_prediction_gives_signal_and_noise_back(schedule: Schedule) ->
     raw_t = schedule.raw_t(torch.tensor([0.01, 0.3, 0.5, 0.8, 0.9]))
     x_t = schedule.add_noise(x0, noise, raw_t)
     target = schedule.target(x0, noise, raw_t)
-    torch.testing.assert_close(schedule.predicted_x0(x_t, target, raw_t), x0, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(schedule.predicted_noise(x_t, target, raw_t), noise, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(predicted_x0(schedule, x_t, target, raw_t), x0, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(predicted_noise(schedule, x_t, target, raw_t), noise, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("schedule", schedules(), ids=lambda schedule: schedule.prediction)

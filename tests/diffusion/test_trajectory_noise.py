@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.diffusion.miniature import save_miniature
+from tests.diffusion.predicted import predicted_noise
 from tide_lightning.diffusion import Conditioning, Denoiser, TrajectoryNoise, around_calls, load_denoiser, sample
 from tide_lightning.diffusion.counters import normals
 from tide_lightning.diffusion.schedule import Flow, schedule_of
@@ -48,7 +49,7 @@ def test_after_a_first_order_step_it_is_what_was_predicted_under_guidance(tmp_pa
         torch.testing.assert_close(noise, expected, atol=5e-3, rtol=5e-3)
         unconditional, conditional = denoiser.predict(x_t, raw_t, conditioning).chunk(2)
         guided = unconditional + 3.0 * (conditional - unconditional)
-        previous = denoiser.schedule.predicted_noise(x_t[:2], guided, raw_t[:2]).repeat(2, 1, 1, 1)
+        previous = predicted_noise(denoiser.schedule, x_t[:2], guided, raw_t[:2]).repeat(2, 1, 1, 1)
 
 
 @pytest.mark.parametrize("scheduler", ["DPMSolverMultistepScheduler", "PNDMScheduler", "HeunDiscreteScheduler"])

@@ -33,10 +33,10 @@ def test_what_1x_is_depends_on_what_the_latent_does(run: Run, settings: dict[str
     heights = seen.peak[SITE][0].mean(0)
     push = PUSH * full_amounts(run.sae(SITE)).cpu()
     highest, silent = int((heights / push).argmax()), int((heights / push).argmin())
-    fires = aim_at(run, SITE, highest, PROMPT, "", seen, settings)
+    fires = aim_at(run, (SITE, highest), PROMPT, "", seen, settings)
     assert (fires.measure, fires.means) == ("height", "as high as it fires by itself")
     assert fires.unit == fires.level == pytest.approx(float(heights[highest]))
-    hardly = aim_at(run, SITE, silent, PROMPT, "", seen, settings)
+    hardly = aim_at(run, (SITE, silent), PROMPT, "", seen, settings)
     assert hardly.measure == "push"
     assert hardly.unit == pytest.approx(float(push[silent]))
     assert "hardly fires" in hardly.means
@@ -46,7 +46,7 @@ def test_1x_is_what_the_word_does_where_that_moves_the_latent(run: Run, settings
     said = watch(run.denoiser, {SITE: run.sae(SITE)}, walk_prompts([f"{PROMPT}, red"], **settings))
     rise = (said.peak[SITE] - seen.peak[SITE])[0].mean(0)
     latent = int((rise / full_amounts(run.sae(SITE)).cpu()).argmax())
-    aim = aim_at(run, SITE, latent, PROMPT, "red", seen, settings)
+    aim = aim_at(run, (SITE, latent), PROMPT, "red", seen, settings)
     assert (aim.word, aim.measure) == ("red", "word")
     assert aim.means == "as far as the word “red” moves it"
 

@@ -71,7 +71,7 @@ def test_the_concepts_latents_fire_with_it_and_hardly_without(run: Run) -> None:
     for one in found:
         assert one.share >= 0.6
     one = found[0]
-    walks = [walk_prompts(some, noise(run, 4), **SETTINGS) for some in (RED, OTHERS[:2] * 2)]  # type: ignore[arg-type]
+    walks = [walk_prompts(some, noise(run, 4), **SETTINGS) for some in (RED, OTHERS[:2] * 2)]
     own, other = (watch(run.denoiser, run.saes, walk) for walk in walks)
     level = own.peak[one.site][..., one.latent].mean()
     with_it, without = (seen.mean[one.site][..., one.latent].mean() for seen in (own, other))

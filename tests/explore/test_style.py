@@ -26,7 +26,7 @@ def noise(run: Run, count: int = 2) -> torch.Tensor:
 
 
 def walk(run: Run, prompt: str) -> Walk:
-    return walk_prompts([prompt] * 2, noise(run), **SETTINGS)  # type: ignore[arg-type]
+    return walk_prompts([prompt] * 2, noise(run), **SETTINGS)
 
 
 def test_extent_is_the_share_of_places() -> None:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from tide_lightning.diffusion import Denoiser, sample
-from tide_lightning.diffusion.counters import normals
 from tide_lightning.evaluation.bootstrap import interval_of_ratio
 from tide_lightning.evaluation.end_to_end import similarity, unrelated
 from tide_lightning.grounds import Ground, Judge
@@ -59,7 +58,7 @@ def factors_kept(
     seen: dict[str, list[dict[str, Tensor]]] = {name: [] for name in ("original", *runners)}
     made: dict[str, list[Tensor]] = {name: [] for name in seen}
     for numbers in torch.arange(len(prompts)).split(_BATCH):
-        noise = normals(seed, "kept", numbers=numbers.tolist(), shape=denoiser.latent_shape).to(denoiser.device)
+        noise = denoiser.noise(seed, "kept", numbers=numbers.tolist()).to(denoiser.device)
         some = [prompts[number] for number in numbers.tolist()]
         for name, runner in {"original": denoiser, **runners}.items():
             latents = sample(

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tide_lightning.benchmark.examples import in_patches
 from tide_lightning.diffusion import Denoiser
-from tide_lightning.diffusion.counters import normals
 from tide_lightning.errors import UserError
 from tide_lightning.grounds import About, Factor, Ground, Split
 
@@ -50,7 +49,7 @@ def steering_prompts(
         tokens = torch.ones(count, denoiser.num_tokens, dtype=torch.bool)
     else:
         tokens = in_patches(denoiser, cases.region) >= _TOUCHED
-    noise = normals(seed, "canvas", split, factor, numbers=range(count), shape=denoiser.latent_shape)
+    noise = denoiser.noise(seed, "canvas", split, factor, numbers=range(count))
     return SteeringPrompts(
         factor=factor,
         prompts=cases.prompts,

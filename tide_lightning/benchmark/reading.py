@@ -14,7 +14,7 @@ from torch import Tensor
 from tide_lightning.benchmark.examples import Examples
 from tide_lightning.datamodules.harvest import Call, Harvester
 from tide_lightning.diffusion import Denoiser
-from tide_lightning.diffusion.counters import normals, stream
+from tide_lightning.diffusion.counters import stream
 from tide_lightning.saes import SAE, SparseCode
 from tide_lightning.tokens import TokenBatch
 
@@ -50,7 +50,7 @@ def calls(denoiser: Denoiser, examples: Examples, low: float, high: float, seed:
     raw_t = denoiser.schedule.raw_t(t.float()).to(denoiser.device)
     found = []
     for index in torch.arange(len(examples)).split(batch_size):
-        noise = normals(seed, *key, numbers=index.tolist(), shape=denoiser.latent_shape)
+        noise = denoiser.noise(seed, *key, numbers=index.tolist())
         noise, here = noise.to(denoiser.device), index.to(denoiser.device)
         x0, raw = examples.latents[here], raw_t[here]
         found.append(

@@ -13,7 +13,7 @@ from tide_lightning.diffusion.own import OwnDenoiser
 from tide_lightning.diffusion.schedule import Schedule
 from tide_lightning.diffusion.sensitivity import Forward, sensitivity
 from tide_lightning.diffusion.sites import Site, folder_name, resolve_sites, unlabelled
-from tide_lightning.diffusion.trajectories import StaggeredTrajectories, guided_prediction, sample
+from tide_lightning.diffusion.trajectories import StaggeredTrajectories, guided_prediction, sample, sample_images
 from tide_lightning.diffusion.trajectory_noise import TrajectoryNoise
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "record",
     "resolve_sites",
     "sample",
+    "sample_images",
     "sensitivity",
     "splice",
     "token_context",

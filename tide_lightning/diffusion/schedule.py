@@ -56,28 +56,6 @@ class Schedule(ABC):
         }
         return targets[self.prediction]
 
-    def predicted_x0(self, x_t: Tensor, prediction: Tensor, raw_t: Tensor) -> Tensor:
-        """The clean latent that a prediction implies."""
-        alpha, sigma = self._weights(x_t, raw_t)
-        if self.prediction == "sample":
-            return prediction
-        if self.prediction == "v_prediction":
-            return alpha * x_t - sigma * prediction
-        if self.prediction == "flow":
-            return (x_t - sigma * prediction) / (alpha + sigma)
-        return (x_t - sigma * prediction) / alpha.clamp_min(_MIN_VARIANCE**0.5)
-
-    def predicted_noise(self, x_t: Tensor, prediction: Tensor, raw_t: Tensor) -> Tensor:
-        """The noise that a prediction implies."""
-        alpha, sigma = self._weights(x_t, raw_t)
-        if self.prediction == "epsilon":
-            return prediction
-        if self.prediction == "v_prediction":
-            return sigma * x_t + alpha * prediction
-        if self.prediction == "flow":
-            return (x_t + alpha * prediction) / (alpha + sigma)
-        return (x_t - alpha * prediction) / sigma.clamp_min(_MIN_VARIANCE**0.5)
-
     def _weights(self, like: Tensor, raw_t: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.alpha_sigma(raw_t)
         shape = (-1,) + (1,) * (like.ndim - 1)

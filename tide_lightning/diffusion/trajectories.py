@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tide_lightning.diffusion.conditioning import Conditioning
-from tide_lightning.diffusion.counters import normals, torch_generator
+from tide_lightning.diffusion.counters import torch_generator
 from tide_lightning.diffusion.denoiser import Denoiser
 from tide_lightning.diffusion.scheduler_state import join_states, split_state
 from tide_lightning.diffusion.streams import sent
@@ -68,7 +68,7 @@ def sample(
         callback: called with step, raw timestep and latents after each step.
     """
     if initial_noise is None:
-        initial_noise = normals(seed, "sample", numbers=range(len(prompts)), shape=denoiser.latent_shape)
+        initial_noise = denoiser.noise(seed, "sample", numbers=range(len(prompts)))
     if generator is None:
         generator = [torch_generator(seed, "sampler", i) for i in range(len(prompts))]
     scheduler = denoiser.new_scheduler(num_inference_steps)
@@ -84,6 +84,11 @@ def sample(
         if callback is not None:
             callback(step, timestep, x)
     return x
+
+
+def sample_images(denoiser: Denoiser, prompts: Sequence[str], **settings: Any) -> Tensor:
+    """Images [N, 3, H, W] in [-1, 1]; settings are those of `sample`."""
+    return denoiser.decode_latents(sample(denoiser, prompts, **settings))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tide_lightning.errors import UserError
 from tide_lightning.explore.finder import PUSH, Found
+from tide_lightning.explore.names import Key
 from tide_lightning.explore.places import Activity, where_it_fires
 from tide_lightning.explore.question import said_in
 from tide_lightning.explore.run import Run
@@ -54,33 +55,44 @@ class Aim(NamedTuple):
 
 
 @torch.no_grad()
-def aim_at(run: Run, site: str, latent: int, prompt: str, word: str, before: Seen, settings: Mapping[str, Any]) -> Aim:
+def aim_at(
+    run: Run,
+    key: Key,
+    prompt: str,
+    word: str,
+    before: Seen,
+    settings: Mapping[str, Any],
+    found: Found | None = None,
+) -> Aim:
     """Draw the image with the word in its prompt, and see where the latent fires.
 
     Args:
         run: an open run.
-        site: key of the latent's SAE.
-        latent: its number.
+        key: the latent.
         prompt: of the image.
         word: what the latent stands for; the name that the atlas gave it, unless given.
         before: what latents do in the image as it is.
         settings: of the image: noise, steps, guidance.
+        found: the finder's answer, if the latent was found by that word.
     """
-    if not word and (site, latent) in run.names:
-        word = run.names[site, latent].word
+    site, latent = key
+    if not word and key in run.names:
+        word = run.names[key].word
     sae = run.sae(site)
     said = _said(run, prompt, word)
-    activity = Activity({site: sae}, [(site, latent)])
+    activity = Activity({site: sae}, [key])
     denoiser = recorded(run.denoiser, activity.saes, activity.take)
     seen = watch(denoiser, activity.saes, walk_prompts([said], **settings))
     own, after = (float(one.peak[site][0, :, latent].mean()) for one in (before, seen))
     least = _LEAST * PUSH * float(full_amounts(sae)[latent])
-    region = where_it_fires(activity.maps()[site, latent][0], sae.shape.grid)
+    region = where_it_fires(activity.maps()[key][0], sae.shape.grid)
     if said != prompt and after - own >= least:
-        return Aim(word, region, after - own, "word", own)
-    if own >= least:
-        return Aim("", region, own, "height", own)
-    return Aim("", region, least / _LEAST, "push", own)
+        aim = Aim(word, region, after - own, "word", own)
+    elif own >= least:
+        aim = Aim("", region, own, "height", own)
+    else:
+        aim = Aim("", region, least / _LEAST, "push", own)
+    return aim if found is None else aim.at(found)
 
 
 def _said(run: Run, prompt: str, word: str) -> str:

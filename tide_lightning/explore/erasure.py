@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tide_lightning.diffusion import Denoiser, sample
+from tide_lightning.diffusion import Denoiser, sample_images
 from tide_lightning.explore.finder import Found, rank
 from tide_lightning.intervene.edits import Edit
 from tide_lightning.intervene.recording import walk_prompts, watch
@@ -77,10 +77,8 @@ def find_concept(
         guidance_scale: of the trajectories.
     """
     settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    seen = [
-        watch(denoiser, saes, walk_prompts(list(islice(cycle(some), len(noise))), noise, **settings))  # type: ignore[arg-type]
-        for some in (suppress, keep)
-    ]
+    lists = [list(islice(cycle(some), len(noise))) for some in (suppress, keep)]
+    seen = [watch(denoiser, saes, walk_prompts(some, noise, **settings)) for some in lists]
     found = [one for site in saes for one in rank({site: saes[site]}, *seen, top=count)]
     return [one for one in found if one.share >= least_share]
 
@@ -122,18 +120,14 @@ def erase(
     """
     prompts = [*suppress, *keep]
     settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-
-    def draw(by: Denoiser) -> Tensor:
-        return denoiser.decode_latents(sample(by, prompts, initial_noise=noise, **settings))  # type: ignore[arg-type]
-
-    original = draw(denoiser)
+    original = sample_images(denoiser, prompts, initial_noise=noise, **settings)
     found = []
     for factor in (1.0, *factors):
         if factor == 1:
             images = original
         else:
             with steer(denoiser, saes, erasing(latents, factor, window)) as erased:
-                images = draw(erased)
+                images = sample_images(erased, prompts, initial_noise=noise, **settings)
         shown = judge(images).float().cpu() > 0.5
         kept, before = images[len(suppress) :], original[len(suppress) :]
         found.append(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
 from tide_lightning.class_paths import import_named
 from tide_lightning.datamodules.prompts import read_prompts
-from tide_lightning.diffusion.counters import normals
 from tide_lightning.errors import UserError
 from tide_lightning.explore.erasure import Erased, Judge, erase, erasing, find_concept
 from tide_lightning.explore.pictures import picture_format, save_picture, sheet
@@ -66,14 +64,9 @@ def erase_concept(
     lists = [_prompts(name, path, most) for name, path in (("--suppress", suppress), ("--keep", keep))]
     opened = open_run(run, device, trust=trust)
     denoiser, saes = opened.denoiser, opened.saes
-    scale = opened.guidance_scale if guidance_scale is None else guidance_scale
-    settings: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": scale}
-
-    def noise(purpose: str, number: int) -> Tensor:
-        return normals(seed, purpose, numbers=range(number), shape=denoiser.latent_shape)
-
+    settings = opened.trajectory(steps, guidance_scale)
     suppressed, kept = lists
-    pairs = noise("concept", (max(map(len, lists)) + 1) // 2)
+    pairs = denoiser.noise(seed, "concept", numbers=range((max(map(len, lists)) + 1) // 2))
     with waiting("Watching latents while the concept is drawn"):
         latents = find_concept(denoiser, saes, suppressed[::2], kept[::2], pairs, count=count, **settings)
     if not latents:
@@ -84,7 +77,7 @@ def erase_concept(
     for site in saes:
         print(f"{site}: {', '.join(str(one.latent) for one in latents if one.site == site) or 'none'}")
     suppressed, kept = suppressed[1::2], kept[1::2]
-    start = noise("sample", len(suppressed) + len(kept))
+    start = denoiser.noise(seed, "sample", numbers=range(len(suppressed) + len(kept)))
     with waiting("Drawing with these latents suppressed"):
         outcomes = erase(
             denoiser, saes, latents, factors, suppressed, kept, start, seen, window=(low, high), **settings

@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
-from torch import Tensor
 
-from tide_lightning.datamodules.sources import image_tensor
 from tide_lightning.errors import UserError
 from tide_lightning.explore.finder import find_by_images, find_by_prompts, find_by_words
 from tide_lightning.explore.lookup import AtlasTables, look_up, look_up_by_centroid
 from tide_lightning.explore.names import Key, Name
+from tide_lightning.explore.pictures import read_picture
 from tide_lightning.explore.question import open_about
-from tide_lightning.explore.run import Run, open_run
+from tide_lightning.explore.run import open_run
 from tide_lightning.waiting import waiting
 
 _LEGEND = (
@@ -77,7 +75,7 @@ def find(
         elif by == "prompts":
             found = find_by_prompts(run, query, against, **settings)
         else:
-            found = find_by_images(run, _image(run, query), _image(run, against), **settings)
+            found = find_by_images(run, *(read_picture(run.denoiser, one) for one in (query, against)), **settings)
     table = _table(query, _LEGEND, "called", "told", "with", "without", "push")
     for one in found:
         figures = f"{one.tells:.2f}", f"{one.level:.1f}", f"{one.level - one.rise:.1f}"
@@ -122,11 +120,3 @@ def _table(query: str, caption: str, *columns: str) -> Table:
 
 def _who(names: Mapping[Key, Name], site: str, latent: int) -> tuple[str, str]:
     return f"{escape(site)}/{latent}", escape(str(names.get((site, latent), "")))
-
-
-def _image(run: Run, path: str) -> Tensor:
-    try:
-        with Image.open(path) as picture:
-            return image_tensor(picture, run.denoiser.image_shape[-1])
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not an image that can be read ({error})") from error

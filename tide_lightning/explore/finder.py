@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from tide_lightning.diffusion import Denoiser
-from tide_lightning.diffusion.counters import normals
 from tide_lightning.evaluation.scores import auroc
 from tide_lightning.explore.places import Activity
 from tide_lightning.explore.question import pose
@@ -94,10 +93,9 @@ def find_by_words(
         seed: of the noise.
     """
     question = pose(query, against, run.captions, num_prompts)
-    settings: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": run.guidance_scale}
-    noise = _noise(run.denoiser, seed, len(question.prompts))
-    saes = _chosen(run, sites)
-    return find_by_lists(run.denoiser, saes, question.prompts, question.others, noise, top=top, **settings)
+    noise = run.denoiser.noise(seed, "find", numbers=range(len(question.prompts)))
+    lists, settings = (question.prompts, question.others), run.trajectory(num_inference_steps)
+    return find_by_lists(run.denoiser, run.chosen(sites), *lists, noise, top=top, **settings)
 
 
 def find_by_prompts(
@@ -112,9 +110,9 @@ def find_by_prompts(
     seed: int = 0,
 ) -> list[Found]:
     """The latents that fire for one prompt and not for another, the best first."""
-    settings: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": run.guidance_scale}
-    noise, lists = _noise(run.denoiser, seed, num_samples), ([prompt] * num_samples, [against] * num_samples)
-    return find_by_lists(run.denoiser, _chosen(run, sites), *lists, noise, top=top, **settings)
+    noise = run.denoiser.noise(seed, "find", numbers=range(num_samples))
+    lists, settings = ([prompt] * num_samples, [against] * num_samples), run.trajectory(num_inference_steps)
+    return find_by_lists(run.denoiser, run.chosen(sites), *lists, noise, top=top, **settings)
 
 
 def find_by_images(
@@ -129,8 +127,8 @@ def find_by_images(
     seed: int = 0,
 ) -> list[Found]:
     """The latents that fire for one image and not for another, both [3, H, W] in [-1, 1], under the same noises."""
-    denoiser, saes = run.denoiser, _chosen(run, sites)
-    noise = _noise(denoiser, seed, num_samples)
+    denoiser, saes = run.denoiser, run.chosen(sites)
+    noise = denoiser.noise(seed, "find", numbers=range(num_samples))
     walks = [walk_image(one, noise, num_inference_steps=num_inference_steps) for one in (image, against)]
     return rank(saes, *(watch(denoiser, saes, walk) for walk in walks), top=top)
 
@@ -192,11 +190,3 @@ def _with_homes(denoiser: Denoiser, saes: Mapping[str, SAE], found: Sequence[Fou
         if extent_of(map_NT.T).mean() >= _AT_ONE_PLACE * extent_of(mean_T[:, None]):
             homes[key] = mean_T >= mean_T.amax() / 2
     return [one._replace(home=homes.get((one.site, one.latent))) for one in found]
-
-
-def _noise(denoiser: Denoiser, seed: int, count: int) -> Tensor:
-    return normals(seed, "find", numbers=range(count), shape=denoiser.latent_shape)
-
-
-def _chosen(run: Run, sites: Sequence[str] | None) -> dict[str, SAE]:
-    return run.saes if sites is None else {site: run.sae(site) for site in sites}

@@ -10,6 +10,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from tide_lightning.datamodules.sources import image_tensor
+from tide_lightning.diffusion import Denoiser
 from tide_lightning.errors import UserError
 from tide_lightning.files import whole_file
 
@@ -21,6 +23,18 @@ def to_picture(image: Tensor) -> Image.Image:
     """An image [3, H, W] in [-1, 1]."""
     pixels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().byte()
     return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
+
+
+def read_picture(denoiser: Denoiser, path: str | Path, name: str = "") -> Tensor:
+    """A picture file, cut to a square and scaled to what the denoiser draws; `name` is the option that it came by."""
+    try:
+        with Image.open(path) as picture:
+            found = image_tensor(picture, denoiser.image_shape[-1])
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{name} {path}: cannot be read as a picture ({error})".lstrip()) from error
+    if tuple(found.shape) != denoiser.image_shape:
+        raise UserError(f"{name} {path}: this denoiser draws {list(denoiser.image_shape)}, no such squares".lstrip())
+    return found
 
 
 def heat(values: Tensor) -> Tensor:

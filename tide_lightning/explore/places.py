@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
+from tide_lightning.intervene.edits import Edit
 from tide_lightning.intervene.recording import Forward
 from tide_lightning.intervene.region import Region
 from tide_lightning.saes import SAE
@@ -55,8 +56,15 @@ def where_it_fires(map_T: Tensor, grid: Sequence[int]) -> Tensor | None:
     return widened.flatten() > 0
 
 
-def pixels_of(region: Region | Tensor | None, grid: Sequence[int], size: tuple[int, int]) -> Tensor:
-    """The pixels of a part of the image [H, W]; all of them where tokens lie nowhere in it."""
+def meant(edits: Sequence[Edit], saes: Mapping[str, SAE], image: Tensor) -> Tensor:
+    """The pixels [H, W] of an image [3, H, W] that edits are to reach; all of them where there is no edit."""
+    size = image.shape[-2], image.shape[-1]
+    parts = [_pixels_of(edit.region, saes[edit.site].shape.grid, size) for edit in edits]
+    return torch.stack(parts).any(0) if parts else torch.ones(size, dtype=torch.bool)
+
+
+def _pixels_of(region: Region | Tensor | None, grid: Sequence[int], size: tuple[int, int]) -> Tensor:
+    """The pixels of a part of the image; all of them where tokens lie nowhere in it."""
     if isinstance(region, Region):
         return region.pixels(*size)
     if region is None or len(grid) < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import cached_property
 from inspect import signature
@@ -96,6 +97,15 @@ class Run:
     def guidance_scale(self) -> float:
         """That of the run's data."""
         return self._options(TrajectoryOptions, "trajectories").guidance_scale
+
+    def trajectory(self, num_inference_steps: int, guidance_scale: float | None = None) -> dict[str, Any]:
+        """What `sample` is told: steps, and guidance as in the run's data unless given."""
+        guidance_scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        return {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+
+    def chosen(self, sites: Sequence[str] | None) -> dict[str, SAE]:
+        """The SAEs of some sites; all unless given."""
+        return self.saes if sites is None else {site: self.sae(site) for site in sites}
 
     def sae(self, site: str) -> SAE:
         """A site's SAE; an error that lists the sites where there is none."""

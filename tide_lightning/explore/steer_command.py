@@ -5,22 +5,22 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlencode
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from tide_lightning.diffusion import sample
-from tide_lightning.diffusion.counters import normals
+from tide_lightning.diffusion import sample_images
 from tide_lightning.errors import UserError
 from tide_lightning.explore.aim import Aim, aim_at
 from tide_lightning.explore.consequences import Witness, difference
 from tide_lightning.explore.find_command import searching
 from tide_lightning.explore.finder import Found, find_by_words
+from tide_lightning.explore.names import Key
 from tide_lightning.explore.pictures import heat, picture_format, save_picture, sheet
-from tide_lightning.explore.places import pixels_of
+from tide_lightning.explore.places import meant
 from tide_lightning.explore.requests import Amount, check_windows, parse_amounts, parse_latents, parse_window
 from tide_lightning.explore.run import Run, open_run
 from tide_lightning.intervene.edits import Edit, Halves, Mode, Operation, check_edits
@@ -104,11 +104,8 @@ def steer_run(
     edits = [replace(edit, half=reach) for edit in edits]
     check_edits(denoiser, saes, edits)
     check_windows(denoiser, edits, steps)
-    settings: dict[str, Any] = {
-        "initial_noise": normals(seed, "sample", numbers=[0], shape=denoiser.latent_shape),
-        "num_inference_steps": steps,
-        "guidance_scale": opened.guidance_scale if guidance_scale is None else guidance_scale,
-    }
+    noise = denoiser.noise(seed, "sample", numbers=[0])
+    settings = {"initial_noise": noise, **opened.trajectory(steps, guidance_scale)}
     used = {edit.site: saes[edit.site] for edit in edits}
     with waiting("Drawing the original"):
         seen = watch(denoiser, used, walk_prompts([prompt], **settings))
@@ -116,17 +113,13 @@ def steer_run(
     aims = {}
     for edit in edits:
         with waiting("Drawing it with the latent's word, to see where the latent fires"):
-            one = aim_at(opened, *_key(edit), prompt, find, seen, settings)
-        if found is not None:
-            one = one.at(found)
-        aims[_key(edit)] = one
+            aims[_key(edit)] = aim_at(opened, _key(edit), prompt, find, seen, settings, found)
     if region == _FIRING:
         edits = [replace(edit, region=aims[_key(edit)].region) for edit in edits]
     for edit in edits:
         print(_told(opened, edit, aims[_key(edit)], region))
 
-    witness, size = Witness(opened), (before.shape[-2], before.shape[-1])
-    meant = torch.stack([pixels_of(edit.region, saes[edit.site].shape.grid, size) for edit in edits]).any(0)
+    witness, reached = Witness(opened), meant(edits, saes, before)
     afters: list[Steered] = []
     for much in amounts:
         variant = [
@@ -138,11 +131,11 @@ def steer_run(
             waiting(f"Drawing {title}"),
             steer(denoiser, saes, variant, mode=mode, preserve_norm=preserve_norm) as steered,
         ):
-            after = denoiser.decode_latents(sample(steered, [prompt], **settings))[0]
-        lines = ["not a bit differs"] if torch.equal(before, after) else witness.compare(before, after, meant).lines()
+            after = sample_images(steered, [prompt], **settings)[0]
+        lines = ["not a bit differs"] if torch.equal(before, after) else witness.compare(before, after, reached).lines()
         afters.append(Steered(title, after, lines))
         print(f"{title}: {'; '.join(lines)}")
-    path = save_picture(_picture(before, meant, afters), out)
+    path = save_picture(_picture(before, reached, afters), out)
     print(f"{path}: the original, {len(afters)} steered; below, where it was steered and where each differs")
     print(f"next  {_play(run, prompt, seed, variant)}")
 
@@ -169,7 +162,7 @@ def first_found(run: Run, query: str, against: str | None = None, seed: int = 0)
     return found[0]
 
 
-def _key(edit: Edit) -> tuple[str, int]:
+def _key(edit: Edit) -> Key:
     assert isinstance(edit.latent, int)  # one for all images
     return edit.site, edit.latent
 

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from PIL import Image
-from torch import Tensor
-
-from tide_lightning.datamodules.sources import image_tensor
-from tide_lightning.diffusion import Denoiser, sample
-from tide_lightning.diffusion.counters import normals
+from tide_lightning.diffusion import sample_images
 from tide_lightning.errors import UserError
-from tide_lightning.explore.pictures import picture_format, save_picture, sheet
+from tide_lightning.explore.pictures import picture_format, read_picture, save_picture, sheet
 from tide_lightning.explore.requests import check_windows, parse_latents, parse_numbers, parse_window
 from tide_lightning.explore.run import open_run
 from tide_lightning.explore.style import separate_style, transfer_style
@@ -72,28 +64,27 @@ def transfer(
     saes = {site: opened.sae(site) for site in dict.fromkeys(names)}
     check_edits(denoiser, saes, named or [Edit(site, 0) for site in saes])
     check_windows(denoiser, [Edit(next(iter(saes)), 0, window=(low, high))], steps)
-    scale = opened.guidance_scale if guidance_scale is None else guidance_scale
-    settings: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": scale}
-    noise = _noise(denoiser, seed, "style", samples)
+    settings = opened.trajectory(steps, guidance_scale)
+    noise = denoiser.noise(seed, "style", numbers=range(samples))
     source = walk_prompts([style] * samples, noise, **settings)
     if image is not None:
-        source = walk_image(_read_image(denoiser, image), noise, num_inference_steps=steps)
+        source = walk_image(read_picture(denoiser, image, "--image"), noise, num_inference_steps=steps)
     chosen = None if named is None else {site: [int(e.latent) for e in named if e.site == site] for site in saes}
     content = walk_prompts([prompt] * samples, noise, **settings)
     with waiting("Drawing in the style and without it"):
         found = separate_style(denoiser, saes, source, content, latents=chosen, least_extent=extent)
     for site, one in found.items():
         print(f"{site}: {len(one.latents)} latents: {', '.join(map(str, one.latents.tolist()))}")
-    start, prompts = _noise(denoiser, seed, "sample", samples), [prompt] * samples
+    start, prompts = denoiser.noise(seed, "sample", numbers=range(samples)), [prompt] * samples
     with waiting("Drawing the original"):
-        before = denoiser.decode_latents(sample(denoiser, prompts, initial_noise=start, **settings))
+        before = sample_images(denoiser, prompts, initial_noise=start, **settings)
     rows = [[("original" if number == 0 else "", one) for number, one in enumerate(before)]]
     for value in strengths:
         with (
             waiting(f"Drawing in that style, x {value:g}"),
             transfer_style(denoiser, saes, found, strength=value, window=(low, high)) as styled,
         ):
-            after = denoiser.decode_latents(sample(styled, prompts, initial_noise=start, **settings))
+            after = sample_images(styled, prompts, initial_noise=start, **settings)
         rows.append([(f"style x {value:g}" if number == 0 else "", one) for number, one in enumerate(after)])
         print(f"style x {value:g}: pixels moved by {float((after - before).abs().mean()) / 2:.1%} of the range")
     print(save_picture(sheet(rows), out))
@@ -101,19 +92,3 @@ def transfer(
 
 def _split(text: str | None) -> list[str]:
     return [] if text is None else [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _noise(denoiser: Denoiser, seed: int, purpose: str, count: int) -> Tensor:
-    return normals(seed, purpose, numbers=range(count), shape=denoiser.latent_shape)
-
-
-def _read_image(denoiser: Denoiser, path: str) -> Tensor:
-    """The picture, cut to a square and scaled to what the denoiser draws."""
-    try:
-        with Image.open(Path(path)) as picture:
-            found = image_tensor(picture, denoiser.image_shape[-1])
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"--image {path}: cannot be read as a picture ({' '.join(str(error).split())})") from error
-    if tuple(found.shape) != denoiser.image_shape:
-        raise UserError(f"--image {path}: this denoiser draws {list(denoiser.image_shape)}, not squares of that kind")
-    return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -92,27 +92,9 @@ Walk = Callable[[Denoiser], Tensor]
 """Takes N samples through a trajectory's times with a denoiser, and gives the latents that they end with."""
 
 
-def walk_prompts(
-    prompts: Sequence[str],
-    initial_noise: Tensor,
-    *,
-    num_inference_steps: int,
-    guidance_scale: float,
-    callback: Callable[[int, Tensor, Tensor], None] | None = None,
-) -> Walk:
-    """Guided trajectories of prompts, each from its own noise; arguments as of `diffusion.sample`."""
-
-    def walk(denoiser: Denoiser) -> Tensor:
-        return sample(
-            denoiser,
-            prompts,
-            initial_noise=initial_noise,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            callback=callback,
-        )
-
-    return walk
+def walk_prompts(prompts: Sequence[str], initial_noise: Tensor, **settings: Any) -> Walk:
+    """Guided trajectories of prompts, each from its own noise; settings are those of `diffusion.sample`."""
+    return lambda denoiser: sample(denoiser, prompts, initial_noise=initial_noise, **settings)
 
 
 def walk_image(image: Tensor, noise: Tensor, *, num_inference_steps: int) -> Walk:

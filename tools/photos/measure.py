@@ -15,8 +15,7 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
-from tide_lightning.diffusion import sample
-from tide_lightning.diffusion.counters import normals
+from tide_lightning.diffusion import sample_images
 from tide_lightning.errors import UserError
 from tide_lightning.grounds.photos.classes import CLASSES
 from tide_lightning.grounds.photos.classifiers import CLASSIFIERS, ClassifierName, guesses, load_classifier
@@ -103,7 +102,7 @@ def v_error(measured: PhotoDiT, photographs: Photographs) -> float:
     images, classes = photographs.images.float() / 127.5 - 1, photographs.classes
     alphas = build_scheduler().alphas_cumprod.to(images.device)
     timesteps = torch.arange(len(images), device=images.device) * len(alphas) // len(images)
-    noise = normals(0, "measure", numbers=range(len(images)), shape=measured.latent_shape).to(images.device)
+    noise = measured.noise(0, "measure", numbers=range(len(images))).to(images.device)
     total = 0.0
     for part in track(torch.arange(len(images)).split(BATCH), "error of v", transient=True):
         signal = alphas[timesteps[part]].sqrt().view(-1, 1, 1, 1)
@@ -118,18 +117,12 @@ def v_error(measured: PhotoDiT, photographs: Photographs) -> float:
 @torch.no_grad()
 def sampled(measured: PhotoDiT, prompts: list[str], num_inference_steps: int, guidance_scale: float) -> Tensor:
     """Images in [-1, 1], each from noise of its own."""
-    noise = normals(0, "measure", "samples", numbers=range(len(prompts)), shape=measured.latent_shape)
+    noise = measured.noise(0, "measure", "samples", numbers=range(len(prompts)))
     parts = []
     for start in track(range(0, len(prompts), BATCH), "samples", transient=True):
         some = slice(start, start + BATCH)
-        latents = sample(
-            measured,
-            prompts[some],
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            initial_noise=noise[some],
-        )
-        parts.append(measured.decode_latents(latents))
+        settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        parts.append(sample_images(measured, prompts[some], initial_noise=noise[some], **settings))
     return torch.cat(parts)
 
 

@@ -44,9 +44,3 @@ def _set(path: Path, key: str, value: object) -> None:
     config = json.loads(path.read_text())
     config[key] = value
     path.write_text(json.dumps(config, indent=2) + "\n")
-
-
-def folder_sizes(folder: Path) -> dict[str, int]:
-    """Bytes of each file, by its path in the folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.stat().st_size for path in files}

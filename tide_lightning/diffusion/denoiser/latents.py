@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from einops import rearrange
 from torch import Tensor
 
 from tide_lightning.diffusion import autoencoder, grid
+from tide_lightning.diffusion.counters import normals
 from tide_lightning.diffusion.denoiser.module import HoldsModule
 from tide_lightning.diffusion.grid import Grid
 from tide_lightning.errors import UserError
@@ -50,10 +52,9 @@ class HasLatents(HoldsModule):
         """Image tokens of one sample."""
         return math.prod(self.grid)
 
-    @property
-    def patch_width(self) -> int:
-        """Numbers in one patch."""
-        return self.num_channels * math.prod(self.patch_shape)
+    def noise(self, seed: int, *key: int | str, numbers: Iterable[int]) -> Tensor:
+        """Latents of pure noise, one for each number; what trajectories start from."""
+        return normals(seed, *key, numbers=numbers, shape=self.latent_shape)
 
     def patches(self, latents: Tensor) -> Tensor:
         """Each token's latent patch [N, T, P]."""

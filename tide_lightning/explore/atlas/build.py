@@ -95,7 +95,7 @@ def build_atlas(
     if min(num_samples, num_bins, num_images, thumbnail_side, group_size) < 1:
         raise UserError("atlas: samples, bins, images, thumbnail and batch must be at least 1")
     tell = say or (lambda line: None)
-    saes = run.saes if sites is None else {site: run.sae(site) for site in sites}
+    saes = run.chosen(sites)
     count = num_samples_of(run, num_samples)
     statistics = {
         key: SiteStatistics(sae.d_sae, sae.shape.grid, count, num_bins, num_images, run.device)

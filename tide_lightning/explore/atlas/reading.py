@@ -15,8 +15,7 @@ from torch import Tensor
 
 from tide_lightning.datamodules.harvest import Harvester
 from tide_lightning.datamodules.sampling import noised_call
-from tide_lightning.diffusion import sample, unlabelled
-from tide_lightning.diffusion.counters import normals
+from tide_lightning.diffusion import sample_images, unlabelled
 from tide_lightning.explore.run import Run
 from tide_lightning.intervene.recording import recorded
 from tide_lightning.saes import SAE
@@ -82,7 +81,7 @@ def _read_noised(run: Run, sites: list[str], numbers: list[int], num_bins: int, 
     data, denoiser = run.data, run.denoiser
     harvester = Harvester(denoiser, denoiser.resolve_sites(sites), data.forward_batch_size)
     x0, captions = data.latents("heldout").fetch(numbers)
-    noise = normals(seed, "atlas", numbers=numbers, shape=denoiser.latent_shape)
+    noise = denoiser.noise(seed, "atlas", numbers=numbers)
     looks = []
     for place in range(num_bins):
         u = torch.full((len(numbers),), (place + 0.5) / num_bins)
@@ -100,11 +99,10 @@ def _read_walked(run: Run, saes: Mapping[str, SAE], numbers: list[int], seed: in
     prompts = data.corpus.prompts("heldout")
     captions = [prompts[number] for number in numbers]
     looks: list[Look] = []
-    latents = sample(
+    images = sample_images(
         recorded(denoiser, saes, lambda forward: looks.append(Look(float(forward.t[0]), forward.tokens))),
         captions,
-        num_inference_steps=data.trajectories.num_inference_steps,
-        guidance_scale=data.trajectories.guidance_scale,
-        initial_noise=normals(seed, "atlas", numbers=numbers, shape=denoiser.latent_shape),
+        **run.trajectory(data.trajectories.num_inference_steps),
+        initial_noise=denoiser.noise(seed, "atlas", numbers=numbers),
     )
-    return Group(captions, [{} for _ in numbers], denoiser.decode_latents(latents), looks)
+    return Group(captions, [{} for _ in numbers], images, looks)

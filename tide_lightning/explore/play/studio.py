@@ -11,17 +11,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from tide_lightning.diffusion import sample
-from tide_lightning.diffusion.counters import normal, stream
+from tide_lightning.diffusion import sample_images
 from tide_lightning.errors import UserError
 from tide_lightning.explore.aim import Aim, aim_at
 from tide_lightning.explore.consequences import Witness, difference
 from tide_lightning.explore.finder import Found, find_by_words
 from tide_lightning.explore.pictures import heat, to_picture
-from tide_lightning.explore.places import pixels_of
+from tide_lightning.explore.places import meant
 from tide_lightning.explore.play.fields import Fields
 from tide_lightning.explore.question import telling
 from tide_lightning.explore.requests import check_windows
@@ -108,7 +106,7 @@ class Studio:
             check_edits(self.denoiser, self.saes, edits)
             check_windows(self.denoiser, edits, steps)
             original = self._draw(fields)
-            noise, settings = self._settings(fields)
+            settings = self._settings(fields)
             aims = [self._aim(fields, original, edit) for edit in edits]
             is_aimed = fields.text("where", 20, "firing") == "firing"
             edits = [
@@ -116,9 +114,8 @@ class Studio:
                 for edit, aim, amount in zip(edits, aims, self._amounts(fields, aims), strict=True)
             ]
             with steer(self.denoiser, self.saes, edits) as steered:
-                latents = sample(steered, [fields.text("prompt")], initial_noise=noise, **settings)
-            image = self.denoiser.decode_latents(latents)[0]
-            changed = self._witness.compare(original.image, image, self._meant(edits, image))
+                image = sample_images(steered, [fields.text("prompt")], **settings)[0]
+            changed = self._witness.compare(original.image, image, meant(edits, self.saes, image))
         moved = difference(original.image, image)
         return {
             "before": _data_url(original.image),
@@ -151,11 +148,8 @@ class Studio:
         query, found = self._found.get((edit.site, edit.latent), ("", None))
         key = (original.key, edit.site, edit.latent, query)
         if key not in self._aims:
-            noise, settings = self._settings(fields)
-            settings = settings | {"initial_noise": noise}
-            one = aim_at(self.run, edit.site, edit.latent, fields.text("prompt"), query, original.seen, settings)
-            if found is not None:
-                one = one.at(found)
+            latent, settings = (edit.site, edit.latent), self._settings(fields)
+            one = aim_at(self.run, latent, fields.text("prompt"), query, original.seen, settings, found)
             self._aims = dict([*self._aims.items(), (key, one)][-_MAX_AIMS:])
         return self._aims[key]
 
@@ -168,11 +162,6 @@ class Studio:
             amounts.append(times if "times" in entry else entry.number("amount", -1e4, 1e4, 0.0))
         return amounts
 
-    def _meant(self, edits: Sequence[Edit], image: Tensor) -> Tensor:
-        size = image.shape[-2], image.shape[-1]
-        parts = [pixels_of(edit.region, self.saes[edit.site].shape.grid, size) for edit in edits]
-        return torch.stack(parts).any(0) if parts else torch.ones(size, dtype=torch.bool)
-
     def _examples(self) -> list[str]:
         """A few of the run's own prompts that speak of much; none where its data is no longer where it was."""
         try:
@@ -182,24 +171,23 @@ class Studio:
         return telling(captions, [name.word for name in self.run.names.values() if name.tells >= _SURE], _NUM_EXAMPLES)
 
     def _draw(self, fields: Fields) -> Original:
-        noise, settings = self._settings(fields)
-        key = (fields.text("prompt"), fields.whole("seed", 0, 2**31), *settings.items())
-        key = key[:-1]  # the callback says nothing about the image
+        settings = self._settings(fields)
+        made_of = settings["num_inference_steps"], settings["guidance_scale"]
+        key = (fields.text("prompt"), fields.whole("seed", 0, 2**31), *made_of)
         if self._original is None or self._original.key != key:
-            walk = walk_prompts([fields.text("prompt")], noise, **settings)
-            seen = watch(self.denoiser, self.saes, walk)
+            seen = watch(self.denoiser, self.saes, walk_prompts([fields.text("prompt")], **settings))
             self._original = Original(key, self.denoiser.decode_latents(seen.latents)[0], seen)
         return self._original
 
-    def _settings(self, fields: Fields) -> tuple[Tensor, dict[str, Any]]:
+    def _settings(self, fields: Fields) -> dict[str, Any]:
         steps = self._steps(fields)
-        noise = normal(stream(fields.whole("seed", 0, 2**31), "sample", 0), self.denoiser.latent_shape)
+        noise = self.denoiser.noise(fields.whole("seed", 0, 2**31), "sample", numbers=[0])
 
         def step(number: int, timestep: Tensor, latents: Tensor) -> None:
             self._progress |= {"done": number + 1, "of": steps}
 
         scale = fields.number("guidance_scale", 0, 100, self.guidance_scale)
-        return noise.unsqueeze(0), {"num_inference_steps": steps, "guidance_scale": scale, "callback": step}
+        return {"initial_noise": noise, **self.run.trajectory(steps, scale), "callback": step}
 
     def _steps(self, fields: Fields) -> int:
         return fields.whole("steps", 1, 200, self.steps)
