@@ -1,7 +1,7 @@
 """What is shown while something takes longer than a second: a live line in a terminal, whole lines elsewhere.
 
 A log file and a notebook get a line after a second, then one every ten, each with the time that is left; what is done
-within a second says nothing. Everything goes to standard error: standard output is for what was asked.
+within a second says nothing. All but `counting` goes to standard error: standard output is for what was asked.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -82,6 +82,22 @@ def waiting(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def counting(what: str, total: int, every_seconds: float = EVERY_SECONDS) -> Callable[[int], None]:
+    """To call with how much was done since; prints a line to standard output now and then, and the last."""
+    begun = said = time.monotonic()
+    done = 0
+
+    def step(number: int) -> None:
+        nonlocal done, said
+        done += number
+        now = time.monotonic()
+        if now - said > every_seconds or done == total:
+            said = now
+            print(f"{what}: {done} of {total}, {time_left(now - begun, done, total)} left", flush=True)
+
+    return step
 
 
 def time_left(seconds: float, done: int, total: int) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import is_dataclass
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -42,6 +45,13 @@ def check_options(value: object, key: str) -> None:
         raise UserError(f"{key} is empty: write below it what it holds, or leave it out")
     if isinstance(value, str | int | float | list):
         raise UserError(f"{key}: {str(value)[:60]} stands where options belong")
+
+
+def check_groups(of: Callable[..., object], options: Any, prefix: str) -> None:
+    """Refuse the same where a function's or class's parameter holds options of its own: a dataclass."""
+    for name, parameter in signature(of).parameters.items():
+        if is_dataclass(parameter.default) and name in options:
+            check_options(options[name], f"{prefix}{name}")
 
 
 def check_yaml(text: str, what: str) -> None:

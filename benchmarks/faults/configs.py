@@ -8,7 +8,6 @@ import io
 import logging
 import math
 import os
-import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,15 +18,14 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from benchmarks.faults.fits import Reference, fresh
-from benchmarks.faults.trial import Trial, in_a_line
+from benchmarks.faults.trial import Trial, in_a_line, limit_memory
 from tide_lightning.cli import mistake_in
 from tide_lightning.command_line import packaged_configs, resolve_configs
 from tide_lightning.commands.configured import TideCLI
 from tide_lightning.runs import leave_runs
 
 GOAL, SECONDS = 2000, 300
-_MEMORY = 8 * 2**30
-_SECONDS = 30
+_MOST_SECONDS = 30  # for one config
 
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 7, 10**9, -(10**12), 10**30, 0.5, -0.5, 1.5, 1e-30, 1e30, 1e308,
@@ -63,12 +61,7 @@ TEXTS = [
 
 
 class Parser(NamedTuple):
-    """What all trials share.
-
-    Fields:
-        cli: `tide fit`, as far as its parser.
-        configs: what is mutated.
-    """
+    """`tide fit`, as far as its parser, and the configs that are mutated."""
 
     cli: TideCLI
     configs: list[dict[str, Any]]
@@ -89,7 +82,7 @@ class _OneParser(TideCLI):
 
 def prepare(reference: Reference, folder: Path) -> Parser:
     """The parser of `tide fit`, and configs that are whole."""
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))  # of this process, which does nothing else
+    limit_memory()
     fresh(folder)
     os.chdir(folder)
     logging.getLogger("tide_lightning").setLevel(logging.WARNING)  # what a fit runs on is of no interest here
@@ -106,7 +99,7 @@ def attempt(parser: Parser, draw: Random, folder: Path) -> Trial:
     what, place, value = _write(parser, draw, path)
     said = io.StringIO()
     try:
-        with _at_most(_SECONDS), contextlib.redirect_stderr(said):
+        with _at_most(_MOST_SECONDS), contextlib.redirect_stderr(said):
             args = resolve_configs([f"--config={path}"])
             cli = parser.cli
             TideCLI.parse_arguments(cli, cli.parser, args)
@@ -114,7 +107,7 @@ def attempt(parser: Parser, draw: Random, folder: Path) -> Trial:
             missed = None if place is None or _took(cli.config, place, value) else f"{value!r} is passed over"
             cli.instantiate_classes()
     except TimeoutError:
-        return Trial("traceback", f"{what}: no answer within {_SECONDS} s")
+        return Trial("traceback", f"{what}: no answer within {_MOST_SECONDS} s")
     except BaseException as error:
         told = mistake_in(error)
         return Trial(

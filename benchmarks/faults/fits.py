@@ -28,13 +28,7 @@ RESUME = [*FIT, "--ckpt_path=last"]
 
 
 class Reference(NamedTuple):
-    """An undisturbed fit.
-
-    Fields:
-        run: its folder.
-        content: of its last checkpoint.
-        seconds: that it took.
-    """
+    """An undisturbed fit's folder, the content of its last checkpoint, and the seconds that it took."""
 
     run: Path
     content: dict[str, Any]

@@ -18,14 +18,7 @@ GOAL, SECONDS = 300, 15
 
 
 class Whole(NamedTuple):
-    """What is damaged.
-
-    Fields:
-        checkpoint: a file.
-        content: what it holds.
-        sae: a folder.
-        weights: what it holds: arguments and tensors.
-    """
+    """What is damaged: a checkpoint's file and an SAE's folder, each with what it holds."""
 
     checkpoint: Path
     content: dict[str, Any]

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -18,13 +17,12 @@ import torch
 from PIL import Image
 
 from benchmarks.faults.fits import Reference, fresh
-from benchmarks.faults.trial import Trial
+from benchmarks.faults.trial import Trial, limit_memory
 from tide_lightning.datamodules import ImageFolder
 from tide_lightning.datamodules.prompts import read_prompts
 from tide_lightning.errors import UserError
 
 GOAL, SECONDS = 1000, 60
-_MEMORY = 8 * 2**30
 _WORDS = [
     "a red cube",
     "",
@@ -45,7 +43,7 @@ _MODES = ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "I", "F", "YCbCr",
 
 def prepare(reference: Reference, folder: Path) -> None:
     """No more memory than a machine has."""
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    limit_memory()
 
 
 def attempt(_: None, draw: Random, folder: Path) -> Trial:
@@ -115,10 +113,9 @@ def _json_lines(draw: Random, folder: Path) -> Trial:
         text += "\n" + '{"a":' * 20_000
     content, how = _spoilt(text.encode("utf-8", "surrogatepass"), draw)
     (folder / "prompts.jsonl").write_bytes(content)
-    wanted = [str(row["text"]) for row in rows if isinstance(row, dict)] if how == "whole" and not odd else None
-    return _read(
-        f"{folder / 'prompts.jsonl'}:text", wanted if text.count("\n") < len(rows) else None, f"JSON lines, {how}"
-    )
+    is_known = how == "whole" and not odd and text.count("\n") < len(rows)
+    wanted = [str(row["text"]) for row in rows if isinstance(row, dict)] if is_known else None
+    return _read(f"{folder / 'prompts.jsonl'}:text", wanted, f"JSON lines, {how}")
 
 
 def _parquet(draw: Random, folder: Path) -> Trial:

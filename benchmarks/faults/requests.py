@@ -33,12 +33,7 @@ _KEYS = ["prompt", "seed", "steps", "guidance_scale", "edits", "low", "high", "h
 
 
 class Playing(NamedTuple):
-    """A page that is served.
-
-    Fields:
-        server: of this process.
-        said: what it wrote to standard error.
-    """
+    """A page that is served, and what this process wrote to standard error."""
 
     server: PlayServer
     said: io.StringIO
@@ -58,19 +53,16 @@ def prepare(reference: Reference, folder: Path) -> Playing:
 def attempt(playing: Playing, draw: Random, folder: Path) -> Trial:
     """Send something, alone or several at once; then ask for what has to be there."""
     before = len(playing.said.getvalue())
-    made = [_request(draw, playing.server.server_port) for _ in range(draw.choice([1, 1, 1, 4, 30]))]
-    answers: list[int | None] = []
     port = playing.server.server_port
+    made = [_request(draw, port) for _ in range(draw.choice([1, 1, 1, 4, 30]))]
+    answers: list[int | None] = []
     threads = [threading.Thread(target=lambda one=one: answers.append(_send(one, port))) for one in made]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     what = f"{len(made)} at once, the first {made[0].content[:60]!r}"
-    about = _Request(
-        f"GET /api/progress HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode(), False
-    )
-    if (status := _send(about, port)) != 200:
+    if (status := _send(_get("/api/progress", f"127.0.0.1:{port}"), port)) != 200:
         return Trial("wrong", f"{what}: afterwards it answers {status}")
     said = playing.said.getvalue()[before:]
     if "Traceback" in said or 500 in answers:
@@ -97,7 +89,7 @@ def _request(draw: Random, port: int) -> _Request:
         path = draw.choice(
             ["/", "/api/about", "/api/progress", "/../../etc/passwd", "/%00", "/" + "a" * 70_000, "//", "*"]
         )
-        return _Request(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("latin-1"), resets)
+        return _get(path, host)._replace(resets=resets)
     if kind == "head":
         more = "".join(f"X-{number}: {'y' * 50}\r\n" for number in range(draw.choice([1, 99, 300])))
         line = draw.choice(
@@ -121,6 +113,11 @@ def _request(draw: Random, port: int) -> _Request:
     head = [f"POST {path} HTTP/1.1", f"Host: {host}", f"Content-Type: {kind_of}", f"Content-Length: {length}"]
     sent = "\r\n".join([*head, "Connection: close", "", ""]).encode("latin-1") + content
     return _Request(sent[: draw.randrange(1, len(sent))] if kind == "half" else sent, resets or kind == "half")
+
+
+def _get(path: str, host: str) -> _Request:
+    text = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    return _Request(text.encode("latin-1"), False)
 
 
 def _send(request: _Request, port: int) -> int | None:

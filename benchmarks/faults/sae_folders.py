@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
 import shutil
 from pathlib import Path
 from random import Random
@@ -15,13 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.faults.fits import Reference, fresh, same
-from benchmarks.faults.trial import Trial
+from benchmarks.faults.trial import Trial, limit_memory
 from tide_lightning.errors import UserError
 from tide_lightning.saes import SAE
 from tide_lightning.saes.whole import sealed, sha256
 
 GOAL, SECONDS = 300, 15
-_MEMORY = 8 * 2**30
 
 _VALUES: list[Any] = [
     None, True, -1, 0, 1, 3, 10**6, 10**12, 10**400, 0.5, 1e308, "", "a", "\0", "TideSAE", "os.system", "../..",
@@ -30,13 +28,7 @@ _VALUES: list[Any] = [
 
 
 class Folder(NamedTuple):
-    """What is changed.
-
-    Fields:
-        path: an SAE's folder.
-        cfg: what its cfg.json says.
-        tensors: its weights.
-    """
+    """An SAE's, and what its two files hold."""
 
     path: Path
     cfg: dict[str, Any]
@@ -46,7 +38,7 @@ class Folder(NamedTuple):
 def prepare(reference: Reference, folder: Path) -> Folder:
     """An SAE."""
     path = next((reference.run / "saes").iterdir())
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    limit_memory()
     return Folder(path, json.loads((path / "cfg.json").read_text()), load_file(path / "sae.safetensors"))
 
 

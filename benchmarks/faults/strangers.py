@@ -22,12 +22,7 @@ SECRET = "a secret that no run has to know"
 
 
 class Stranger(NamedTuple):
-    """What a stranger's folder is made of.
-
-    Fields:
-        run: a run folder.
-        config: what its config.yaml says.
-    """
+    """The run that a stranger's folder is made of, and what its config.yaml says."""
 
     run: Path
     config: dict[str, Any]
@@ -45,8 +40,8 @@ def attempt(stranger: Stranger, draw: Random, folder: Path) -> Trial:
     run = folder / "stranger" / "1"
     shutil.copytree(stranger.run, run, ignore=shutil.ignore_patterns("checkpoints", "events*"))
     ran = folder / "it-ran"
-    (run / "trap.py").write_text(f"open({str(ran)!r}, 'w').close()\n", encoding="utf-8")
-    (folder / "trap.py").write_text(f"open({str(ran)!r}, 'w').close()\n", encoding="utf-8")
+    for place in (run, folder):
+        (place / "trap.py").write_text(f"open({str(ran)!r}, 'w').close()\n", encoding="utf-8")
     (folder / "secret.txt").write_text(f"{SECRET}\n" * 40, encoding="utf-8")
     config: dict[str, Any] = yaml.safe_load(yaml.safe_dump(stranger.config))
     kind = draw.choice(["class", "class", "prompts", "value", "text"])

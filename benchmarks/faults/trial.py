@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import sys
 import time
@@ -150,6 +151,11 @@ def judged(ended: Ended, what: str) -> Trial:
     if sum(line.startswith(("tide: error:", "tide: stopped")) for line in ended.lines) != 1:
         return Trial("traceback", f"{what}: exit code {ended.code} without one line, but {ended.last_words}")
     return Trial("refused", what)
+
+
+def limit_memory() -> None:
+    """No more than 8 GB, of this process, which tries one kind of fault and no more."""
+    resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
 
 
 def in_a_line(error: BaseException) -> str:

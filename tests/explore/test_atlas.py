@@ -14,8 +14,6 @@ from tests.diffusion import pipelines
 from tests.explore.conftest import D_SAE, SITES, write_run
 from tests.explore.synthetic import write_atlas
 from tide_lightning.cli import main
-from tide_lightning.explore import open_run
-from tide_lightning.explore.atlas import build_atlas
 from tide_lightning.explore.atlas.meaning import gather_traits, rank_traits
 from tide_lightning.explore.atlas.neighbours import FiringSample, by_direction, by_firing
 from tide_lightning.explore.atlas.sheets import heat_sheet
@@ -161,14 +159,14 @@ def test_trajectories_and_sweeps_have_atlases_too(tmp_path: Path) -> None:
     prompts = ["a red cube", "a blue cone", "a green ring"] * 4
     data: dict[str, Any] = {"prompts": prompts, "heldout": {"prompts": prompts}, "source": "denoise"}
     folder = write_run(tmp_path / "walk" / "1", keys, trajectories={"num_inference_steps": 3}, **data)
-    page = build_atlas(open_run(folder, device="cpu"), tmp_path / "atlas", num_samples=4, num_bins=4, group_size=3)
-    features = pq.read_table(page.parent / "tables" / "features.parquet").to_pylist()
+    atlas = tmp_path / "atlas"
+    assert main(["atlas", str(folder), "--out", str(atlas), "--samples", "4", "--bins", "4", "--batch", "3"]) == 0
+    features = pq.read_table(atlas / "tables" / "features.parquet").to_pylist()
     assert {row["site"] for row in features} == set(keys)
     assert all(row["latent"] < D_SAE for row in features)
-    assert [row["caption"] for row in pq.read_table(page.parent / "tables" / "samples.parquet").to_pylist()] == prompts[
-        :4
-    ]
-    assert len(list((page.parent / "data").glob("thumbnails-*.webp"))) == 1
+    samples = pq.read_table(atlas / "tables" / "samples.parquet").to_pylist()
+    assert [row["caption"] for row in samples] == prompts[:4]
+    assert len(list((atlas / "data").glob("thumbnails-*.webp"))) == 1
 
 
 def test_text_streams_are_listed_without_heat_maps(tmp_path: Path) -> None:
@@ -186,8 +184,9 @@ def test_text_streams_are_listed_without_heat_maps(tmp_path: Path) -> None:
         "heldout": {"num_validation_samples": 4, "num_test_samples": 4},
     }
     run = write_run(tmp_path / "sd3-run" / "1", keys, str(tmp_path / "sd3"), **data)
-    page = build_atlas(open_run(run, device="cpu"), tmp_path / "atlas", num_samples=4, num_bins=2)
-    image, text = page.parent / "data" / "transformer_blocks.0", page.parent / "data" / "transformer_blocks.0-text"
+    atlas = tmp_path / "atlas"
+    assert main(["atlas", str(run), "--out", str(atlas), "--samples", "4", "--bins", "2"]) == 0
+    image, text = atlas / "data" / "transformer_blocks.0", atlas / "data" / "transformer_blocks.0-text"
     for folder, has_heat in ((image, True), (text, False)):
         assert (folder / "index.js").is_file()
         assert (folder / "0.png").is_file() == has_heat

@@ -27,7 +27,7 @@ from tide_lightning.grounds import About, Ground, Split
 from tide_lightning.intervene.splicing import why_not
 from tide_lightning.saes import SAE
 from tide_lightning.training import TideModule
-from tide_lightning.waiting import time_left
+from tide_lightning.waiting import counting
 
 LEAST_IMAGES = 32, 16
 """Of each split; with fewer, too many factor values are missing."""
@@ -277,17 +277,4 @@ class GroundBenchmark(Callback):
         return data.trajectories.guidance_scale if self.guidance_scale is None else self.guidance_scale
 
     def _progress(self, label: str, total: int) -> Callable[[int], None]:
-        """A function to call with what was done since; it prints a line now and then, and the last."""
-        begun = said = time.monotonic()
-        done = 0
-
-        def step(number: int) -> None:
-            nonlocal done, said
-            done += number
-            now = time.monotonic()
-            if now - said > self.print_every_seconds or done == total:
-                said = now
-                left = time_left(now - begun, done, total)
-                print(f"{self.ground.name}  {label}: {done} of {total}, {left} left", flush=True)
-
-        return step
+        return counting(f"{self.ground.name}  {label}", total, self.print_every_seconds)

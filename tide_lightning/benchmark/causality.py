@@ -20,7 +20,7 @@ from torch import Tensor
 from tide_lightning.benchmark.directions import Directions, Push
 from tide_lightning.benchmark.prompts import SteeringPrompts, steering_prompts
 from tide_lightning.benchmark.sweep import beyond_chance, curves
-from tide_lightning.diffusion import Denoiser, sample
+from tide_lightning.diffusion import Denoiser, sample, sample_images
 from tide_lightning.evaluation.bootstrap import interval_of_ratio
 from tide_lightning.grounds import About, Ground, Split
 from tide_lightning.intervene import steer
@@ -237,21 +237,15 @@ class Steering:
 
     def _images(self, at: Directions, prompts: list[str], noise: Tensor, push: Push | None) -> Tensor:
         """Images of guided trajectories, both halves pushed; without a push, the denoiser's own."""
-        plan, images = self.plan, []
+        plan, images = self.plan, list[Tensor]()
+        settings = {"num_inference_steps": plan.num_inference_steps, "guidance_scale": plan.guidance_scale}
         for start in range(0, len(prompts), _BATCH):
             some = slice(start, start + _BATCH)
             edits = [] if push is None else push.edits(at.site, plan.window, some)
             with steer(self.denoiser, {at.site: at.sae}, edits) as steered:
-                latents = sample(
-                    steered,
-                    prompts[some],
-                    num_inference_steps=plan.num_inference_steps,
-                    guidance_scale=plan.guidance_scale,
-                    initial_noise=noise[some],
-                )
-            images.append(self.denoiser.decode_latents(latents))
+                images.append(sample_images(steered, prompts[some], initial_noise=noise[some], **settings))
             if self.progress is not None:
-                self.progress(len(latents))
+                self.progress(len(images[-1]))
         return torch.cat(images)
 
     def _see(self, images: Tensor) -> list[View]:

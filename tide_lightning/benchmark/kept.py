@@ -57,17 +57,12 @@ def factors_kept(
     }
     seen: dict[str, list[dict[str, Tensor]]] = {name: [] for name in ("original", *runners)}
     made: dict[str, list[Tensor]] = {name: [] for name in seen}
+    settings: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     for numbers in torch.arange(len(prompts)).split(_BATCH):
         noise = denoiser.noise(seed, "kept", numbers=numbers.tolist()).to(denoiser.device)
         some = [prompts[number] for number in numbers.tolist()]
         for name, runner in {"original": denoiser, **runners}.items():
-            latents = sample(
-                runner,
-                some,
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                initial_noise=noise,
-            )
+            latents = sample(runner, some, initial_noise=noise, **settings)
             made[name].append(latents.float().cpu())
             seen[name].append(_read(judges, denoiser.decode_latents(latents)))
             if progress is not None:

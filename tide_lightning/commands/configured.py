@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from dataclasses import is_dataclass
-from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +35,7 @@ from tide_lightning.runs import check_name, new_run, newest_run, point_latest
 from tide_lightning.stopping import Stopped, stoppable
 from tide_lightning.training import TideModule
 from tide_lightning.training.checkpoints import WholeCheckpointIO, last_checkpoint, remove_unfinished, what_is_wrong
-from tide_lightning.yaml_text import check_options, check_settings
+from tide_lightning.yaml_text import check_groups, check_options, check_settings
 
 _SAID_BY_CLASSES = (
     ArithmeticError,
@@ -195,9 +193,7 @@ class TideCLI(LightningCLI):
         for name in ("trainer", "data", "model"):
             check_options(config[name], name)
         check_settings(config.as_dict())
-        for name, parameter in signature(ActivationDataModule).parameters.items():
-            if is_dataclass(parameter.default):
-                check_options(config.data[name], f"data.{name}")
+        check_groups(ActivationDataModule, config.data, "data.")
         if config.matmul_precision is None:
             raise UserError("matmul_precision is empty: take highest, high or medium, or leave it out")
         torch.set_float32_matmul_precision(config.matmul_precision)

@@ -85,13 +85,19 @@ class GenericTransformer(Denoiser):
             super().__init__(module, scheduler, pipeline, latent_size)
 
     def _find_form(self, module: Any, scheduler: Any, latent_size: Sequence[int] | None) -> None:
+        """The first form in which a blank forward's answer looks like latents."""
         complaints, filled = [], set[str]()
         for form in FORMS:
             self._form = form
             try:
                 super().__init__(module, scheduler, None, latent_size)
-                filled |= self._filled()
-                self._try()
+                blank = self.blank_conditioning(self.zeros(1, *self.prompt_shape))
+                given = self.zeros(1, *self.latent_shape), self.zeros(1), blank
+                filled |= set(self.arguments(*given))
+                with torch.no_grad():
+                    answer = self.forward(*given)
+                if answer.shape != given[0].shape:
+                    raise ValueError(f"gives {list(answer.shape)} for {list(given[0].shape)}")
             except Exception as error:  # whatever a forward raises that was given the wrong shapes
                 complaints.append(f"{form.name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
             else:
@@ -102,19 +108,6 @@ class GenericTransformer(Denoiser):
             f"{type(module).__name__} takes latents in no way known here ({'; '.join(complaints)}){unfilled}: an "
             "adapter whose `arguments` hand over what it wants can call it, see docs/tutorials/your-dit.md"
         )
-
-    def _filled(self) -> set[str]:
-        """Names of the inputs that a forward is given."""
-        blank = self.blank_conditioning(self.zeros(1, *self.prompt_shape))
-        return set(self.arguments(self.zeros(1, *self.latent_shape), self.zeros(1), blank))
-
-    @torch.no_grad()
-    def _try(self) -> None:
-        """One forward, whose answer must look like latents."""
-        x_t, blank = self.zeros(1, *self.latent_shape), self.blank_conditioning(self.zeros(1, *self.prompt_shape))
-        answer = self.forward(x_t, self.zeros(1), blank)
-        if answer.shape != x_t.shape:
-            raise ValueError(f"gives {list(answer.shape)} for {list(x_t.shape)}")
 
     @property
     def form(self) -> str:

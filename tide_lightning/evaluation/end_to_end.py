@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tide_lightning.datamodules.sources import Images
 from tide_lightning.diffusion import Denoiser, unlabelled
-from tide_lightning.diffusion.counters import normal, stream, torch_generator
+from tide_lightning.diffusion.counters import torch_generator
 from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.evaluation.bootstrap import interval_of_ratio
 from tide_lightning.evaluation.budget import is_late
@@ -163,7 +163,7 @@ class Trajectories:
 
     def _sample(self, prompts: list[str], numbers: range, watch: Watch | None) -> Tensor:
         """Final latents of every case [cases, N, *latent_shape], each image from the noise of its number."""
-        noise = torch.stack([normal(stream(self.seed, "sample", n), self.denoiser.latent_shape) for n in numbers])
+        noise = self.denoiser.noise(self.seed, "sample", numbers=numbers)
         original = self.denoiser if watch is None else watch(self.denoiser, numbers)
         return torch.stack(
             [

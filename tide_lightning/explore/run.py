@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +21,7 @@ from tide_lightning.runs import find_run, is_from_the_hub, shipped_runs
 from tide_lightning.saes import SAE
 from tide_lightning.saes.storage import read_cfg, saes_in
 from tide_lightning.trust import check_classes, check_files, check_writing
-from tide_lightning.yaml_text import check_options, read_yaml
+from tide_lightning.yaml_text import check_groups, check_options, read_yaml
 
 T = TypeVar("T")
 
@@ -144,9 +143,7 @@ def _check_keys(config: dict[str, Any], where: Path | str) -> None:
 
 def _built(kind: type[T], arguments: dict[str, Any], where: Path | str) -> T:
     """An object of a class by what a configuration says."""
-    for name, parameter in signature(kind).parameters.items():
-        if is_dataclass(parameter.default) and name in arguments:
-            check_options(arguments[name], f"{where}: {name}")
+    check_groups(kind, arguments, f"{where}: ")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, "data")
     try:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -25,10 +24,9 @@ from tide_lightning.explore.names import Key, Name, write_names
 from tide_lightning.explore.run import Run, open_run
 from tide_lightning.runs import to_write_in
 from tide_lightning.saes import SAE
-from tide_lightning.waiting import time_left
+from tide_lightning.waiting import counting
 
 _FIRING_TOKENS = 16384  # looked at to learn which latents fire together
-_SECONDS = 10.0  # between two lines about how far it is
 
 
 def atlas(
@@ -61,68 +59,51 @@ def atlas(
     """
     opened = open_run(run, device, trust=trust)
     folder = Path(out) if out else to_write_in(opened.folder, Path("runs")) / "atlas"
-    page = build_atlas(
-        opened,
-        folder,
-        sites=sites,
-        num_samples=samples,
-        num_bins=bins,
-        num_images=images,
-        thumbnail_side=thumbnail,
-        group_size=batch,
-        seed=seed,
-        say=lambda line: print(line, flush=True),
-    )
+    page = _build(opened, folder, sites, samples, bins, images, thumbnail, batch, seed)
     print(f"written  {page}: open it in a browser")
     print(f"next     tide find {shlex.quote(run)} WORD, tide play {shlex.quote(run)}")
 
 
 @torch.no_grad()
-def build_atlas(
+def _build(
     run: Run,
     folder: Path,
-    *,
-    sites: Sequence[str] | None = None,
-    num_samples: int = 512,
-    num_bins: int = 8,
-    num_images: int = 6,
-    thumbnail_side: int = 96,
-    group_size: int = 32,
-    seed: int = 0,
-    say: Callable[[str], None] | None = None,
+    sites: Sequence[str] | None,
+    samples: int,
+    bins: int,
+    images: int,
+    thumbnail: int,
+    batch: int,
+    seed: int,
 ) -> Path:
-    """Write an atlas and return its page; see `atlas`."""
-    if min(num_samples, num_bins, num_images, thumbnail_side, group_size) < 1:
+    """Write the atlas; its page."""
+    if min(samples, bins, images, thumbnail, batch) < 1:
         raise UserError("atlas: samples, bins, images, thumbnail and batch must be at least 1")
-    tell = say or (lambda line: None)
     saes = run.chosen(sites)
-    count = num_samples_of(run, num_samples)
+    count = num_samples_of(run, samples)
     statistics = {
-        key: SiteStatistics(sae.d_sae, sae.shape.grid, count, num_bins, num_images, run.device)
-        for key, sae in saes.items()
+        key: SiteStatistics(sae.d_sae, sae.shape.grid, count, bins, images, run.device) for key, sae in saes.items()
     }
-    firing = {key: _firing_sample(sae, count, num_bins, run) for key, sae in saes.items()}
+    firing = {key: _firing_sample(sae, count, bins, run) for key, sae in saes.items()}
     captions: list[str] = []
     labels: list[Labels] = []
     pictures: list[Image.Image] = []
-    begun = said = time.monotonic()
-    for group in read_groups(run, saes, count, num_bins, group_size, seed):
+    step = counting("atlas  reading samples", count)
+    for group in read_groups(run, saes, count, bins, batch, seed):
         _add(group, saes, statistics, firing, first=len(captions))
         captions += group.captions
         labels += group.labels
-        pictures += thumbnails(group.images, thumbnail_side)
-        if (now := time.monotonic()) - said > _SECONDS:
-            said = now
-            tell(f"atlas  read {len(captions)} of {count}, {time_left(now - begun, len(captions), count)} left")
+        pictures += thumbnails(group.images, thumbnail)
+        step(len(group.captions))
     traits = gather_traits(captions, labels, run.device)
     charts = []
     for number, (key, sae) in enumerate(saes.items()):
-        tell(f"atlas  {key}, site {number + 1} of {len(saes)}: {len(statistics[key].live)} live latents")
+        print(f"atlas  {key}, site {number + 1} of {len(saes)}: {len(statistics[key].live)} live latents", flush=True)
         directions = sae.W_dec if sae.metric is None else sae.metric.back(sae.W_dec)
         charts.append(draw_chart(key, statistics.pop(key), traits, directions, firing[key], _around(key, saes, firing)))
     write_tables(folder / "tables", charts, traits, captions, labels)
     write_names(to_write_in(run.folder, Path("runs")), names_of(charts, traits), list(saes))
-    steps = f"{count} held-out {'trajectories' if run.data.source == 'denoise' else 'images'}, {num_bins} bins of time"
+    steps = f"{count} held-out {'trajectories' if run.data.source == 'denoise' else 'images'}, {bins} bins of time"
     return write_pages(folder, run.name, charts, traits, captions, pictures, steps)
 
 

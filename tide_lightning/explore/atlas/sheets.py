@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tide_lightning.explore.pictures import to_picture
+
 THUMBNAILS_A_SHEET = 64
 COLUMNS = 8
 _LEVELS = 32
@@ -24,8 +26,7 @@ def thumbnails(images: Tensor, side: int) -> list[Image.Image]:
     """Images [N, 3, H, W] in [-1, 1] as squares of at most `side` pixels; of a video the frame in the middle."""
     if images.ndim == 5:
         images = images[:, :, images.shape[2] // 2]
-    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    pictures = [Image.fromarray(np.ascontiguousarray(one)) for one in pixels]
+    pictures = [to_picture(one) for one in images]
     side = min(side, *pictures[0].size) if pictures else side
     return [one if one.size == (side, side) else one.resize((side, side), Image.Resampling.LANCZOS) for one in pictures]
 
