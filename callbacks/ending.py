@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from tide_lightning.callbacks.leaving import path_of_last, write_last
 from tide_lightning.reduction import is_distributed
 from tide_lightning.stopping import Stopped, StopSignal
 from tide_lightning.watch import Ended, Watch, start_watch
@@ -157,10 +156,8 @@ def is_of_others(error: BaseException) -> bool:
 
 def _keep(trainer: Trainer) -> str:
     """Write a checkpoint; every rank must call it."""
-    kept = trainer.checkpoint_callback
-    if not isinstance(kept, ModelCheckpoint) or kept.dirpath is None:
+    last = path_of_last(trainer.checkpoint_callback)
+    if last is None:
         return "no checkpoint was written, for the run keeps none"
-    path = Path(kept.dirpath) / f"{kept.CHECKPOINT_NAME_LAST}{kept.FILE_EXTENSION}"
-    kept.last_model_path = str(path)
-    trainer.save_checkpoint(path)
-    return f"go on from {path} with --ckpt_path last"
+    write_last(trainer, last)
+    return f"go on from {last} with --ckpt_path last"

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from tide_lightning.callbacks.resumed import CompletesKilledFit
 from tide_lightning.diffusion import folder_name
 from tide_lightning.sharding import is_sharded, whole_weights
 from tide_lightning.training import TideModule
@@ -18,7 +19,7 @@ from tide_lightning.training.finite import not_finite
 _log = logging.getLogger(__name__)
 
 
-class ExportSAEs(Callback):
+class ExportSAEs(CompletesKilledFit):
     """Writes `<run>/saes/<site>/cfg.json + sae.safetensors`, for `SAE.from_pretrained`.
 
     That happens when a fit ends, when it is interrupted or fails after at least one step, and with every checkpoint
@@ -31,23 +32,19 @@ class ExportSAEs(Callback):
     def __init__(self, max_megabytes_at_checkpoints: int = 256) -> None:
         self.max_megabytes_at_checkpoints = max_megabytes_at_checkpoints
         self._run: Path | None = None
-        self._has_trained = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See where the run is, while all ranks are here to agree."""
-        self._run, self._has_trained = Path(trainer.log_dir or trainer.default_root_dir), False
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """There are steps to go."""
-        self._has_trained = True
+        super().on_fit_start(trainer, pl_module)
+        self._run = Path(trainer.log_dir or trainer.default_root_dir)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The run is complete."""
         self.export(trainer, pl_module)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Resumed behind its last step: the fit before may have been killed between its checkpoint and its export."""
-        if not self._has_trained and trainer.global_step > 0 and not is_sharded(pl_module):
+    def complete(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The run may have been killed before it was exported."""
+        if not is_sharded(pl_module):
             self.export(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

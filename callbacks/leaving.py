@@ -9,15 +9,16 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from tide_lightning.callbacks.resumed import CompletesKilledFit
 from tide_lightning.files import whole_file
 
 _SAID = b"\ntide: completing this step; Ctrl-C once more stops at once\n"
 
 
-class LeaveCheckpoint(Callback):
+class LeaveCheckpoint(CompletesKilledFit):
     """Writes `last.ckpt` when a fit ends behind its last checkpoint, and on Ctrl-C.
 
     Ctrl-C completes the step at hand, for what is kept between two steps is what a resumed fit goes on from without a
@@ -28,15 +29,10 @@ class LeaveCheckpoint(Callback):
         self._is_asked = False
         self._before: Any = None  # who was told of Ctrl-C
         self._kept_at = -1  # step
-        self._has_trained = False
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing is done yet."""
-        self._has_trained = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a step is completed first."""
-        self._has_trained = True
+        super().on_train_start(trainer, pl_module)
         if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
             self._is_asked = False
             self._before = signal.signal(signal.SIGINT, self._ask)
@@ -55,13 +51,12 @@ class LeaveCheckpoint(Callback):
         if isinstance(kept, ModelCheckpoint) and kept.last_model_path:
             self._keep(trainer)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Resumed behind its last step: the fit before may have been killed before that was in `last.ckpt`, too."""
-        kept, resumed = trainer.checkpoint_callback, Path(trainer.ckpt_path or "")
-        if self._has_trained or not isinstance(kept, ModelCheckpoint) or not kept.save_last or not kept.dirpath:
+    def complete(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last step may not have come into `last.ckpt`."""
+        last, resumed = _last_checkpoint(trainer), Path(trainer.ckpt_path or "")
+        if last is None or not trainer.is_global_zero or not resumed.is_file():
             return
-        last = Path(kept.dirpath) / f"{kept.CHECKPOINT_NAME_LAST}{kept.FILE_EXTENSION}"
-        if trainer.is_global_zero and resumed.is_file() and resumed.parent == last.parent and resumed != last:
+        if resumed.parent == last.parent and resumed != last:
             with whole_file(last) as part:
                 shutil.copyfile(resumed, part)
 
@@ -90,15 +85,25 @@ class LeaveCheckpoint(Callback):
 
     def _keep(self, trainer: Trainer) -> None:
         """Write the last checkpoint, unless it is of this step; every rank must call it."""
-        kept = trainer.checkpoint_callback
-        if (
-            isinstance(kept, ModelCheckpoint)
-            and kept.save_last
-            and kept.dirpath
-            and self._kept_at != trainer.global_step
-        ):
-            path = Path(
-                kept.last_model_path or Path(kept.dirpath) / f"{kept.CHECKPOINT_NAME_LAST}{kept.FILE_EXTENSION}"
-            )
-            kept.last_model_path = str(path)
-            trainer.save_checkpoint(path)
+        last = _last_checkpoint(trainer)
+        if last is not None and self._kept_at != trainer.global_step:
+            write_last(trainer, last)
+
+
+def write_last(trainer: Trainer, path: Path) -> None:
+    """Write a checkpoint that Lightning takes for its last; every rank must call it."""
+    assert isinstance(trainer.checkpoint_callback, ModelCheckpoint)
+    trainer.checkpoint_callback.last_model_path = str(path)
+    trainer.save_checkpoint(path)
+
+
+def path_of_last(kept: object) -> Path | None:
+    """Where a fit's last checkpoint lies, if it keeps any."""
+    if not isinstance(kept, ModelCheckpoint) or not kept.dirpath:
+        return None
+    return Path(kept.last_model_path or f"{kept.dirpath}/{kept.CHECKPOINT_NAME_LAST}{kept.FILE_EXTENSION}")
+
+
+def _last_checkpoint(trainer: Trainer) -> Path | None:
+    kept = trainer.checkpoint_callback
+    return path_of_last(kept) if getattr(kept, "save_last", False) else None
