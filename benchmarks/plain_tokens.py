@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from lightning import LightningDataModule, Trainer, seed_everything
+from lightning import Callback, LightningDataModule, Trainer, seed_everything
 from torch import Tensor
 
 from tide_lightning.callbacks import ResampleDeadLatents
@@ -63,15 +63,31 @@ def train(
         dead_after_tokens=20 * batch_size,
         **training,
     )
-    trainer = Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        callbacks=[ResampleDeadLatents(every_n_steps=50)] * resampling,
-    )
-    trainer.fit(module, datamodule=data)
+    callbacks: list[Callback] = [ResampleDeadLatents(every_n_steps=50)] * resampling
+    quiet_trainer(callbacks, max_steps=steps, enable_progress_bar=False).fit(module, datamodule=data)
     return module.eval().sae(SITE)
+
+
+def quiet_trainer(callbacks: list[Callback], **arguments: Any) -> Trainer:
+    """On the CPU, writing nothing."""
+    silent: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    return Trainer(accelerator="cpu", devices=1, callbacks=callbacks, **silent, **arguments)
+
+
+def train_theirs(sae: Any, data: PlainTokens, steps: int, batch_size: int) -> Any:
+    """sae-lens' training of one of its own SAEs, with our learning rate and schedule."""
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    config = SAETrainerConfig(
+        total_training_samples=steps * batch_size,
+        train_batch_size_samples=batch_size,
+        lr=1e-3,
+        lr_end=1e-4,
+        lr_warm_up_steps=100,
+        lr_decay_steps=round(0.3 * steps),
+        dead_feature_window=20,
+        logger=LoggingConfig(log_to_wandb=False),
+    )
+    SAETrainer(config, sae, iter(data.activations, None)).fit()
+    return sae

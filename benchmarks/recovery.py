@@ -22,7 +22,7 @@ import torch
 from lightning import seed_everything
 from torch import Tensor
 
-from benchmarks.plain_tokens import PlainTokens, train
+from benchmarks.plain_tokens import PlainTokens, train, train_theirs
 from tide_lightning.saes import SAE, TideSAE
 from tide_lightning.tokens import SiteShape
 
@@ -75,26 +75,13 @@ def ours(data: KnownDictionary, steps: int, seed: int) -> Tensor:
 def lens(data: KnownDictionary, steps: int, seed: int) -> Tensor:
     """The decoder that sae-lens' trainer finds, with our learning rate and schedule."""
     from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
-    from sae_lens.config import LoggingConfig, SAETrainerConfig
-    from sae_lens.training.sae_trainer import SAETrainer
 
     seed_everything(seed, verbose=False)
     num_features, d_in = data.dictionary.shape
     sae = TopKTrainingSAE(
         TopKTrainingSAEConfig(d_in=d_in, d_sae=num_features, k=data.num_active, apply_b_dec_to_input=True)
     )
-    config = SAETrainerConfig(
-        total_training_samples=steps * data.batch_size,
-        train_batch_size_samples=data.batch_size,
-        lr=1e-3,
-        lr_end=1e-4,
-        lr_warm_up_steps=100,
-        lr_decay_steps=round(0.3 * steps),
-        dead_feature_window=20,
-        logger=LoggingConfig(log_to_wandb=False),
-    )
-    SAETrainer(config, sae, iter(data.activations, None)).fit()
-    found: Tensor = sae.W_dec
+    found: Tensor = train_theirs(sae, data, steps, data.batch_size).W_dec
     return found
 
 

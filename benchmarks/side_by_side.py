@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from lightning import Callback, Trainer, seed_everything
+from lightning import Callback, seed_everything
 
+from benchmarks.plain_tokens import quiet_trainer
 from benchmarks.worlds import WORLDS
 from tide_lightning.benchmark import GroundBenchmark
 from tide_lightning.callbacks import ResampleDeadLatents, ShowProgress
@@ -162,7 +163,7 @@ def train(
     callbacks: list[Callback] = [ShowProgress()]
     if way.resampling:
         callbacks.append(ResampleDeadLatents(every_n_steps=100))
-    _trainer(callbacks, max_steps=options.steps, gradient_clip_val=1.0).fit(module, datamodule=data)
+    quiet_trainer(callbacks, max_steps=options.steps, gradient_clip_val=1.0).fit(module, datamodule=data)
     return module.eval()
 
 
@@ -181,7 +182,7 @@ def test(data: ActivationDataModule, module: TideModule, folder: Path, options: 
         steer_sweep=True,
     )
     protocol = EvaluateProtocol(str(folder), fidelity_samples=options.fidelity_samples, num_images=0)
-    _trainer([benchmark, protocol, ShowProgress()]).test(module, datamodule=data, verbose=False)
+    quiet_trainer([benchmark, protocol, ShowProgress()]).test(module, datamodule=data, verbose=False)
     return {site.removeprefix(f"{options.site}@"): figures_of(protocol.metrics, site) for site in module.sites}
 
 
@@ -203,15 +204,3 @@ def kept(shape: SiteShape) -> SAE:
 
 def _load(folder: Path, shape: SiteShape) -> SAE:
     return SAE.from_pretrained(folder)
-
-
-def _trainer(callbacks: list[Callback], **arguments: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        callbacks=callbacks,
-        **arguments,
-    )

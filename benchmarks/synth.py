@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.pages import over_seeds, read, save
-from benchmarks.plain_tokens import PlainTokens, train
+from benchmarks.plain_tokens import PlainTokens, train, train_theirs
 from tide_lightning.saes import SAE, MatchingPursuitSAE, SparseCode, TideSAE
 from tide_lightning.tokens import SiteShape
 
@@ -134,8 +134,6 @@ def _ours(kind: type[SAE] = TideSAE, alpha: float = 1 / 32, resampling: bool = T
 def _theirs(name: str, **arguments: Any) -> Trained:
     def trained(data: Features, size: Size, latents: int, seed: int) -> Any:
         import sae_lens
-        from sae_lens.config import LoggingConfig, SAETrainerConfig
-        from sae_lens.training.sae_trainer import SAETrainer
 
         torch.manual_seed(seed)
         many = {"max_iterations": size.k, "residual_threshold": 0.0} if name == "MatchingPursuit" else {"k": size.k}
@@ -143,18 +141,7 @@ def _theirs(name: str, **arguments: Any) -> Trained:
             d_in=size.d_in, d_sae=latents, apply_b_dec_to_input=True, **many, **arguments
         )
         sae = getattr(sae_lens, f"{name}TrainingSAE")(config)
-        trainer = SAETrainerConfig(
-            total_training_samples=size.steps * size.batch_size,
-            train_batch_size_samples=size.batch_size,
-            lr=1e-3,
-            lr_end=1e-4,
-            lr_warm_up_steps=100,
-            lr_decay_steps=round(0.3 * size.steps),
-            dead_feature_window=20,
-            logger=LoggingConfig(log_to_wandb=False),
-        )
-        SAETrainer(trainer, sae, iter(data.activations, None)).fit()
-        return sae
+        return train_theirs(sae, data, size.steps, size.batch_size)
 
     return trained
 

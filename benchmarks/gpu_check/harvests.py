@@ -16,7 +16,9 @@ def measure(section: Section) -> None:
     if not section.is_small:
         from benchmarks.gpu_check.pixart import build
 
-        pipeline, dtype, samples, rounds = str(_pipeline(section, build)), "bfloat16", 32, 6
+        folder = section.folder.parent / "pixart"  # where `fits` may have left it
+        built = folder / "pipeline" if (folder / "prompts.txt").exists() else build(folder, section.device, False)
+        pipeline, dtype, samples, rounds = str(built), "bfloat16", 32, 6
     for source in ("denoise", "noise"):
         for num_sites in (1, 2) if section.is_small else GOALS:
             name = f"{source}, {num_sites} sites: share of the bare denoiser's speed"
@@ -40,10 +42,3 @@ def measure(section: Section) -> None:
                 else:
                     section.at_least(name, row["harvest"], GOALS[num_sites], note=note)
                     section.found(f"{source}, {num_sites} sites: the same with steps beside it", row["beside"])
-
-
-def _pipeline(section: Section, build: object) -> object:
-    """The one that `fits` has left, or another."""
-    folder = section.folder.parent / "pixart"
-    done = folder / "prompts.txt"
-    return folder / "pipeline" if done.exists() else build(folder, section.device, False)  # type: ignore[operator]

@@ -60,20 +60,11 @@ def markdown(about: dict[str, Any], minutes: float, figures: Sequence[Figure]) -
     for section in dict.fromkeys(figure.section for figure in figures):
         rows = [figure for figure in figures if figure.section == section and figure.value is not None]
         reached = [figure for figure in rows if figure.reached]
+        lines += ["", f"## {section}"] if rows else []
         if len(reached) > MANY:  # a page shall be one
             rows = [figure for figure in rows if not figure.reached]
-            lines += ["", f"## {section}", "", f"{len(reached)} goals reached; they stand in gpu_check.json."]
-        if rows and len(reached) > MANY:
-            lines += ["", *_table(rows)]
-        elif rows:
-            lines += [
-                "",
-                f"## {section}",
-                "",
-                "| figure | value | goal | reached | |",
-                "| --- | --- | --- | --- | --- |",
-            ]
-            lines += [f"| {' | '.join(_cells(figure))} |" for figure in rows]
+            lines += ["", f"{len(reached)} goals reached; they stand in gpu_check.json."]
+        lines += ["", *_table(rows)] if rows else []
     if not_run:
         lines += ["", "## Could not be run", ""]
         lines += [f"- {figure.section}: {_text(figure.name)}: {_text(figure.note)}" for figure in not_run]
