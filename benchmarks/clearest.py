@@ -30,15 +30,7 @@ BATCH = 50
 
 
 class Clearest(NamedTuple):
-    """The latent that tells a value best.
-
-    Fields:
-        value: of the factor.
-        site: where it is.
-        latent: its number.
-        train: AUROC on the images on which it was chosen.
-        test: on others.
-    """
+    """The latent that tells a value best, and its AUROC on the images on which it was chosen and on others."""
 
     value: str
     site: str

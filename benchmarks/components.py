@@ -36,12 +36,7 @@ def fit_components(
 ) -> None:
     """Fit and save, into a folder of its key each, those that are not there yet.
 
-    Args:
-        data: gives calibration tokens.
-        site: whose.
-        arguments: the quickstart's of its SAE: known part, scales and metric.
-        counts: the number of components by key.
-        folder: where SAEs are kept.
+    `arguments` are the quickstart's of the site's SAE, `counts` the numbers of components by key.
     """
     missing = {key: count for key, count in counts.items() if not (folder / key / "cfg.json").is_file()}
     if not missing:

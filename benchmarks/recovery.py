@@ -30,13 +30,7 @@ from tide_lightning.tokens import SiteShape
 class KnownDictionary(PlainTokens):
     """Tokens made of a dictionary's features, each active with the same probability and of size 1 to 2.
 
-    Args:
-        d_in: channels.
-        num_features: rows of the dictionary.
-        num_active: features of a token, on average.
-        batch_size: tokens.
-        seed: of the dictionary and of the tokens.
-        noise: standard deviation of what is added to each channel.
+    A token has `num_active` features on average; `noise` is the standard deviation of what is added to each channel.
     """
 
     def __init__(

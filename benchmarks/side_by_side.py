@@ -70,12 +70,7 @@ Rows = dict[str, dict[str, Any]]
 
 
 class Way(NamedTuple):
-    """How SAEs are trained side by side.
-
-    Fields:
-        auxk: whether dead latents try to explain errors.
-        resampling: whether dead latents are re-seeded.
-    """
+    """How SAEs are trained side by side: whether dead latents explain errors (AuxK), and are re-seeded."""
 
     auxk: bool = True
     resampling: bool = True

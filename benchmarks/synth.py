@@ -43,16 +43,7 @@ _PLAIN: dict[str, Any] = {"known_part": "mean", "modulation": "none", "num_bins"
 
 @dataclass(frozen=True)
 class Size:
-    """Of an experiment.
-
-    Args:
-        num_features: that fire.
-        d_in: channels.
-        k: active latents a token, near the mean number of features that fire (1.6 at this size).
-        steps: of training.
-        batch_size: tokens a step.
-        test_tokens: to measure on.
-    """
+    """Of an experiment; k is near the mean number of features that fire (1.6 at this size)."""
 
     num_features: int = 384
     d_in: int = 64
@@ -63,12 +54,7 @@ class Size:
 
 
 class Features(PlainTokens):
-    """The stream of a synthetic model.
-
-    Args:
-        size: of the experiment.
-        seed: of features and tokens.
-    """
+    """The stream of a synthetic model."""
 
     def __init__(self, size: Size, seed: int) -> None:
         super().__init__()

@@ -49,12 +49,9 @@ def draw_loss_increase(sites: Mapping[str, Curve]) -> Image:
 
 
 def draw_profiles(rate: Tensor, site: str, max_rows: int = 400) -> Image:
-    """When each latent fires: one row a latent, those of noisy times at the bottom.
+    """When each latent fires: one row a latent, those of noisy times at the bottom; at most so many, evenly taken.
 
-    Args:
-        rate: share of tokens on which each latent fires, by bin of t [F, bins].
-        site: for the title.
-        max_rows: of so many latents, evenly taken from all that fire.
+    `rate` is the share of tokens on which each fires, by bin of t [F, bins].
     """
     fires = rate[rate.sum(1) > 0].cpu().numpy()
     centres = (np.arange(fires.shape[1]) + 0.5) / fires.shape[1]

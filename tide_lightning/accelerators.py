@@ -8,12 +8,7 @@ import torch
 
 
 class Gpu(NamedTuple):
-    """A GPU that PyTorch sees.
-
-    Fields:
-        name: as its maker calls it.
-        has_bf16: whether it computes in bfloat16 itself.
-    """
+    """A GPU that PyTorch sees, and whether it computes in bfloat16 itself."""
 
     name: str
     has_bf16: bool

@@ -15,9 +15,7 @@ EXIT_CODE = 128 + signal.SIGTERM
 class Stopped(BaseException):
     """SIGTERM asked this process to end. No `Exception`, so that nobody swallows it on the way.
 
-    Args:
-        message: says what is kept.
-        by_all: whether all ranks stop, each by an error like this one.
+    The message says what is kept; `by_all`, whether all ranks stop, each by an error like this one.
     """
 
     def __init__(self, message: str, by_all: bool = False) -> None:

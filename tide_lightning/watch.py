@@ -30,12 +30,7 @@ _CONNECTING = 30.0
 
 
 class Ended(NamedTuple):
-    """A rank that ended before its time.
-
-    Fields:
-        rank: its number, if it is known.
-        reason: what it said, or what is known of it.
-    """
+    """A rank that ended before its time: its number, if known, and what it said, or what is known of it."""
 
     rank: int | None
     reason: str
@@ -198,12 +193,9 @@ class Watch:
 
 
 def start_watch(address: str, local_rank: int, children: dict[int, subprocess.Popen[Any]]) -> Watch | None:
-    """Let all ranks watch each other; None where they cannot reach rank 0. All ranks must call it.
+    """Let all ranks watch each other; None where they cannot reach rank 0's machine. All ranks must call it.
 
-    Args:
-        address: of rank 0's machine.
-        local_rank: of this rank on its machine.
-        children: processes that this one has started, by rank.
+    `children` are the processes that this one has started, by rank.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     listener = socket.create_server(("", 0), backlog=world) if rank == 0 else None

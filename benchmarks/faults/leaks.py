@@ -21,12 +21,7 @@ from tide_lightning.cli import main as tide
 
 
 class CountHeld(Callback):
-    """Appends to a file what the process holds.
-
-    Args:
-        steps: behind which of them.
-        file: JSON lines.
-    """
+    """Appends to a file, as JSON lines, what the process holds behind some steps."""
 
     def __init__(self, steps: list[int], file: str) -> None:
         self.steps, self.file = steps, file

@@ -24,13 +24,7 @@ _NUMBERS = ["nan", "inf", "-inf", "1e30", "3e38"]
 
 
 class Poison(Callback):
-    """Puts a number where a stage of training keeps its own.
-
-    Args:
-        stage: where.
-        steps: before which of them.
-        number: as text, since YAML's own are refused in a config.
-    """
+    """Puts a number (as text, for a config may not hold it) where a stage keeps its own, before some steps."""
 
     def __init__(self, stage: Stage, steps: list[int], number: str) -> None:
         self.stage, self.steps, self.number = stage, steps, float(number)
@@ -67,13 +61,7 @@ class Poison(Callback):
 
 
 class PoisonedScenes(Scenes):
-    """The toybox's scenes, some of which are not finite.
-
-    Args:
-        num_scenes: how many.
-        every: n-th scene is one of these.
-        number: in its first pixel, as text.
-    """
+    """The toybox's scenes, every n-th of which has a number in its first pixel."""
 
     def __init__(self, num_scenes: int = 32, every: int = 4, number: str = "nan") -> None:
         super().__init__("train", num_scenes)

@@ -21,12 +21,7 @@ _ENDLESS = ["--trainer.max_steps=1000000", "--trainer.strategy=ddp", "--data.sam
 
 
 class FailOnRank(Callback):
-    """Raises an error on one rank.
-
-    Args:
-        rank: which.
-        step: behind which.
-    """
+    """Raises an error on one rank, behind a step."""
 
     def __init__(self, rank: int, step: int) -> None:
         self.rank, self.step = rank, step

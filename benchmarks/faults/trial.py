@@ -25,12 +25,9 @@ OUTCOMES: dict[Outcome, str] = {
 
 
 class Trial(NamedTuple):
-    """A fault that was tried.
+    """A fault that was tried: what came of it, what was done, and its sort for a count.
 
-    Fields:
-        outcome: what came of it.
-        what: was done, and what is to be seen of it where that is bad.
-        sort: of fault, for a count.
+    Where the outcome is bad, `what` also says what is to be seen of it.
     """
 
     outcome: Outcome
@@ -39,13 +36,7 @@ class Trial(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A process that has come to its end.
-
-    Fields:
-        code: its exit code; the negative number of the signal that ended it.
-        errors: what it wrote to standard error.
-        seconds: how long it ran.
-    """
+    """How a process ended: exit code (or minus the signal), what it wrote to standard error, how long it ran."""
 
     code: int
     errors: str

@@ -45,14 +45,7 @@ class Figure(NamedTuple):
 
 
 class Section:
-    """What a section is given.
-
-    Args:
-        name: its own.
-        device: to be checked.
-        folder: for what it writes.
-        figures: the file to which figures are appended.
-    """
+    """What a section is given: a device to check, a folder to write in, a file to which figures are appended."""
 
     def __init__(self, name: str, device: torch.device, folder: Path, figures: Path) -> None:
         self.name, self.device, self.folder, self.figures = name, device, folder, figures

@@ -84,13 +84,8 @@ def fit(
 ) -> Watch:
     """`tide fit` with these arguments, and what was seen of it.
 
-    Args:
-        folder: of its runs.
-        device: that it runs on.
-        arguments: as on the command line.
-        seconds: after the first step, at which it ends.
-        steps: at which it ends.
-        is_alone: without the config's callbacks, which look at a whole run from time to time.
+    It ends so many seconds after its first step, or at a step. If it `is_alone`, it goes without the config's
+    callbacks, which look at a whole run from time to time.
     """
     os.environ["TIDE_DEBUG"] = "1"  # errors come here
     accelerator = ["--trainer.accelerator", "gpu" if device.type == "cuda" else "cpu", "--trainer.devices", "1"]

@@ -95,15 +95,7 @@ class SteeringPlan:
 
 
 class Steering:
-    """Runs a plan on candidate sites.
-
-    Args:
-        ground: gives prompts and judges.
-        denoiser: the frozen denoiser.
-        candidates: sites to push at; each factor's is chosen on training prompts where there are several.
-        plan: what to do.
-        progress: called with the number of images after each batch.
-    """
+    """Runs a plan on candidate sites; where there are several, each factor's is chosen on training prompts."""
 
     def __init__(
         self,
@@ -279,12 +271,7 @@ class Steering:
 
 
 class Example(NamedTuple):
-    """An image to be looked at.
-
-    Fields:
-        target: what it was steered to.
-        images: without and with the latent raised [2, 3, H, W] in [-1, 1].
-    """
+    """An image to be looked at, without and with the latent raised [2, 3, H, W] in [-1, 1]."""
 
     target: str
     images: Tensor

@@ -62,15 +62,7 @@ class Moments:
 def moments(
     denoiser: Denoiser, cases: SteeringPrompts, value: int, num_inference_steps: int, guidance_scale: float
 ) -> Moments:
-    """Of the trajectories that the prompts take by themselves.
-
-    Args:
-        denoiser: the frozen denoiser.
-        cases: prompts that leave the factor open, and the same with each value.
-        value: the number of the wanted one.
-        num_inference_steps: of the trajectories.
-        guidance_scale: of the trajectories; predictions are the conditional half's.
-    """
+    """Of the trajectories that prompts take which leave the factor open; predictions are the conditional half's."""
     count, seen = len(cases), []
 
     def around(x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> AbstractContextManager[None]:
@@ -112,16 +104,7 @@ def train_handle(
 ) -> Tensor:
     """The direction [D], of unit norm, by Adam on the part of the way that is left over.
 
-    Args:
-        denoiser: the frozen denoiser.
-        site: where it is added.
-        at: where it is trained.
-        length: of what is added.
-        start: a direction to start from [D].
-        steps: of training.
-        batch_size: moments a step.
-        lr: of the direction, whose norm is 1.
-        seed: of the order of moments.
+    What is added is of a given length; `start` is a direction [D], a step sees `batch_size` moments.
     """
     direction = normalize(start.detach().float(), dim=0).clone().requires_grad_(True)
     optimiser = torch.optim.Adam([direction], lr=lr)
@@ -197,10 +180,8 @@ def _not_negative(rows_KD: Tensor, target_D: Tensor, steps: int = 200) -> Tensor
 def verdict(f1: float | None, beyond_chance: float, cosines: Sequence[float]) -> Verdict:
     """Which reason holds.
 
-    Args:
-        f1: of the best latent; None where it was not measured.
-        beyond_chance: the success of the handle's images, from 0 by chance to 1 always.
-        cosines: of the handle with one row, with two, …
+    `f1` is the best latent's, `beyond_chance` the success of the handle's images from 0 by chance to 1 always;
+    `cosines` are those of the handle with one row, with two, and so on.
     """
     if f1 is not None and f1 >= FOUND_F1:
         return "found"

@@ -31,10 +31,7 @@ def measure_hierarchy(
 ) -> dict[str, Any]:
     """The entry `hierarchy`: for each reader every concept, and the mean time of each level.
 
-    Args:
-        factors: the ground's; its maps and masks are layout.
-        meaning: the benchmark's figures of factors, by site.
-        readout: its figures of maps and masks, by site.
+    Meaning and read-out are the benchmark's figures by site; maps and masks are layout.
     """
     found: dict[str, Any] = {"share": SHARE}
     for reader, probe in READERS.items():
@@ -69,9 +66,7 @@ def over_time(found: Mapping[str, Any], path: Sequence[str]) -> Curve:
 def readable(curves: Mapping[str, Curve], chance: float) -> dict[str, Any]:
     """When a concept becomes readable: at each site, and first of all; nothing where it is never above chance.
 
-    Args:
-        curves: scores over time, by site.
-        chance: the score of one who knows nothing.
+    `curves` are scores over time, by site; `chance` is the score of one who knows nothing.
     """
     curves = {site: curve for site, curve in curves.items() if curve}
     best = max((score for curve in curves.values() for _, score in curve), default=chance)

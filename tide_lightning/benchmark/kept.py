@@ -37,17 +37,7 @@ def factors_kept(
     """The entry `kept`: for each site spliced alone, and for all, shares of factor values with their intervals.
 
     `latents` says how near the final latents come to the original ones, from the same noise (`similarity`). Beside them
-    stands what images of different prompts and noise have in common.
-
-    Args:
-        ground: gives judges, and says what a prompt mentions.
-        denoiser: the frozen denoiser.
-        saes: by site; those that must not be spliced are left out.
-        prompts: one image each.
-        num_inference_steps: of a trajectory.
-        guidance_scale: of a trajectory; both halves are spliced.
-        seed: of the initial noise.
-        progress: called with the number of images after each batch.
+    stands what images of different prompts and noise have in common. Both halves of a guided forward are spliced.
     """
     saes = {site: sae for site, sae in saes.items() if why_not(sae) is None}
     judges = ground.judges(str(denoiser.device))

@@ -54,15 +54,7 @@ def joined(parts: Sequence[Pooled]) -> Pooled:
 
 
 class Question(NamedTuple):
-    """One factor value's figures.
-
-    Fields:
-        positives: test units that have the value.
-        units: test units.
-        latent: the best one on the training images.
-        auroc: by predictor.
-        f1: by predictor.
-    """
+    """One factor value's figures: how many test units have it, its best latent, AUROC and F1 by predictor."""
 
     positives: int
     units: int
@@ -76,13 +68,8 @@ def measure_meaning(
 ) -> dict[str, Any]:
     """All factor values' figures and their means, as they stand in metrics.json.
 
-    The means' F1 has intervals over the test images.
-
-    Args:
-        train: images to choose on, with their pooled features; the images repeat where several bins of t are joined.
-        test: images to measure on.
-        repeats: how many bins of t the pooled features hold, one after another.
-        seed: of the random latents.
+    Chosen is on `train` and measured on `test`: images with their pooled features, which repeat where these hold
+    several bins of t, one after another. The seed is that of random latents.
     """
     values: dict[str, dict[str, Any]] = {}
     draws: dict[str, list[Tensor]] = {}

@@ -14,13 +14,7 @@ LIMIT = 0.1
 
 
 class Point(NamedTuple):
-    """A push of one strength.
-
-    Fields:
-        strength: of the push.
-        success: how often the target is reached, beyond chance.
-        changed: how many of the other factors' readings are not those of the unpushed image.
-    """
+    """How often a push of a strength reaches the target beyond chance, and how many other readings it changes."""
 
     strength: float
     success: float

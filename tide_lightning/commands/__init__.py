@@ -6,14 +6,10 @@ from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """A command that is a function and no more.
+    """A command that is a function ("module:name") and no more, with a line about it.
 
     Its signature is its command line. Parameters without a default are positional, `*runs: str` takes one or more, a
     `bool` with default False is a flag that needs no value; the docstring is the help.
-
-    Fields:
-        function: where it is, as "module:name".
-        help: a line about it.
     """
 
     function: str

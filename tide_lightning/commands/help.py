@@ -15,13 +15,7 @@ STORED = "help.json"
 
 
 class Section(NamedTuple):
-    """A group of options.
-
-    Fields:
-        title: its heading; empty for those that belong to no group.
-        prefix: what stands before each name.
-        options: name, and what it means.
-    """
+    """A group of options (name and meaning) under a title, and what stands before each name."""
 
     title: str
     prefix: str

@@ -55,11 +55,7 @@ class Folding:
 
 
 def keeps_samples_apart(moved_NT: Tensor) -> bool:
-    """Whether no sample's tokens follow another's input.
-
-    Args:
-        moved_NT: how far each token moved [2, T] when the second sample's input was changed.
-    """
+    """Whether no sample's tokens follow another's input, by how far each moved when the second's was changed [2, T]."""
     first, second = moved_NT.double().norm(dim=1).tolist()
     return bool(first < 1e-3 * second)
 

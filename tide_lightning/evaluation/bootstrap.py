@@ -58,14 +58,7 @@ def interval_of_ratio(parts_N: Tensor, wholes_N: Tensor, seed: int = 0) -> tuple
 
 
 class Estimate(NamedTuple):
-    """A figure over repetitions.
-
-    Fields:
-        mean: over them.
-        low: the lower end of its interval.
-        high: the upper end.
-        number: of repetitions.
-    """
+    """The mean over so many repetitions, and the ends of its interval."""
 
     mean: float
     low: float

@@ -25,13 +25,7 @@ _HALF = 0.5
 
 
 class Lifetimes:
-    """Counts one site's firings by bin of t.
-
-    Args:
-        num_latents: F.
-        num_bins: T, equal bins of t in [0, 1].
-        device: where counts are kept.
-    """
+    """Counts one site's firings [F] in T equal bins of t in [0, 1]."""
 
     def __init__(self, num_latents: int, num_bins: int, device: torch.device) -> None:
         self.num_bins = num_bins

@@ -23,12 +23,7 @@ def directions(sae: SAE) -> Tensor:
 
 
 class Best(NamedTuple):
-    """For each latent its best partner in the other dictionary.
-
-    Fields:
-        score: how well they match [F].
-        partner: which it is [F].
-    """
+    """For each latent its best partner in the other dictionary, and how well they match [F]."""
 
     score: Tensor
     partner: Tensor

@@ -13,13 +13,7 @@ from tide_lightning.pages import REPORT_STYLE, STYLESHEET
 
 
 class Block(NamedTuple):
-    """A titled part of a page.
-
-    Fields:
-        title: plain text.
-        body: HTML; where it is empty, there is no block.
-        is_warning: whether it is marked.
-    """
+    """A titled part of a page; where its body, HTML, is empty, there is no block."""
 
     title: str
     body: str

@@ -21,12 +21,9 @@ _MAX_ROWS = 600  # of a map of features
 
 
 def time_section(lifetimes: Mapping[str, Any], rates: Mapping[str, Tensor], tracking: dict[str, Any] | None) -> Section:
-    """Figures, tables and plots.
+    """Figures, tables and plots of each site's lifetimes and firing rates [F, T].
 
-    Args:
-        lifetimes: each site's figures.
-        rates: each site's firing rates [F, T].
-        tracking: what following features along trajectories gave, if images were sampled.
+    `tracking` is what following features along trajectories gave, if images were sampled.
     """
     figures: dict[str, Any] = {"lifetimes": dict(lifetimes)}
     parts: list[Table | Plot] = [

@@ -44,12 +44,7 @@ _MAX_PAIRS = 20_000_000  # of entries of two codes that are compared; beyond it,
 
 
 class Tracker:
-    """Encodes tokens along sampled trajectories.
-
-    Args:
-        saes: by site; those that need the true noise are left out.
-        num_steps: of a trajectory.
-    """
+    """Encodes tokens along sampled trajectories; SAEs that need the true noise are left out."""
 
     def __init__(self, saes: Mapping[str, SAE], num_steps: int) -> None:
         self.saes = {site: sae for site, sae in saes.items() if why_not(sae) is None}
@@ -133,12 +128,7 @@ def firings(keys: Tensor, num_latents: int) -> Firings:
 
 
 def over_time(by_time: Mapping[float, Firings], rows_FD: Tensor) -> dict[str, Any]:
-    """How long latents stay on their tokens, and who takes over from them.
-
-    Args:
-        by_time: firings on the same tokens, from noise to image.
-        rows_FD: the latents' directions.
-    """
+    """How long latents stay on their tokens, from noise to image, and who takes over from them."""
     times, parts = list(by_time), list(by_time.values())
     num_tokens = 1 + max((int(part.token.max()) for part in parts if len(part.token)), default=0)
     counts = [part.counts() for part in parts]

@@ -12,12 +12,7 @@ GOOD, FAIR = 0.3, 1.0
 
 
 class Verdict(NamedTuple):
-    """What is said of a run.
-
-    Fields:
-        word: good, fair or poor; "" where the denoiser's loss was not measured.
-        lines: sentences, the first with the measure.
-    """
+    """Good, fair or poor ("" where the denoiser's loss was not measured), and sentences, the first with the measure."""
 
     word: str
     lines: list[str]

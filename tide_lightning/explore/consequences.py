@@ -22,11 +22,7 @@ def difference(before: Tensor, after: Tensor) -> Tensor:
 
 
 class Witness:
-    """Sees what differs between two images of a run.
-
-    Args:
-        run: an open run; where its denoiser is that of a ground, the ground's judges are asked.
-    """
+    """Sees what differs between two images of a run; where its denoiser is that of a ground, as judges do."""
 
     def __init__(self, run: Run) -> None:
         kind = _GROUNDS.get(str(run.config.get("data", {}).get("pretrained")))

@@ -15,11 +15,7 @@ _BATCH = 32
 
 
 class ImageText:
-    """An image-text model of transformers.
-
-    Args:
-        source: folder or hub id of a CLIP or SigLIP.
-    """
+    """An image-text model of transformers, a CLIP or SigLIP by its folder or hub id."""
 
     def __init__(self, source: str) -> None:
         from transformers import AutoModel, AutoProcessor  # says much when imported

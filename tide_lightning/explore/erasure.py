@@ -65,16 +65,8 @@ def find_concept(
 ) -> list[Found]:
     """Each site's latents that the finder finds for the concept and that hardly fire without it.
 
-    Args:
-        denoiser: the frozen denoiser.
-        saes: by site.
-        suppress: prompts that call for the concept.
-        keep: others; each list is repeated where it has fewer than there are noises.
-        noise: standard normal [N, *latent_shape].
-        count: at most so many latents at each site.
-        least_share: of a latent's activity over both lists, how much must fall to the concept's.
-        num_inference_steps: of the trajectories.
-        guidance_scale: of the trajectories.
+    Lists of prompts are repeated where they are shorter than the noise. At most `count` latents of a site are taken, of
+    whose activity over both lists `least_share` falls to the concept's.
     """
     settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     lists = [list(islice(cycle(some), len(noise))) for some in (suppress, keep)]
@@ -105,18 +97,7 @@ def erase(
 ) -> list[Erased]:
     """What each factor does to both lists of prompts; the first entry is without erasure.
 
-    Args:
-        denoiser: the frozen denoiser.
-        saes: by site.
-        latents: the concept's.
-        factors: what their values are multiplied by.
-        suppress: prompts that call for the concept.
-        keep: others.
-        noise: standard normal, one for each prompt of both lists.
-        judge: sees the concept in images.
-        window: low and high t of the steps in which is erased.
-        num_inference_steps: of the trajectories.
-        guidance_scale: of the trajectories.
+    Noise is one for each prompt of both lists, `window` low and high t of the steps in which is erased.
     """
     prompts = [*suppress, *keep]
     settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}

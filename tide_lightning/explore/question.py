@@ -17,13 +17,7 @@ _WORDS_FOR_ONE = 4  # by which it may be longer for one thing more that it says
 
 
 class Question(NamedTuple):
-    """What is compared.
-
-    Fields:
-        prompts: those that say it.
-        others: the counterpart of each, with something else in its place.
-        instead: what stands there, in turn.
-    """
+    """Prompts that say it, the counterpart of each with something else in its place, and what stands there in turn."""
 
     prompts: list[str]
     others: list[str]
@@ -31,13 +25,9 @@ class Question(NamedTuple):
 
 
 def pose(query: str, against: str | None, captions: Sequence[str], num_prompts: int) -> Question:
-    """Turn a query into prompts, by the captions at hand.
+    """Turn a query into so many prompts, by captions, which tell how people say it.
 
-    Args:
-        query: what shall be said.
-        against: what shall stand in its place; None lets the captions tell (for `red` other colours).
-        captions: how people say it.
-        num_prompts: how many.
+    They also tell what shall stand in its place (for `red` other colours), unless that is given.
     """
     phrase, texts = words(query), [words(caption) for caption in captions]
     if not phrase:

@@ -18,12 +18,7 @@ _LATENT = re.compile(r"(?P<site>.+)/(?P<latent>\d+)(?::(?P<operation>[a-z]+))?(?
 
 
 class Amount(NamedTuple):
-    """How much, as it was written: "2", in the unit of edits' amounts, or "1.5x", in times of something.
-
-    Fields:
-        value: the number.
-        is_relative: whether it counts times.
-    """
+    """How much, as it was written: "2", in the unit of edits' amounts, or "1.5x", in times of something."""
 
     value: float
     is_relative: bool

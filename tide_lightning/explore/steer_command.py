@@ -141,13 +141,7 @@ def steer_run(
 
 
 class Steered(NamedTuple):
-    """One image of the strip.
-
-    Fields:
-        title: what was done.
-        image: [3, H, W].
-        lines: what changed.
-    """
+    """One image of the strip [3, H, W]: what was done, and what changed."""
 
     title: str
     image: Tensor

@@ -99,15 +99,7 @@ def transfer_style(
     strength: float = 1.0,
     window: tuple[float, float] = (0.0, 0.5),
 ) -> Iterator[Denoiser]:
-    """A denoiser that draws in the style.
-
-    Args:
-        denoiser: the original.
-        saes: by site.
-        styles: by site.
-        strength: how many times the difference is added.
-        window: low and high t of the steps in which it is.
-    """
+    """A denoiser that draws in the style, `strength` times the difference added at the t of a window."""
     predictors = {site: _adding(saes[site], style, strength, window) for site, style in styles.items()}
     yield splice_denoiser(denoiser, predictors)
 

@@ -13,14 +13,7 @@ from tide_lightning.errors import UserError
 
 @dataclass(frozen=True)
 class Region:
-    """A box, in shares of the image's width and height from its upper left corner.
-
-    Args:
-        left: where it begins.
-        top: where it begins.
-        right: where it ends.
-        bottom: where it ends.
-    """
+    """A box, in shares of the image's width and height from its upper left corner."""
 
     left: float
     top: float

@@ -85,12 +85,7 @@ def _last_line(error: Exception) -> str:
 def lay_out(run: Run, folder: Path, repository: str, license: str, base_model: str | None) -> None:
     """Write a repository into an empty folder.
 
-    Args:
-        run: what is published.
-        folder: where to.
-        repository: its id on the hub.
-        license: as the hub names it.
-        base_model: the denoiser's hub id where the run names a folder.
+    `base_model` is the denoiser's hub id where the run names a folder.
     """
     folders = saes_in(run.folder / "saes")
     if not folders:

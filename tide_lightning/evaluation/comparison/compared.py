@@ -80,13 +80,7 @@ AMOUNTS = {
 
 
 class Row(NamedTuple):
-    """A line of the comparison.
-
-    Fields:
-        site: or all of them.
-        figure: what is compared.
-        values: each group's; None where it was not measured.
-    """
+    """A figure of one site, or of all: each group's value, None where it was not measured."""
 
     site: str
     figure: Figure

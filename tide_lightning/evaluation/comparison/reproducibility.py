@@ -25,12 +25,7 @@ both against random rows."""
 
 
 def reproducibility(group: Group, progress: Callable[[str], None] | None = None) -> dict[str, dict[str, Estimate]]:
-    """For each site that runs of a group share, every measure over all pairs of them.
-
-    Args:
-        group: runs that differ in their seeds.
-        progress: called with a line before each pair.
-    """
+    """For each site that runs of a group share, every measure over all pairs of them."""
     found: dict[str, dict[str, list[float]]] = {}
     for first, second in combinations(group.runs, 2):
         ours, theirs = _folders(first), _folders(second)

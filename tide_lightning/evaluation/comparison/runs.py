@@ -16,14 +16,7 @@ from tide_lightning.yaml_text import read_yaml
 
 
 class TestedRun(NamedTuple):
-    """A run that `tide test` has measured.
-
-    Fields:
-        folder: its own.
-        metrics: the contents of metrics.json.
-        settings: what its configuration says, but for seeds.
-        seeds: those.
-    """
+    """A run that `tide test` has measured: metrics.json, what its configuration says but for seeds, and those."""
 
     folder: Path
     metrics: dict[str, Any]
@@ -37,12 +30,7 @@ class TestedRun(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Runs that differ in their seeds alone.
-
-    Fields:
-        name: that of its runs, as far as they share one.
-        runs: one or more.
-    """
+    """Runs that differ in their seeds alone, named after what their names share."""
 
     name: str
     runs: list[TestedRun]

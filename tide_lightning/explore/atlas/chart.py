@@ -72,13 +72,8 @@ def draw_chart(
 ) -> Chart:
     """Put a site's chart together.
 
-    Args:
-        site: key of its SAE.
-        statistics: of all samples.
-        traits: what is true of the samples.
-        directions: decoder rows of the whole dictionary.
-        firing: which tokens its latents fire at.
-        others: the same of each site whose tokens are the same, this one among them.
+    `firing` tells which tokens its latents fire at, `others` the same of each site whose tokens are the same, this one
+    among them; `directions` are decoder rows of the whole dictionary.
     """
     live = statistics.live
     tokens = statistics.tokens.double()

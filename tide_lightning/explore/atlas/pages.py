@@ -38,17 +38,7 @@ def write_pages(
     pictures: Sequence[Image.Image],
     steps: str,
 ) -> Path:
-    """Write the site.
-
-    Args:
-        folder: where to.
-        title: of the run.
-        charts: one a site.
-        traits: what words and factor values there are.
-        captions: of the samples.
-        pictures: of the samples, squares of one size.
-        steps: how samples were read, in words.
-    """
+    """Write the site; `steps` says in words how samples were read."""
     static = files("tide_lightning.explore.atlas") / "static"
     write_bytes(folder / "tide.css", STYLESHEET.encode())
     for name in ("atlas.css", "atlas.js"):

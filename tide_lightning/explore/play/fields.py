@@ -11,11 +11,7 @@ _MAX_TEXT = 20_000
 
 
 class Fields:
-    """Reads what the page sent; nothing in it is taken for granted.
-
-    Args:
-        request: decoded JSON.
-    """
+    """Reads the decoded JSON that the page sent; nothing in it is taken for granted."""
 
     def __init__(self, request: Mapping[str, Any]) -> None:
         self._request = request

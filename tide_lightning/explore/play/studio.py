@@ -38,13 +38,7 @@ _MAX_AIMS = 64  # that are remembered
 
 
 class Original(NamedTuple):
-    """The image that is steered, kept so that a slider moves one image and not two.
-
-    Fields:
-        key: what it was made of.
-        image: [3, H, W].
-        seen: what latents did.
-    """
+    """The image that is steered and what it was made of, kept so that a slider moves one image and not two."""
 
     key: tuple[Any, ...]
     image: Tensor
@@ -56,12 +50,7 @@ class Busy(Exception):  # noqa: N818 - no error: the page waits
 
 
 class Studio:
-    """Draws for one page at a time.
-
-    Args:
-        run: an open run.
-        steps: of trajectories, unless the page asks for others.
-    """
+    """Draws for one page at a time, with so many steps unless the page asks for others."""
 
     def __init__(self, run: Run, steps: int) -> None:
         self.run, self.steps = run, steps
