@@ -8,13 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from jsonargparse import auto_cli
 
 from tide_lightning.diffusion import folder_name
 from tide_lightning.errors import UserError
 from tide_lightning.explore.names import read_names, write_names
 from tide_lightning.saes import SAE
 from tide_lightning.saes.storage import read_cfg, saes_in
+from tools.command import run
 
 _PACKAGE = Path(__file__).parents[1] / "tide_lightning" / "trained"
 _KEPT = ("seed_everything", "data", "evaluation")
@@ -43,4 +43,4 @@ def ship(run: Path, name: str, out: Path = _PACKAGE) -> None:
 
 
 if __name__ == "__main__":
-    auto_cli(ship)
+    run(ship)

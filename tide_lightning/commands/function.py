@@ -24,19 +24,23 @@ def run_command(name: str, args: list[str]) -> None:
     function = signature_of(COMMANDS[name].function)
     parameters = list(inspect.signature(function).parameters.values())
     flags = tuple(f"--{one.name}" for one in parameters if one.default is False)
-    many = next((one.name for one in parameters if one.kind is one.VAR_POSITIONAL), None)
-    values = vars(command_parser(f"tide {name}", function, many).parse_args(raise_flags(args, flags)))
-    several = values.pop(many) if many else []
+    values = vars(command_parser(f"tide {name}", function).parse_args(raise_flags(args, flags)))
+    several = [one for many in _many(function) for one in values.pop(many)]
     resolve_name(COMMANDS[name].function)(*several, **values)
 
 
-def command_parser(prog: str, function: Callable[..., None], many: str | None) -> FunctionParser:
-    """The parser of a function's arguments; `many` names its `*parameter`."""
+def command_parser(prog: str, function: Callable[..., None]) -> FunctionParser:
+    """The parser of a function's arguments; `*parameter` takes one or more."""
     documented = parse_docstring(inspect.getdoc(function) or "")
     described = documented.short_description or ""
     parser = FunctionParser(prog=prog, description=described, allow_abbrev=False)
-    if many is not None:
-        about = next((one.description for one in documented.params if one.arg_name == f"*{many}"), None)
-        parser.add_argument(many, nargs="+", type=str, help=about, metavar=many.upper())
+    for name in _many(function):
+        about = next((one.description for one in documented.params if one.arg_name == f"*{name}"), None)
+        parser.add_argument(name, nargs="+", type=str, help=about, metavar=name.upper())
     parser.add_function_arguments(function, as_positional=True, fail_untyped=True, sub_configs=False)
     return parser
+
+
+def _many(function: Callable[..., None]) -> list[str]:
+    """The names of `*parameters`."""
+    return [one.name for one in inspect.signature(function).parameters.values() if one.kind is one.VAR_POSITIONAL]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from pkgutil import resolve_name
+from types import ModuleType
 from typing import Any, NoReturn
 
 from docstring_parser import parse as parse_docstring
@@ -57,12 +58,8 @@ def commands_page() -> str:
         text += [f"## tide {name}", line, table(own) if own else ""]
     for name, command in COMMANDS.items():
         function = resolve_name(command.function)
-        many = next(
-            (one.name for one in inspect.signature(function).parameters.values() if one.kind is one.VAR_POSITIONAL),
-            None,
-        )
         described = parse_docstring(inspect.getdoc(function) or "")
-        options = parameters_of(command_parser(f"tide {name}", function, many)).values()
+        options = parameters_of(command_parser(f"tide {name}", function)).values()
         text += [
             f"## tide {name}",
             described.short_description or command.help,
@@ -97,34 +94,13 @@ def keys_page() -> str:
         below("model"),
     ]
     for name in SAES:
-        text += [
-            f"### {name}",
-            f"`class_path: tide_lightning.saes.{name}`",
-            _first_line(getattr(saes, name)),
-            table(class_parameters(getattr(saes, name), 1).values()),
-        ]
+        text += _class_section("### ", saes, name, num_given=1)
     text += ["## trainer", "Lightning's own trainer; its callbacks of ours follow.", below("trainer")]
     for name in CALLBACKS:
-        text += [
-            f"### {name}",
-            _first_line(getattr(callbacks, name)),
-            table(class_parameters(getattr(callbacks, name)).values()),
-        ]
-    ground = benchmark.GroundBenchmark
-    text += [
-        "### GroundBenchmark",
-        "`class_path: tide_lightning.benchmark.GroundBenchmark`",
-        _first_line(ground),
-        table(class_parameters(ground).values()),
-    ]
+        text += _class_section("### ", callbacks, name)
+    text += _class_section("### ", benchmark, "GroundBenchmark")
     for name in ("ImageFolder", "HubImages"):
-        one = getattr(datamodules, name)
-        text += [
-            f"## Images: {name}",
-            f"`class_path: tide_lightning.datamodules.{name}`",
-            _first_line(one),
-            table(class_parameters(one).values()),
-        ]
+        text += _class_section("## Images: ", datamodules, name)
     text += [
         "## evaluation",
         _first_line(evaluation.EvaluateProtocol),
@@ -140,6 +116,13 @@ def keys_page() -> str:
         below("checkpoint"),
     ]
     return "\n\n".join(text) + "\n"
+
+
+def _class_section(head: str, package: ModuleType, name: str, num_given: int = 0) -> list[str]:
+    """A class by its path, and its arguments without those that it is given."""
+    one = getattr(package, name)
+    path = f"`class_path: {package.__name__}.{name}`"
+    return [f"{head}{name}", path, _first_line(one), table(class_parameters(one, num_given).values())]
 
 
 def _first_line(one: type) -> str:

@@ -1,16 +1,13 @@
 """Training by the clock, over as many runs as it takes."""
 
-import os
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import auto_cli
 
-from tide_lightning.errors import UserError
+from tide_lightning.files import whole_file
+from tools.command import run as run
 
 
 class Clock:
@@ -56,10 +53,8 @@ class Clock:
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Write a checkpoint whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
+    with whole_file(path) as part:
+        torch.save(state, part)
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
@@ -68,17 +63,6 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
         return None
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     return state
-
-
-def run(command: Callable[..., None] | list[Callable[..., None]]) -> None:
-    """A function, or several as subcommands, as a command line: what the user got wrong is one line and exit code 2."""
-    try:
-        auto_cli(command)
-    except UserError as error:
-        if os.environ.get("TIDE_DEBUG") == "1":
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 def any_device(named: str | None) -> torch.device:

@@ -1,10 +1,14 @@
 """The autoencoder: 64x64 pixels to 4 x 16 x 16 latents, and its training."""
 
+from typing import Final
+
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
 from tools.toybox.fitting import ToyModule
+
+KL_WEIGHT: Final = 3e-4  # of the mean KL divergence of a latent beside the mean squared error
 
 
 def build_autoencoder(channels: tuple[int, int, int] = (16, 32, 64)) -> AutoencoderKL:
@@ -24,9 +28,7 @@ def build_autoencoder(channels: tuple[int, int, int] = (16, 32, 64)) -> Autoenco
 class AutoencoderModule(ToyModule):
     """Reconstruction plus a light pull of the posterior towards the unit normal.
 
-    Args:
-        images: Renders as uint8, [N, 3, H, W]; the last 64 are kept for validation.
-        kl_weight: Weight of the mean KL divergence of a latent beside the mean squared error.
+    Of the renders, uint8 [N, 3, H, W], the last 64 are kept for validation.
     """
 
     network: AutoencoderKL
@@ -36,25 +38,21 @@ class AutoencoderModule(ToyModule):
         self,
         images: Tensor,
         *,
-        num_steps: int = 2400,
-        batch_size: int = 16,
-        learning_rate: float = 2e-3,
-        kl_weight: float = 3e-4,
-        ema_decay: float = 0.995,
+        num_steps: int,
+        batch_size: int,
         seed: int = 0,
         channels: tuple[int, int, int] = (16, 32, 64),
     ) -> None:
         super().__init__(
             build_autoencoder(channels),
             num_steps=num_steps,
-            learning_rate=learning_rate,
+            learning_rate=2e-3,
             decay_share=0.6,
-            ema_decay=ema_decay,
+            ema_decay=0.995,
             seed=seed,
         )
         self.images = images
         self.batch_size = batch_size
-        self.kl_weight = kl_weight
 
     def training_step(self, _: int) -> Tensor:
         """One step on images drawn by the step number."""
@@ -69,7 +67,7 @@ class AutoencoderModule(ToyModule):
         kl: Tensor = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         mse = error.square().mean()
         # A share of absolute error keeps small objects from being averaged away.
-        loss = mse + 0.1 * error.abs().mean() + self.kl_weight * kl
+        loss = mse + 0.1 * error.abs().mean() + KL_WEIGHT * kl
         self.log_dict({"psnr": -10 * torch.log10(mse.detach() / 4), "kl": kl.detach()})
         return loss
 

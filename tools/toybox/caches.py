@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
+from tide_lightning.files import whole_file
 from tide_lightning.grounds.toybox.captions import caption_scenes
 from tide_lightning.grounds.toybox.renderer import render
 from tide_lightning.grounds.toybox.world import Split, draw_scenes
@@ -90,9 +91,6 @@ def cached(path: Path, compute: Callable[[], Tensor]) -> Tensor:
 
 
 def _write(value: _T, path: Path) -> _T:
-    """Save under another name first: a killed run leaves no half file behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    torch.save(value, temporary)
-    temporary.rename(path)
+    with whole_file(path) as part:
+        torch.save(value, part)
     return value

@@ -16,19 +16,20 @@ from tools.toybox.fitting import ToyModule
 from tools.toybox.muon import MuonAdamW
 
 NUM_TIMESTEPS: Final = 1000
+MUON_RATE: Final = 0.008  # peak learning rate of the blocks' matrices
+UNTOLD: Final = 0.12  # share of prompts replaced by the empty one
+GAMMA: Final = 5  # cap of the signal-to-noise ratio in the loss (Hang et al., arXiv 2303.09556)
 
 
-def build_transformer(
-    num_layers: int = 8, num_heads: int = 4, head_width: int = 32, caption_width: int = 128
-) -> PixArtTransformer2DModel:
+def build_transformer(num_layers: int, caption_width: int = 128) -> PixArtTransformer2DModel:
     """An untrained PixArtTransformer2DModel on 64 tokens, initialised as DiT is."""
     transformer = PixArtTransformer2DModel(
-        num_attention_heads=num_heads,
-        attention_head_dim=head_width,
+        num_attention_heads=4,
+        attention_head_dim=32,
         in_channels=4,
         out_channels=8,
         num_layers=num_layers,
-        cross_attention_dim=num_heads * head_width,
+        cross_attention_dim=128,
         sample_size=16,
         patch_size=2,
         caption_channels=caption_width,
@@ -56,13 +57,7 @@ def build_scheduler() -> DPMSolverMultistepScheduler:
 class DenoiserModule(ToyModule):
     """Predict the noise; min-SNR weights, and now and then the empty prompt.
 
-    Args:
-        cache: Latents and encoded captions of the training scenes.
-        muon_rate: Peak learning rate of the blocks' matrices.
-        scale: Brings latents to unit standard deviation.
-        dropout: Share of prompts replaced by the empty one.
-        gamma: Cap of the signal-to-noise ratio in the loss (Hang et al., arXiv 2303.09556).
-        compile_network: Fuse the pointwise parts with torch.compile.
+    `scale` brings latents to unit standard deviation; `compile_network` fuses the pointwise parts.
     """
 
     network: PixArtTransformer2DModel
@@ -73,34 +68,19 @@ class DenoiserModule(ToyModule):
         cache: LatentCache,
         scale: float,
         *,
-        num_steps: int = 15_000,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        muon_rate: float = 0.008,
-        dropout: float = 0.12,
-        gamma: float = 5.0,
-        ema_decay: float = 0.9995,
+        num_steps: int,
+        batch_size: int,
+        num_layers: int,
         seed: int = 0,
-        num_layers: int = 8,
         compile_network: bool = False,
     ) -> None:
         network = build_transformer(num_layers, caption_width=cache.text_ULD.shape[-1])
         # Without a fused kernel: its backward on a CPU takes half of a step at this size.
         network.set_attn_processor(AttnProcessor())
-        super().__init__(
-            network,
-            num_steps=num_steps,
-            learning_rate=learning_rate,
-            warmup_steps=500,
-            ema_decay=ema_decay,
-            seed=seed,
-        )
+        super().__init__(network, num_steps=num_steps, warmup_steps=500, ema_decay=0.9995, seed=seed)
         self.cache = cache
         self.scale = scale
-        self.muon_rate = muon_rate
         self.batch_size = batch_size
-        self.dropout = dropout
-        self.gamma = gamma
         # In a list, so that the compiled twin is not registered as a second network.
         self._forward = [torch.compile(network) if compile_network else network]
         self.alphas_cumprod = build_scheduler().alphas_cumprod
@@ -112,7 +92,7 @@ class DenoiserModule(ToyModule):
         others = [p for p in self.network.parameters() if id(p) not in chosen]
         return MuonAdamW(
             [
-                {"params": blocks, "muon": True, "lr": self.muon_rate, "weight_decay": 0.01},
+                {"params": blocks, "muon": True, "lr": MUON_RATE, "weight_decay": 0.01},
                 {"params": others, "lr": self.learning_rate},
             ]
         )
@@ -123,7 +103,7 @@ class DenoiserModule(ToyModule):
         batch = self.batch_size
         index = torch.randint(len(self.cache.latents_NCHW), (batch,), generator=generator)
         variant = torch.randint(self.cache.captions_NV.shape[1], (batch,), generator=generator)
-        dropped_B = torch.rand(batch, generator=generator) < self.dropout
+        dropped_B = torch.rand(batch, generator=generator) < UNTOLD
         caption_B = self.cache.captions_NV[index, variant].masked_fill(dropped_B, 0)
         text_BLD = self.cache.text_ULD[caption_B].float()
         mask_BL = (torch.arange(text_BLD.shape[1]) < self.cache.lengths_U[caption_B, None]).long()
@@ -150,6 +130,6 @@ class DenoiserModule(ToyModule):
         # The upper four channels stand for the variance, which PixArt's pipeline never reads.
         error_B: Tensor = (predicted[:, :4].float() - noise_BCHW).square().mean((1, 2, 3))
         snr_B = alpha_B / (1 - alpha_B)
-        loss: Tensor = (error_B * (self.gamma / snr_B).clamp(max=1)).mean()
+        loss: Tensor = (error_B * (GAMMA / snr_B).clamp(max=1)).mean()
         self.log_dict({"loss": loss.detach(), "mse": error_B.detach().mean()})
         return loss

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from diffusers import PixArtAlphaPipeline
 from diffusers.utils import logging as diffusers_logging
-from jsonargparse import auto_cli
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
@@ -25,6 +24,7 @@ from tide_lightning.grounds.toybox.oracle import ORACLES, Oracle, load_oracle
 from tide_lightning.grounds.toybox.prompts import held_out_prompts, prompts
 from tide_lightning.grounds.toybox.renderer import render
 from tide_lightning.grounds.toybox.world import draw_scenes
+from tools.command import run
 from tools.toybox.oracle_training import by_place
 
 Report = dict[str, Any]
@@ -240,4 +240,4 @@ def evaluate(
 
 
 if __name__ == "__main__":
-    auto_cli(evaluate)
+    run(evaluate)

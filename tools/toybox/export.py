@@ -8,7 +8,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from tide_lightning.diffusion.loading import LOSS_WEIGHTS
-from tools.toybox.denoiser import build_scheduler
+from tools.toybox.denoiser import GAMMA, build_scheduler
 
 
 def assemble(
@@ -36,7 +36,7 @@ def export(pipeline: PixArtAlphaPipeline, folder: Path) -> None:
     pipeline.save_pretrained(folder, safe_serialization=True)
     # Every version of transformers knows this name; newer ones save a new name for the same class.
     _set(folder / "model_index.json", "tokenizer", ["transformers", "PreTrainedTokenizerFast"])
-    _set(folder / "model_index.json", LOSS_WEIGHTS, "min_snr:5")  # denoiser.py's gamma
+    _set(folder / "model_index.json", LOSS_WEIGHTS, f"min_snr:{GAMMA}")
     _set(folder / "tokenizer" / "tokenizer_config.json", "tokenizer_class", "PreTrainedTokenizerFast")
 
 

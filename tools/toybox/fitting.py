@@ -53,7 +53,6 @@ class ToyModule(L.LightningModule):
         warmup_steps: Linear warm-up.
         decay_share: The last part of the steps, in which the rate falls to zero along a cosine.
         ema_decay: Decay of the moving average.
-        clip: Largest norm of a gradient.
         seed: Seed of every draw made in training.
     """
 
@@ -66,7 +65,6 @@ class ToyModule(L.LightningModule):
         warmup_steps: int = 200,
         decay_share: float = 0.3,
         ema_decay: float = 0.999,
-        clip: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -77,7 +75,6 @@ class ToyModule(L.LightningModule):
         self.warmup_steps = warmup_steps
         self.decay_share = decay_share
         self.ema_decay = ema_decay
-        self.clip = clip
         self.seed = seed
 
     def generator(self) -> torch.Generator:
@@ -103,7 +100,7 @@ class ToyModule(L.LightningModule):
 
     def configure_gradient_clipping(self, *args: object, **kwargs: object) -> None:
         """Clip by norm here: Lightning refuses to do it for fused optimisers."""
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
 
     def _rate(self, step: int) -> float:
         if step < self.warmup_steps:

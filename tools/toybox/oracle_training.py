@@ -69,12 +69,9 @@ def roughen(image_B3HW: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class OracleModule(ToyModule):
-    """Teach an oracle on scenes of the split `oracle`.
+    """Teach an oracle on renders of the first scenes of the split `oracle`, uint8 [N, 3, H, W].
 
-    Args:
-        name: Which architecture.
-        images: Renders of its first scenes, uint8 [N, 3, H, W].
-        rough: The first of them again, through the autoencoder; a third of a batch comes from here.
+    `rough` are the first of them again, through the autoencoder; a third of a batch comes from there.
     """
 
     def __init__(
@@ -83,15 +80,14 @@ class OracleModule(ToyModule):
         images: Tensor,
         rough: Tensor,
         *,
-        num_steps: int = 4000,
+        num_steps: int,
         batch_size: int = 64,
-        learning_rate: float = 2e-3,
         seed: int = 0,
     ) -> None:
         super().__init__(
             build_oracle(name),
             num_steps=num_steps,
-            learning_rate=learning_rate,
+            learning_rate=2e-3,
             decay_share=0.6,
             ema_decay=0.998,
             seed=seed,

@@ -103,16 +103,15 @@ class TextModule(ToyModule):
     def __init__(
         self,
         *,
-        num_steps: int = 1500,
+        num_steps: int,
         batch_size: int = 64,
-        learning_rate: float = 2e-3,
         width: int = 128,
         seed: int = 0,
     ) -> None:
         super().__init__(
             TextReader(width),
             num_steps=num_steps,
-            learning_rate=learning_rate,
+            learning_rate=2e-3,
             decay_share=0.5,
             ema_decay=0.99,
             seed=seed,

@@ -5,20 +5,17 @@ part resumes where it stopped. `… train --out runs/toybox all` does everything
 minutes on a GPU.
 """
 
-import os
-import sys
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from jsonargparse import auto_cli
 from torch import Tensor
 from transformers import T5EncoderModel
 
-from tide_lightning.errors import UserError
 from tide_lightning.grounds.toybox import pipeline_path
 from tide_lightning.grounds.toybox.oracle import ORACLES, build_oracle, save_oracle
 from tide_lightning.grounds.toybox.prompts import write_prompt_files
+from tools.command import run
 from tools.toybox.autoencoder import AutoencoderModule, build_autoencoder
 from tools.toybox.caches import LatentCache, cache_images, cached, encode_captions, encode_images
 from tools.toybox.denoiser import DenoiserModule, build_transformer
@@ -189,16 +186,5 @@ class Training:
         )
 
 
-def main() -> None:
-    """The command line: what the user got wrong is one line and exit code 2."""
-    try:
-        auto_cli(Training)
-    except UserError as error:
-        if os.environ.get("TIDE_DEBUG") == "1":
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
 if __name__ == "__main__":
-    main()
+    run(Training)
