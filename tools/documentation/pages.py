@@ -18,7 +18,6 @@ from tide_lightning.commands.function import command_parser
 from tide_lightning.commands.parameters import Parameter, class_parameters, parameters_of
 from tools.documentation.keys import table
 
-SAES = ("TideSAE", "FilmSAE", "PerBinSAE", "ReLUSAE", "GatedSAE", "JumpReLUSAE", "MatryoshkaSAE")
 CALLBACKS = ("ResampleDeadLatents", "MonitorFeatures", "KeepPredictions")
 
 
@@ -93,7 +92,8 @@ def keys_page() -> str:
         "The SAEs and how they are trained.",
         below("model"),
     ]
-    for name in SAES:
+    kinds = [name for name in saes.__all__ if name.endswith("SAE") and name != "SAE"]
+    for name in sorted(kinds, key=lambda name: name != "TideSAE"):
         text += _class_section("### ", saes, name, num_given=1)
     text += ["## trainer", "Lightning's own trainer; its callbacks of ours follow.", below("trainer")]
     for name in CALLBACKS:
