@@ -7,7 +7,9 @@ import pytest
 
 from tests.training.fitting import SITES, make_data, make_module
 from tide_lightning.errors import UserError
-from tide_lightning.planning import GPUS, Assumed, Machine, estimate, gpu, plan_run
+from tide_lightning.planning.estimate import Assumed, estimate
+from tide_lightning.planning.machines import GPUS, Machine, gpu
+from tide_lightning.planning.plan import plan_run
 
 SLOW = Machine("slow", half=2e-3, single=1e-3, bandwidth=1, memory=1, link=0.1)
 

@@ -12,7 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.diffusion.conftest import family, folder, name
 from tests.diffusion.pipelines import Family
 from tide_lightning.datamodules import ActivationDataModule, LoadingOptions, TrajectoryOptions
-from tide_lightning.planning import GPUS, Assumed, plan_run, print_plan
+from tide_lightning.planning.estimate import Assumed
+from tide_lightning.planning.machines import GPUS
+from tide_lightning.planning.plan import plan_run
+from tide_lightning.planning.printing import print_plan
 from tide_lightning.training import TideModule
 
 __all__ = ["family", "folder", "name"]

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.training.fitting import SITES, make_data, make_module
 from tide_lightning.datamodules import Shard
 from tide_lightning.diffusion import Denoiser
-from tide_lightning.planning import denoiser_work, plan_run, sae_work
+from tide_lightning.planning.plan import plan_run
+from tide_lightning.planning.work import denoiser_work, sae_work
 from tide_lightning.training.optimisation import IndependentAdam
 
 

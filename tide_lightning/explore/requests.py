@@ -51,7 +51,7 @@ def parse_latents(
     Also tells which of them bring an amount of their own; that of the others is 0, still to be set.
     """
     edits, brings_amount = [], []
-    for part in filter(None, map(str.strip, text.split(","))):
+    for part in parse_names(text):
         match = _LATENT.fullmatch(part)
         if match is None:
             raise UserError(
@@ -65,6 +65,11 @@ def parse_latents(
     if not edits:
         raise UserError("latent: name at least one, as in transformer_blocks.3/17")
     return edits, brings_amount
+
+
+def parse_names(text: str) -> list[str]:
+    """Names separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def parse_numbers(name: str, text: str, count: int | None = None) -> list[float]:

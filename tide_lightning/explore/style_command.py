@@ -5,7 +5,7 @@ from __future__ import annotations
 from tide_lightning.diffusion import sample_images
 from tide_lightning.errors import UserError
 from tide_lightning.explore.pictures import picture_format, read_picture, save_picture, sheet
-from tide_lightning.explore.requests import check_windows, parse_latents, parse_numbers, parse_window
+from tide_lightning.explore.requests import check_windows, parse_latents, parse_names, parse_numbers, parse_window
 from tide_lightning.explore.run import open_run
 from tide_lightning.explore.style import separate_style, transfer_style
 from tide_lightning.intervene.edits import Edit, check_edits
@@ -60,7 +60,7 @@ def transfer(
     opened = open_run(run, device, trust=trust)
     denoiser = opened.denoiser
     named = None if latent is None else parse_latents(latent, "add", (low, high), None, "both")[0]
-    names = [edit.site for edit in named] if named else _split(sites) or list(opened.saes)[:1]
+    names = [edit.site for edit in named] if named else parse_names(sites or "") or list(opened.saes)[:1]
     saes = {site: opened.sae(site) for site in dict.fromkeys(names)}
     check_edits(denoiser, saes, named or [Edit(site, 0) for site in saes])
     check_windows(denoiser, [Edit(next(iter(saes)), 0, window=(low, high))], steps)
@@ -88,7 +88,3 @@ def transfer(
         rows.append([(f"style x {value:g}" if number == 0 else "", one) for number, one in enumerate(after)])
         print(f"style x {value:g}: pixels moved by {float((after - before).abs().mean()) / 2:.1%} of the range")
     print(save_picture(sheet(rows), out))
-
-
-def _split(text: str | None) -> list[str]:
-    return [] if text is None else [part.strip() for part in text.split(",") if part.strip()]

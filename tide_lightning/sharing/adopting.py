@@ -11,10 +11,12 @@ import yaml
 from tide_lightning.command_line import config_path
 from tide_lightning.diffusion import folder_name
 from tide_lightning.errors import UserError
+from tide_lightning.explore.requests import parse_names
 from tide_lightning.explore.run import build_data
 from tide_lightning.runs import new_run, point_latest
 from tide_lightning.saes import SAE
 from tide_lightning.tokens import SiteShape
+from tide_lightning.yaml_text import read_yaml
 
 Given = str | dict[str, str]
 """A value as the command line has it, or several below one name."""
@@ -59,7 +61,7 @@ def adopt(
 def _parse(sites: str) -> dict[str, str | None]:
     """The sub-folder of each site, where one is named."""
     found: dict[str, str | None] = {}
-    for part in filter(None, (one.strip() for one in sites.split(","))):
+    for part in parse_names(sites):
         site, _, subfolder = part.partition("=")
         if site in found:
             raise UserError(f"--sites {sites}: {site} stands there twice")
@@ -73,11 +75,7 @@ def _settings(config: str | None, data: dict[str, Given], sites: list[str]) -> d
     """What the run's config.yaml says: a config without its model and its training."""
     base: Any = {}
     if config is not None:
-        path = config_path(config)
-        try:
-            base = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from error
+        base = read_yaml(config_path(config), f"--config {config}")
     if not isinstance(base, dict) or not isinstance(base.get("data", {}), dict):
         raise UserError(f"--config {config}: it has no section data")
     kept = {

@@ -10,6 +10,7 @@ from typing import Any
 import tide_lightning
 from tide_lightning.diffusion import folder_name
 from tide_lightning.errors import UserError
+from tide_lightning.explore.requests import parse_names
 from tide_lightning.explore.run import Run, open_run
 from tide_lightning.files import write_json
 from tide_lightning.saes import SAE
@@ -49,8 +50,7 @@ def export(
         trust: let the run's config import classes that are not this package's, and read prompts from elsewhere.
     """
     opened = open_run(run, device, trust=trust)
-    chosen = [name.strip() for name in sites.split(",") if name.strip()] or list(opened.saes)
-    saes = {site: opened.sae(site) for site in chosen}
+    saes = opened.chosen(parse_names(sites) or None)
     can = {site: exportable(sae) for site, sae in saes.items()}
     times = _times(at)
     for site, possible in can.items():
