@@ -25,6 +25,7 @@ from tide_lightning.diffusion.counters import stream
 from tide_lightning.explore import Run, open_run
 from tide_lightning.explore.erasure import erase, find_concept
 from tide_lightning.explore.style import Style, separate_style, transfer_style
+from tide_lightning.grounds import likeliest
 from tide_lightning.grounds.toybox import Toybox
 from tide_lightning.grounds.toybox.factors import FACTORS
 from tide_lightning.grounds.toybox.judge import ToyboxJudge
@@ -51,8 +52,7 @@ def style(run: Run, num_prompts: int) -> dict[str, Any]:
 
     @torch.no_grad()
     def read(by: Denoiser, prompt: str, noise: Tensor) -> Read:
-        seen: Read = oracle.read(sample_images(by, [prompt], initial_noise=noise.unsqueeze(0), **_SETTINGS))
-        return seen
+        return likeliest(oracle, sample_images(by, [prompt], initial_noise=noise.unsqueeze(0), **_SETTINGS))
 
     for number, (prompt, noise) in enumerate(zip(boards.prompts, boards.noise, strict=True)):
         before = read(denoiser, prompt, noise)
@@ -82,9 +82,9 @@ def _shuffled(styles: Mapping[str, Style], d_sae: int, seed: int) -> dict[str, S
 
 def _count(counts: dict[str, int], before: Read, after: Read, value: int) -> None:
     counts["images"] += 1
-    counts["success"] += int(after["wall"].argmax(1)[0] == value)
+    counts["success"] += int(after["wall"][0] == value)
     for name in FACTORS:
-        counts[name] += int(before[name].argmax(1)[0] == after[name].argmax(1)[0])
+        counts[name] += int(before[name][0] == after[name][0])
 
 
 def _shares(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
@@ -112,11 +112,11 @@ def erasure(run: Run, concept: str, num_prompts: int) -> dict[str, Any]:
     outcomes = erase(
         denoiser, run.saes, latents, FACTORS_TRIED, *lists["test"], start, ToyboxJudge(concept), **_SETTINGS
     )
-    before = oracle.read(outcomes[0].kept)
+    before = likeliest(oracle, outcomes[0].kept)
     found: dict[str, Any] = {"latents": [[one.site, one.latent] for one in latents]}
     for one in outcomes:
-        after = oracle.read(one.kept)
-        stable = {name: float((before[name].argmax(1) == after[name].argmax(1)).double().mean()) for name in FACTORS}
+        after = likeliest(oracle, one.kept)
+        stable = {name: float((before[name] == after[name]).double().mean()) for name in FACTORS}
         found[f"{one.factor:g}"] = {
             "shown": one.shown,
             "shown_elsewhere": one.shown_elsewhere,

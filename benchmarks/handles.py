@@ -32,7 +32,7 @@ from tide_lightning.benchmark.understanding import SPLITS, understand
 from tide_lightning.datamodules.harvest import Harvester
 from tide_lightning.diffusion import sample_images
 from tide_lightning.explore import Run, open_run
-from tide_lightning.grounds import Ground, Judge
+from tide_lightning.grounds import Ground, Judge, likeliest
 from tide_lightning.intervene import Shift, steer
 from tide_lightning.intervene.amounts import effects
 from tide_lightning.intervene.edits import Halves
@@ -108,7 +108,7 @@ class Bench:
         with steer(self.denoiser, self.run.saes, edits) as steered:
             settings = self.run.trajectory(self.options.inference_steps, self.options.guidance)
             images = sample_images(steered, cases.prompts, initial_noise=cases.noise, **settings)
-        return self.judges[0].read(images)[factor].argmax(1)
+        return likeliest(self.judges[0], images)[factor]
 
 
 def table(content: Mapping[str, Any]) -> str:

@@ -30,7 +30,7 @@ from tide_lightning.diffusion.counters import stream
 from tide_lightning.explore import Found, Run, open_run
 from tide_lightning.explore.question import pose
 from tide_lightning.explore.steer_command import first_found
-from tide_lightning.grounds import About
+from tide_lightning.grounds import About, likeliest
 from tide_lightning.grounds.toybox import Toybox
 from tide_lightning.grounds.toybox.factors import FACTORS
 from tide_lightning.intervene import Edit, Shift, steer
@@ -89,9 +89,9 @@ class Bench:
 
     @torch.no_grad()
     def _read(self, by: Denoiser, prompts: Sequence[str], noise: Tensor) -> list[Read]:
-        """What each judge sees in the images: chances of each value."""
+        """What each judge sees in the images."""
         images = sample_images(by, prompts, initial_noise=noise, **_SETTINGS)
-        return [judge.read(images) for judge in self.judges]
+        return [likeliest(judge, images) for judge in self.judges]
 
     def _random(self, found: Found, count: int) -> Edit:
         """The same push by latents that fire in images of any prompts, a few images each."""
@@ -126,11 +126,9 @@ class Bench:
 
 def _figures(factor: str, value: int, before: Read, after: Sequence[Read], counted: Tensor) -> dict[str, Any]:
     """Of the images that count: those whose prompt does not ask for the value anyway."""
-    first, second = (read[factor].argmax(1)[counted] == value for read in after)
+    first, second = (read[factor][counted] == value for read in after)
     stable = {
-        name: float((before[name].argmax(1) == after[0][name].argmax(1))[counted].double().mean())
-        for name in FACTORS
-        if name != factor
+        name: float((before[name] == after[0][name])[counted].double().mean()) for name in FACTORS if name != factor
     }
     return {
         "images": int(counted.sum()),

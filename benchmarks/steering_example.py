@@ -23,6 +23,7 @@ from tide_lightning.explore.consequences import difference
 from tide_lightning.explore.places import Activity, where_it_fires
 from tide_lightning.explore.question import said_in
 from tide_lightning.explore.steer_command import first_found
+from tide_lightning.grounds import likeliest
 from tide_lightning.grounds.toybox import Toybox
 from tide_lightning.grounds.toybox.factors import FACTORS
 from tide_lightning.intervene import Edit, steer
@@ -70,10 +71,7 @@ def measure(
 def _figures(before: Tensor, after: Tensor, factor: str, value: int) -> dict[str, Any]:
     """Of N images: how many reach the value, keep each other factor and all of them, by both judges."""
     judges = Toybox().judges("cpu")
-    read = [
-        [{name: one.argmax(1) for name, one in judge.read(images).items()} for images in (before, after)]
-        for judge in judges
-    ]
+    read = [[likeliest(judge, images) for images in (before, after)] for judge in judges]
     reached = torch.stack([now[factor] == value for _, now in read]).all(0)
     kept = {
         name: torch.stack([was[name] == now[name] for was, now in read]).all(0) for name in FACTORS if name != factor

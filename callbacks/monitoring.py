@@ -19,7 +19,7 @@ from tide_lightning.intervene.splicing import reconstruct_by, splice_denoiser, w
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAE
 from tide_lightning.sharding import is_sharded
-from tide_lightning.tokens import TokenBatch
+from tide_lightning.tokens import TokenBatch, bin_of
 from tide_lightning.training import ReconstructionMetric, TideModule
 
 _log = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ class MonitorFeatures(Callback):
             part = tokens.select(slice(start, start + 1024)).to(pl_module.device)
             output = sae(part)
             metric.update(part, output)
-            bin_B = (part.t * self.num_bins).long().clamp(0, self.num_bins - 1)
+            bin_B = bin_of(part.t, self.num_bins)
             count.index_add_(0, bin_B, torch.ones_like(part.t))
             cell = output.code.indices.flatten() * self.num_bins + bin_B[output.code.tokens()]
             fired.view(-1).index_add_(0, cell, (output.code.values.flatten() > 0).to(fired.dtype))
@@ -196,7 +196,7 @@ class MonitorFeatures(Callback):
         for call in self._calls:
             call = call.to(pl_module.device)
             target = denoiser.schedule.target(call.x0, call.noise, call.raw_t)
-            bin_N = (call.t * self.num_bins).long().clamp(0, self.num_bins - 1)
+            bin_N = bin_of(call.t, self.num_bins)
             for row, case in zip(sums, cases, strict=True):
                 error = case.predict(call.x_t, call.raw_t, call.conditioning).double() - target.double()
                 row.index_add_(0, bin_N, error.square().flatten(1).mean(1))

@@ -29,6 +29,11 @@ FidelityLoss = Literal["plain", "relative"]
 """What an error is counted by: what it adds to the denoiser's loss, or that divided by the mean loss at its t."""
 
 
+def bin_of(t: Tensor, num_bins: int) -> Tensor:
+    """Which of equal bins of [0, 1] each time lies in."""
+    return (t * num_bins).long().clamp(0, num_bins - 1)
+
+
 class Sensitivity(NamedTuple):
     """What errors of a site's activation do to the denoiser's loss: e' M e, to second order.
 

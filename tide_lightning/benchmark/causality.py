@@ -22,7 +22,7 @@ from tide_lightning.benchmark.prompts import SteeringPrompts, steering_prompts
 from tide_lightning.benchmark.sweep import beyond_chance, curves
 from tide_lightning.diffusion import Denoiser, sample, sample_images
 from tide_lightning.evaluation.bootstrap import interval_of_ratio
-from tide_lightning.grounds import About, Ground, Split
+from tide_lightning.grounds import About, Ground, Split, likeliest
 from tide_lightning.intervene import steer
 from tide_lightning.intervene.amounts import effects
 
@@ -242,10 +242,7 @@ class Steering:
 
     def _see(self, images: Tensor) -> list[View]:
         """What each judge sees."""
-        return [
-            View({name: scores.argmax(1) for name, scores in judge.read(images).items()}, judge.checks(images))
-            for judge in self.judges
-        ]
+        return [View(likeliest(judge, images), judge.checks(images)) for judge in self.judges]
 
     @staticmethod
     def figures(boards: SteeringPrompts, value: int, before: View, after: Sequence[View]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tide_lightning.diffusion import Denoiser, sample
 from tide_lightning.evaluation.bootstrap import interval_of_ratio
 from tide_lightning.evaluation.end_to_end import similarity, unrelated
-from tide_lightning.grounds import Ground, Judge
+from tide_lightning.grounds import Ground, Judge, likeliest
 from tide_lightning.intervene.splicing import reconstruct_by, splice_cases, splice_denoiser, why_not
 from tide_lightning.saes import SAE
 
@@ -84,8 +84,8 @@ def num_images(saes: Mapping[str, SAE], num_prompts: int) -> int:
 
 def _read(judges: Sequence[Judge], images: Tensor) -> dict[str, Tensor]:
     """The likeliest value of each factor, as each judge sees it [N, J]."""
-    read = [judge.read(images) for judge in judges]
-    return {factor: torch.stack([each[factor].argmax(1).cpu() for each in read], 1) for factor in read[0]}
+    read = [likeliest(judge, images) for judge in judges]
+    return {factor: torch.stack([each[factor].cpu() for each in read], 1) for factor in read[0]}
 
 
 def _shares(

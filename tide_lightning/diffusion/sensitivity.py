@@ -12,7 +12,7 @@ from tide_lightning.diffusion.conditioning import Conditioning
 from tide_lightning.diffusion.denoiser import Denoiser
 from tide_lightning.diffusion.sites import Site
 from tide_lightning.reduction import all_reduce_sum
-from tide_lightning.tokens import FidelityLoss, Sensitivity
+from tide_lightning.tokens import FidelityLoss, Sensitivity, bin_of
 
 
 class Forward(NamedTuple):
@@ -105,4 +105,4 @@ def loss_by_time(denoiser: Denoiser, forwards: Iterable[Forward]) -> Tensor:
 
 
 def _bins(denoiser: Denoiser, raw_t: Tensor) -> Tensor:
-    return (denoiser.schedule.t(raw_t.to(denoiser.device)) * NUM_BINS).long().clamp(0, NUM_BINS - 1)
+    return bin_of(denoiser.schedule.t(raw_t.to(denoiser.device)), NUM_BINS)

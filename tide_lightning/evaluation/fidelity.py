@@ -33,6 +33,7 @@ from tide_lightning.intervene.splicing import (
 )
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAE
+from tide_lightning.tokens import bin_of
 
 KINDS = ("spliced", "known", "ablated")
 
@@ -95,7 +96,7 @@ class Fidelity:
         if not self.cases:
             return
         t, schedule, name = self.denoiser.schedule.t(raw_t), self.denoiser.schedule, self.denoiser.loss_weights
-        bins_NK = one_hot((t * self.num_bins).long().clamp(0, self.num_bins - 1), self.num_bins).double()
+        bins_NK = one_hot(bin_of(t, self.num_bins), self.num_bins).double()
         counts_RN = drawn(numbers, self.seed).to(raw_t.device)
         weights_WN = torch.ones(1, len(raw_t), dtype=torch.float64, device=raw_t.device)
         if name is not None:

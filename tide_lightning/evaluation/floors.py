@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tide_lightning.evaluation.figures import bin_edges, measured
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAE, KnownPart, KnownStatistics, Rung, SAEOutput
-from tide_lightning.tokens import TokenBatch
+from tide_lightning.tokens import TokenBatch, bin_of
 from tide_lightning.training.metrics import quotient
 
 LADDER: tuple[Rung, ...] = ("mean", "mean_t", "mean_t_position")
@@ -97,7 +97,7 @@ class SiteFloors(nn.Module):
     @torch.no_grad()
     def update(self, tokens: TokenBatch, output: SAEOutput) -> None:
         """Measure a batch of held-out tokens."""
-        bin_B = (tokens.t * self.num_bins).long().clamp(0, self.num_bins - 1)
+        bin_B = bin_of(tokens.t, self.num_bins)
         x = tokens.x.double()
         self.tokens.index_add_(0, bin_B, torch.ones_like(bin_B, dtype=torch.float64))
         self.sums.index_add_(0, bin_B, x)

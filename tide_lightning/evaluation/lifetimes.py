@@ -16,7 +16,7 @@ from torch import Tensor
 from tide_lightning.evaluation.figures import bin_edges
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAEOutput
-from tide_lightning.tokens import TokenBatch
+from tide_lightning.tokens import TokenBatch, bin_of
 
 MIN_FIRINGS = 50
 """A latent that fired on fewer tokens has no profile to speak of."""
@@ -34,7 +34,7 @@ class Lifetimes:
 
     def update(self, tokens: TokenBatch, output: SAEOutput) -> None:
         """Add a batch's tokens."""
-        bin_B = (tokens.t * self.num_bins).long().clamp(0, self.num_bins - 1)
+        bin_B = bin_of(tokens.t, self.num_bins)
         self.tokens.index_add_(0, bin_B, torch.ones_like(bin_B))
         code = output.code
         cell = code.indices.flatten() * self.num_bins + bin_B[code.tokens()]

@@ -11,7 +11,7 @@ from torchmetrics import Metric
 from tide_lightning.evaluation.figures import mean_over_bins, measured
 from tide_lightning.saes import SAE, SAEOutput
 from tide_lightning.saes.cost import cost_of
-from tide_lightning.tokens import TokenBatch
+from tide_lightning.tokens import TokenBatch, bin_of
 from tide_lightning.training.metrics import ReconstructionMetric
 
 ALIVE_FREQUENCY = 1e-5
@@ -84,7 +84,7 @@ class CentredCosine(Metric):
 
     def update(self, tokens: TokenBatch, x_hat: Tensor) -> None:
         """Consider a batch's tokens."""
-        bins = (tokens.t * self.num_bins).long().clamp(0, self.num_bins - 1)
+        bins = bin_of(tokens.t, self.num_bins)
         self.tokens.index_add_(0, bins, torch.ones_like(bins, dtype=torch.float64))
         self.sum_x.index_add_(0, bins, tokens.x.double())
         keys = token_key(tokens)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tide_lightning.explore.run import Run
-from tide_lightning.grounds import Ground, Judge
+from tide_lightning.grounds import Ground, Judge, likeliest
 from tide_lightning.grounds.photos import PhotoGround
 from tide_lightning.grounds.photos.denoiser import SHIPPED
 from tide_lightning.grounds.toybox import PIPELINE, Toybox
@@ -47,10 +47,10 @@ class Witness:
     def _read(self, before: Tensor, after: Tensor) -> tuple[dict[str, tuple[str, str, bool]], list[str]]:
         if self.ground is None:
             return {}, []
-        seen = [judge.read(torch.stack([before, after])) for judge in self.judges]
+        seen = [likeliest(judge, torch.stack([before, after])) for judge in self.judges]
         turned, stayed = {}, []
         for factor, (values, *_) in self.ground.factors.items():
-            read = [tuple(one[factor].argmax(1).tolist()) for one in seen]
+            read = [tuple(one[factor].tolist()) for one in seen]
             changes = [pair for pair in read if pair[0] != pair[1]]
             if changes:
                 one, other = changes[0]

@@ -97,6 +97,11 @@ class Judge(Protocol):
         ...
 
 
+def likeliest(judge: Judge, images: Tensor) -> dict[str, Tensor]:
+    """The number of each factor's likeliest value, as a judge reads images [N]."""
+    return {factor: chances.argmax(1) for factor, chances in judge.read(images).items()}
+
+
 class Ground(Protocol):
     """A world in which features can be checked.
 
