@@ -70,7 +70,7 @@ def test_in_a_file(
         (["--data.sites=transformer_blocks.3"], "stands where a list belongs; write [transformer_blocks.3]"),
         (["--data.sites", "transformer_blocks.3"], "stands where a list belongs; write [transformer_blocks.3]"),
         (["--data.colour=red"], "data.colour: there is no such option. There are pretrained, sites,"),
-        (["--data.guidance_scale=3"], "data.guidance_scale is data.trajectories.guidance_scale now"),
+        (["--data.guidance_scale=3"], "did you mean data.trajectories.guidance_scale?"),
         (["--model.lr=fast"], "model.lr: 'fast' is not a number"),
         (["--lr=3"], "lr: there is no such option; did you mean model.lr?"),
         (["--d_sae=512"], "d_sae: there is no such option; did you mean model.sae.init_args.d_sae?"),

@@ -27,7 +27,6 @@ from tide_lightning.commands.parameters import (
     value_hint,
 )
 from tide_lightning.errors import UserError
-from tide_lightning.moved import moved_keys
 from tide_lightning.near import near
 from tide_lightning.yaml_text import read_yaml
 
@@ -138,11 +137,10 @@ def _in_group(settings: dict[str, Any], group: str, known: dict[str, Parameter],
 
 def _unknown(key: str, group: str, known: dict[str, Parameter], shown: str) -> str:
     """A key that is none, the keys that may be meant, and those that there are."""
-    if key.startswith("data.") and not shown and (moved := moved_keys([key.partition(".")[2]])) is not None:
-        return moved
     name = key[len(group) :]
     elsewhere = [one for one in [*known, *_of_sae(known)] if one.rpartition(".")[2] == name.rpartition(".")[2]]
-    like = [f"{group}{one}" for one in near(name, _children(group, known))] or elsewhere
+    like = [f"{group}{one}" for one in near(name, _children(group, known))]
+    like = like or [one for one in elsewhere if one.startswith(group)] or elsewhere
     question = f"; did you mean {' or '.join(like)}?" if like else "."
     return f"{shown}{key}: there is no such option{question} {_inside(group.rstrip('.'), known)}"
 

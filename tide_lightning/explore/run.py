@@ -16,7 +16,6 @@ from tide_lightning.datamodules import ActivationDataModule, LoadingOptions, Tra
 from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.errors import UserError
 from tide_lightning.explore.names import Key, Name, read_names
-from tide_lightning.moved import moved_keys
 from tide_lightning.runs import find_run, is_from_the_hub, shipped_runs
 from tide_lightning.saes import SAE
 from tide_lightning.saes.storage import read_cfg, saes_in
@@ -120,7 +119,6 @@ class Run:
             check_classes(data, self.folder)
             if is_from_the_hub(self.folder):
                 check_writing(data, self.folder)
-        _check_keys(data, self.folder / "config.yaml")
         return data
 
     def _options(self, kind: type[T], name: str) -> T:
@@ -132,13 +130,7 @@ class Run:
 
 def build_data(config: dict[str, Any], where: Path | str) -> ActivationDataModule:
     """The datamodule that a configuration's `data` describes; `where` it stands is for errors."""
-    _check_keys(config, where)
     return _built(ActivationDataModule, config, where)
-
-
-def _check_keys(config: dict[str, Any], where: Path | str) -> None:
-    if moved := moved_keys(config):
-        raise UserError(f"{where} is of an older version: {moved}")
 
 
 def _built(kind: type[T], arguments: dict[str, Any], where: Path | str) -> T:
