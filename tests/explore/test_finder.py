@@ -166,7 +166,7 @@ def test_the_command_lists_what_it_finds(run_folder: Path, tmp_path: Path, capsy
     for args, complaint in (
         (["a red cube", "--by", "prompts"], "give --against"),
         (["red", "--clip", "some/clip"], "give an atlas's folder"),
-        ([images[0], "--by", "images", "--against", str(run_folder / "config.yaml")], "not an image"),
+        ([images[0], "--by", "images", "--against", str(run_folder / "config.yaml")], "cannot be read as a picture"),
     ):
         assert main(["find", where[0], *args, *where[1:]]) == 2
         assert complaint in capsys.readouterr().err
