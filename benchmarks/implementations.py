@@ -30,9 +30,7 @@ MAX_NORM = 1.0
 class Implementation(ABC):
     """One library's autoencoder and its training step.
 
-    Args:
-        module: whose parameters are trained.
-        tensors: the parameters by our names, with whether they are stored transposed: ours are [d_sae, d_in].
+    `tensors` are its parameters by our names, with whether they are stored transposed: ours are [d_sae, d_in].
     """
 
     lacks_encoder_gradient_of_auxk = False

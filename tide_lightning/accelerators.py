@@ -15,13 +15,7 @@ class Gpu(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What a fit runs on.
-
-    Fields:
-        accelerator: for Lightning's trainer.
-        precision: for Lightning's trainer.
-        line: what was decided here, for people; empty where the configuration said it all.
-    """
+    """What a fit runs on, and a line on what was decided here; empty where the configuration said it all."""
 
     accelerator: str
     precision: str

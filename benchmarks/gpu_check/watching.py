@@ -17,12 +17,7 @@ from tide_lightning.cli import main
 
 
 class Watch(Callback):
-    """Stops a fit in time, or at a step, and keeps what it saw.
-
-    Args:
-        seconds: after the first step.
-        steps: of the whole run, after which it ends.
-    """
+    """Stops a fit so many seconds after its first step, or at a step of the whole run, and keeps what it saw."""
 
     last: Watch
     """The one of the newest fit in this process."""

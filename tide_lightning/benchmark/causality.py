@@ -43,21 +43,7 @@ _PUSHES = ("latent", "random", *DENSE)
 
 @dataclass(frozen=True)
 class SteeringPlan:
-    """What is steered and how much is spent on it.
-
-    Args:
-        targets: values by factor.
-        about: what prompts say of the steered factor.
-        num_train_prompts: for each target and strength.
-        num_test_prompts: for each target and method.
-        strengths: tried: how far a push moves a token, in multiples of how far the value itself moves its tokens (the
-            length of the difference of means beyond the known part).
-        window: of t, in which tokens are pushed.
-        num_inference_steps: of a trajectory.
-        guidance_scale: of a trajectory; both halves are pushed.
-        seed: of prompts, noise and random latents.
-        sweep: whether the test prompts are pushed with every strength, and not with the chosen one alone.
-    """
+    """What is steered and how much is spent on it: see `GroundBenchmark`'s arguments; targets are values by factor."""
 
     targets: dict[str, list[int]]
     about: About

@@ -22,14 +22,7 @@ from tide_lightning.saes import SAE
 
 @dataclass(frozen=True)
 class Push:
-    """What is added to one site's tokens, for each image of a batch.
-
-    Args:
-        latent: whose value is raised [N].
-        amount: by how much [N].
-        vector: added besides [N, D].
-        tokens: where [N, T].
-    """
+    """What is added to one site's tokens [N, T]: a latent's value raised by an amount [N], and a vector [N, D]."""
 
     latent: Tensor
     amount: Tensor

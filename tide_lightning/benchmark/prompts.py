@@ -18,16 +18,7 @@ _TOUCHED = 0.1  # of a patch, from which on steering a region includes it
 
 @dataclass(frozen=True)
 class SteeringPrompts:
-    """P prompts on which one factor is steered.
-
-    Args:
-        factor: the one.
-        prompts: alike but for what they say of it.
-        changed: the same prompts with each value of the factor [values][P]; empty where no prompt can ask for one.
-        own: the number of the value that each prompt mentions, ABSENT where it mentions none [P].
-        noise: initial noise [P, *latent_shape].
-        tokens: what is steered [P, T].
-    """
+    """P prompts on which one factor is steered (see `Cases`), their noise, and which tokens are steered [P, T]."""
 
     factor: str
     prompts: list[str]

@@ -95,10 +95,7 @@ class SaveRunConfig(SaveConfigCallback):
 class TideCLI(LightningCLI):
     """A command that takes YAML: its parser, and the trainer, module and datamodule that are configured.
 
-    Args:
-        command: a name of `LIGHTNING` or `LOOKS`.
-        args: what the user wrote after it.
-        ending: how this run ends when it is not by itself; None where nothing is run.
+    `ending` is how this run ends when it is not by itself; None where nothing is run.
     """
 
     run_folder: Path

@@ -22,15 +22,7 @@ _PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 class Parameter(NamedTuple):
-    """An option.
-
-    Fields:
-        key: its whole key, as `data.loading.dtype`.
-        hint: the type that its value shall have.
-        default: its value where nothing is said.
-        help: what it means.
-        is_positional: whether it is given without its name.
-    """
+    """An option by its whole key (`data.loading.dtype`): type, default, meaning, and whether it needs no name."""
 
     key: str
     hint: Any

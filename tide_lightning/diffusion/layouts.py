@@ -41,13 +41,7 @@ class Layout:
 
 
 class Found(NamedTuple):
-    """What is known of a site.
-
-    Fields:
-        holding: how its module's output holds its tokens.
-        layout: their places.
-        width: of a token.
-    """
+    """What is known of a site: how its module's output holds its tokens, their places, their width."""
 
     holding: Holding
     layout: Layout

@@ -17,14 +17,9 @@ PUBLISHED = Path(__file__).parent / "published"
 
 
 class Origin:
-    """Where a pipeline comes from.
+    """Where a pipeline comes from: a hub id, a folder, or `package:<dotted.package>/<folder>`.
 
-    Args:
-        pretrained: a hub id, a folder, or `package:<dotted.package>/<folder>`.
-        revision: branch, tag or commit on the hub.
-        variant: file name variant.
-        local_files_only: use the hub's local cache only.
-        shapes_alone: no weights are wanted: configurations that come with this package are taken before the hub's.
+    For `shapes_alone`, configurations that come with this package are taken before the hub's.
     """
 
     def __init__(

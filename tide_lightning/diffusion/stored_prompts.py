@@ -17,12 +17,9 @@ _EXTRA = "extra."
 
 
 class StoredPrompts:
-    """A folder with a safetensors file for each prompt; what is missing is encoded and added.
+    """A folder with a safetensors file for each prompt; what is missing is encoded and added. Pipelines may share it.
 
-    Args:
-        folder: made where it is not there. Several pipelines may share it.
-        key: what else an embedding depends on: pipeline, revision, precision.
-        encode: makes the conditioning of a prompt, one row.
+    `key` is what else an embedding depends on: pipeline, revision, precision.
     """
 
     def __init__(self, folder: Path, key: Sequence[str | None], encode: Callable[[str], Conditioning]) -> None:

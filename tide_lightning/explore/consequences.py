@@ -30,13 +30,7 @@ class Witness:
         self.judges: tuple[Judge, ...] = () if self.ground is None else self.ground.judges(str(run.device))
 
     def compare(self, before: Tensor, after: Tensor, reached_HW: Tensor | None = None) -> Consequences:
-        """What an image [3, H, W] in [-1, 1] became.
-
-        Args:
-            before: without steering.
-            after: with it, from the same noise.
-            reached_HW: the pixels that were meant; all unless given.
-        """
+        """What an image [3, H, W] in [-1, 1] became; `reached_HW` are the pixels that were meant, all unless given."""
         moved = difference(before, after).cpu()
         outside = None if reached_HW is None or bool(reached_HW.all()) else float(moved[~reached_HW].mean())
         inside = moved if reached_HW is None or not bool(reached_HW.any()) else moved[reached_HW]

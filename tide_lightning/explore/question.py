@@ -78,10 +78,7 @@ def said_in(prompt: str, query: str, captions: Sequence[str]) -> str:
 def telling(captions: Sequence[str], said: Collection[str], count: int) -> list[str]:
     """So many captions of the longer half, each the one that in few words says most that is new; the shortest first.
 
-    Args:
-        captions: to choose from.
-        said: what counts, as names of latents; the captions' own words where it is empty.
-        count: at most so many.
+    What counts is `said`, as names of latents; the captions' own words where it is empty.
     """
     texts = {as_text(text): text for text in map(words, captions) if 0 < len(text) <= _MAX_WORDS}
     usual = median_low(map(len, texts.values())) if texts else 0

@@ -29,13 +29,9 @@ from tide_lightning.tokens import Half, TokenBatch
 
 @dataclass(frozen=True)
 class Style:
-    """One site's style.
+    """One site's style: its latents, and over what share of the places each one's difference is spread [L].
 
-    Args:
-        latents: those that make it up [L].
-        extent: over what share of the places each one's difference is spread [L].
-        t: of the steps [S].
-        difference: how much more they fire with the style [S, T, L].
+    `difference` is how much more they fire with the style [S, T, L], at steps of times t [S].
     """
 
     latents: Tensor
@@ -55,16 +51,10 @@ def separate_style(
     least_extent: float = 0.5,
     count: int = 32,
 ) -> dict[str, Style]:
-    """What makes up the style, at each site.
+    """What makes up the style, at each site: where it is seen and where it is to go have as many samples and steps.
 
-    Args:
-        denoiser: the frozen denoiser.
-        saes: by site.
-        style: where the style is seen.
-        content: where it is to go; the same number of samples and steps.
-        latents: chosen by hand; unless given, those of wide differences.
-        least_extent: over what share of the places a difference must be spread to be style.
-        count: at most so many latents at each site, the most different ones.
+    Unless latents are chosen by hand, they are the `count` most different ones whose difference is spread over at least
+    `least_extent` of the places.
     """
     found = {}
     for site, sae in saes.items():

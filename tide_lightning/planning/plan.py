@@ -121,16 +121,7 @@ class Plan:
 def plan_run(
     data: ActivationDataModule, module: TideModule, *, steps: int, ranks: int, precision: str, sharded: bool = False
 ) -> Plan:
-    """The plan of a fit, from shapes alone.
-
-    Args:
-        data: the datamodule, not set up.
-        module: the LightningModule; may be on the meta device.
-        steps: optimiser steps.
-        ranks: processes.
-        precision: the trainer's.
-        sharded: whether each rank holds a share of the latents only.
-    """
+    """The plan of a fit, from shapes alone; the module may be on the meta device."""
     if ranks < 1:
         raise UserError(f"ranks must be at least 1, not {ranks}")
     denoiser = data.describe()

@@ -20,18 +20,10 @@ _CITATION = """\
 
 
 class Described(NamedTuple):
-    """What a card is made of.
+    """What a card is made of; of a run that was not tested there are no metrics.
 
-    Fields:
-        repository: the hub id.
-        base_model: the denoiser's hub id, or what else names it.
-        on_the_hub: whether that is a hub id.
-        license: as the hub names it.
-        saes: by site what stands in a table: class, latents, channels, k, known part.
-        adopted: whether others made them.
-        metrics: of metrics.json; nothing where the run was not tested.
-        pictures: of the report, by what they show.
-        version: of tide-lightning.
+    `base_model` is the denoiser's hub id, or what else names it; `saes` has by site what stands in a table, `pictures`
+    those of the report by what they show.
     """
 
     repository: str

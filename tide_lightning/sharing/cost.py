@@ -26,14 +26,7 @@ class _Sums:
 
 
 class Cost:
-    """Of taking a part of an SAE for the whole, at one site.
-
-    Args:
-        key: of the SAE: its site, perhaps with a label.
-        whole: the SAE.
-        part: the same with something left out.
-        data: whose denoiser the SAE belongs to.
-    """
+    """Of taking a part of an SAE for the whole, at one site."""
 
     def __init__(self, key: str, whole: SAE, part: SAE, data: ActivationDataModule) -> None:
         self.site, self.data = unlabelled(key), data

@@ -10,11 +10,7 @@ from tide_lightning.grounds.photos.sources import Photographs
 class Batches:
     """Batches of photographs in [-1, 1] with their classes, mirrored in every other epoch.
 
-    Args:
-        photographs: all of them, where they are wanted.
-        batch_size: an epoch's last, smaller batch is left out.
-        seed: of order, mirroring and shifts.
-        shift: pixels by which images are moved both ways at most.
+    An epoch's last, smaller batch is left out; `shift` is by how many pixels images are moved both ways at most.
     """
 
     def __init__(self, photographs: Photographs, batch_size: int, seed: int = 0, shift: int = 0) -> None:

@@ -14,12 +14,7 @@ class Clock:
     """The time that a training may take, and how much of it has passed, over all of its runs.
 
     On a CPU it is the time that the processor worked for it: where others are served first, it takes longer and is
-    no worse for it.
-
-    Args:
-        minutes: in all.
-        elapsed: seconds that earlier runs took.
-        device: where training takes place.
+    no worse for it. `elapsed` are the seconds that earlier runs took.
     """
 
     def __init__(self, minutes: float, elapsed: float = 0.0, device: torch.device | None = None) -> None:

@@ -92,13 +92,7 @@ def fresh() -> DiTTransformer2DModel:
 
 
 class Training:
-    """The denoiser on its way, its moving average and its optimiser.
-
-    Args:
-        module: where it shall be trained.
-        peak: highest learning rate.
-        compiled: whether to compile the step.
-    """
+    """The denoiser on its way, its moving average and its optimiser."""
 
     def __init__(self, module: DiTTransformer2DModel, peak: float, compiled: bool) -> None:
         for block in module.transformer_blocks:

@@ -10,14 +10,9 @@ from torch import Tensor
 def table_modulation(
     module: Any, blocks: Any, block: int | None, rows: Tensor, embedded_GD: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Shift and scale [G, d] at a block's entry, or the output layer's.
+    """Shift and scale [G, d] at a block's entry, or (None) the output layer's, which takes the timestep's embedding.
 
-    Args:
-        module: the transformer.
-        blocks: its blocks.
-        block: number of the block; None for the output layer.
-        rows: the timestep's six rows for every block, shift and scale before attention first [G, 6 d] or [G, 6, d].
-        embedded_GD: the timestep's embedding, for the output layer.
+    `rows` are the timestep's six for every block, shift and scale before attention first [G, 6 d] or [G, 6, d].
     """
     if block is None:
         table_2D = module.scale_shift_table.reshape(2, -1)

@@ -29,13 +29,7 @@ class Nearest(NamedTuple):
 
 
 class FiringSample:
-    """Which latents fired at tokens drawn evenly from all looks.
-
-    Args:
-        num_latents: of the dictionary.
-        share: of all tokens that are kept; the same tokens at all sites of a layout.
-        device: where they are kept.
-    """
+    """Which latents fired at some share of all looks' tokens: the same ones at all sites of a layout."""
 
     def __init__(self, num_latents: int, share: float, device: torch.device) -> None:
         self._num_latents, self._share, self._device = num_latents, share, device

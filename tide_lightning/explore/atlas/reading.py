@@ -26,26 +26,14 @@ Labels = Mapping[str, Sequence[str]]
 
 
 class Look(NamedTuple):
-    """One forward over a group's samples.
-
-    Fields:
-        t: normalised time, the same for all.
-        tokens: every token of each site, sample by sample.
-    """
+    """One forward over a group's samples, all at one time, and every token of each site, sample by sample."""
 
     t: float
     tokens: dict[str, TokenBatch]
 
 
 class Group(NamedTuple):
-    """Some samples, and all looks at them.
-
-    Fields:
-        captions: one each.
-        labels: one each; empty where nothing is known.
-        images: [N, 3, H, W] in [-1, 1].
-        looks: in order.
-    """
+    """Some samples: captions, labels (empty where nothing is known), images [N, 3, H, W] in [-1, 1], and all looks."""
 
     captions: list[str]
     labels: Sequence[Labels]

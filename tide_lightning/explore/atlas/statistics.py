@@ -25,16 +25,7 @@ class _Entries(NamedTuple):
 
 
 class SiteStatistics:
-    """Takes codes group by group.
-
-    Args:
-        num_latents: of the dictionary.
-        grid: of the site's tokens; a text stream's has one axis, and no heat-maps.
-        num_samples: in all.
-        num_bins: of t.
-        num_top: images kept for each latent.
-        device: where the sums are.
-    """
+    """Takes codes group by group. The grid of a text stream has one axis, and no heat-maps."""
 
     def __init__(
         self,

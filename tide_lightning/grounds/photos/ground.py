@@ -61,14 +61,7 @@ class PhotoGround:
         return tuple(PhotoJudge(name, device, folder) for name in CLASSIFIERS)
 
     def labelled(self, split: Split, count: int, seed: int, taken: frozenset[str] = frozenset()) -> LabelledImages:
-        """Photographs of a split, in an order that the seed decides.
-
-        Args:
-            split: of which.
-            count: how many.
-            seed: which; the denoiser was trained on all of train.
-            taken: makes no difference: there are but ten classes to tell.
-        """
+        """Photographs of a split in an order by the seed; `taken` counts for nothing, as there are but ten classes."""
         photos = self._of(split)
         if count > len(photos):
             raise UserError(f"the photographs have {len(photos)} images in {split}, not {count}")

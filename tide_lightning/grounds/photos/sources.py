@@ -53,13 +53,7 @@ def find_source(source: str | None = None) -> str:
 
 
 def read_photographs(split: Split, source: str | None = None, num_images: int = 0) -> Photographs:
-    """Photographs of a split, always in the same order, which mixes the classes.
-
-    Args:
-        split: which.
-        source: a folder or hf:OWNER/NAME; unless given $TIDE_PHOTOS, or ../shared/cifar10.
-        num_images: the first so many; 0 for all.
-    """
+    """Photographs of a split (all, or the first so many), always in the same order, which mixes the classes."""
     found = find_source(source)
     if found.startswith("hf:"):
         return _from_hub(found.removeprefix("hf:"), split, num_images)

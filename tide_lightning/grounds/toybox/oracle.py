@@ -33,8 +33,7 @@ class Logits(NamedTuple):
 class Oracle(nn.Module):
     """Reads shape, colour, size, place, distance, wall and light from images in [-1, 1].
 
-    Args:
-        body: Any network from images [B, 3, 64, 64] to [B, NUM_OUTPUTS].
+    Its body is any network from images [B, 3, 64, 64] to [B, NUM_OUTPUTS].
     """
 
     def __init__(self, body: nn.Module) -> None:

@@ -86,12 +86,9 @@ def _choice(u: Tensor, num: int) -> Tensor:
 
 
 def draw_scenes(split: Split, index_B: Tensor, seed: int = 0) -> tuple[Labels, Layout]:
-    """Labels and layouts of some scenes of a split.
+    """Labels and layouts of some scenes of a split, by their numbers; another seed is another world of the same rules.
 
-    Args:
-        split: Its rules; held-out (shape, colour) pairs appear in `ALL_PAIRS` only.
-        index_B: Scene numbers within the split.
-        seed: Another seed is another world of scenes with the same rules.
+    Held-out (shape, colour) pairs appear in `ALL_PAIRS` only.
     """
     u = uniforms(seed, index_B + SPLIT_START[split], 24)
     pairs = _pairs(split in ALL_PAIRS, index_B.device)
