@@ -9,10 +9,10 @@ from jsonargparse import auto_cli
 from tide_lightning.errors import UserError
 
 
-def run(command: Callable[..., object] | list[Callable[..., None]]) -> None:
+def run(command: Callable[..., object] | list[Callable[..., None]], args: list[str] | None = None) -> None:
     """A function, a class or several functions as subcommands; what the user got wrong is one line and exit code 2."""
     try:
-        auto_cli(command)
+        auto_cli(command, args=args)
     except UserError as error:
         if os.environ.get("TIDE_DEBUG") == "1":
             raise

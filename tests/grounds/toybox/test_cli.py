@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from jsonargparse import auto_cli
 from safetensors.torch import load_file
 
-from tools.toybox.train import Training, main
+from tools import command
+from tools.toybox.train import Training
 
 
 def run(*arguments: str) -> None:
-    auto_cli(Training, args=["--precision", "32-true", "--accelerator", "cpu", *arguments])
+    command.run(Training, ["--precision", "32-true", "--accelerator", "cpu", *arguments])
 
 
 def test_every_part_from_nothing_to_an_exported_pipeline(tmp_path: Path) -> None:
@@ -31,11 +31,8 @@ def test_every_part_from_nothing_to_an_exported_pipeline(tmp_path: Path) -> None
     assert list((tmp_path / "run" / "transformer").glob("events.out.tfevents.*"))
 
 
-def test_what_is_missing_is_one_line_and_exit_code_2(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["train", "--out", str(tmp_path), "transformer", "--num_steps", "1"])
+def test_what_is_missing_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main()
+        run("--out", str(tmp_path), "transformer", "--num_steps", "1")
     assert stopped.value.code == 2
     assert capsys.readouterr().err.strip().endswith("train this part first")
