@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from tide_lightning.datamodules import ActivationDataModule, LoadingOptions, Tra
 from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.errors import UserError
 from tide_lightning.explore.names import Key, Name, read_names
+from tide_lightning.near import did_you_mean
 from tide_lightning.runs import find_run, is_from_the_hub, shipped_runs
 from tide_lightning.saes import SAE
 from tide_lightning.saes.storage import read_cfg, saes_in
@@ -119,6 +121,11 @@ class Run:
             check_classes(data, self.folder)
             if is_from_the_hub(self.folder):
                 check_writing(data, self.folder)
+        known = signature(ActivationDataModule).parameters
+        if stray := [key for key in data if key not in known]:
+            raise UserError(
+                f"{self.folder / 'config.yaml'}: there is no data.{stray[0]}{did_you_mean(stray[0], known)}"
+            )
         return data
 
     def _options(self, kind: type[T], name: str) -> T:
