@@ -108,6 +108,6 @@ def test_what_cannot_be_is_one_clear_line(
     run_folder: Path, args: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["style", str(run_folder), *FAST, *args]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert said in told
+    told = [line for line in capsys.readouterr().err.splitlines() if not line.endswith("…")]  # what is waited for
+    assert len(told) == 1
+    assert said in told[0]
