@@ -57,12 +57,12 @@ def plot(
             marker, colour = ("*", "black") if name == ours else _LOOKS[parts(name)[1]]
             filling = colour if name == ours or parts(name)[1] else "white"
             axis.plot(x, y, marker, markersize=15 if name == ours else 7, color=colour, markerfacecolor=filling)
-        for name in dict.fromkeys([ours, *edge]):
+        for number, name in enumerate(dict.fromkeys([ours, *edge])):
             place: dict[str, Any] = {"xytext": (-10, -4), "ha": "right", "weight": "bold"}
-            place = place if name == ours else {"xytext": (0, 8), "ha": "left"}
+            place = place if name == ours else {"xytext": (0, 20 if number % 2 else 8), "ha": "left"}
             axis.annotate(parts(name)[0], points[name], textcoords="offset points", **place)
         axis.set_title(label, loc="left", fontsize=11)
-        axis.margins(x=0.17, y=0.14)
+        axis.margins(x=0.17, y=0.22)
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 3) if max(losses.values()) < 30 else (1,)))
         axis.xaxis.set_major_formatter(lambda value, _: _percent(value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from benchmarks.pages import cells, over_seeds
+from benchmarks.pages import cells, markdown
 from benchmarks.pareto_plot import LOSS, finding, mean, parts
 
 Seeds = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -21,6 +21,9 @@ MAIN = {
     "steering_beyond_chance": ("steering beyond chance", ".0%"),
 }
 """What a page shows."""
+
+ALONE = {"times ours", "20 latents"}
+"""Columns that a page shows without intervals."""
 
 BESIDES = {
     "loss_increase_as_trained": ("loss increase, as trained", ".1%"),
@@ -70,7 +73,12 @@ def comparison(seeds: Seeds, names: Sequence[str], ours: str, aside: Collection[
         if found and not key.startswith(LOSS):
             shown.add(max(found, key=found.__getitem__))
     ordered = sorted(losses, key=lambda name: (name != ours, name in aside, losses[name]))
-    table = over_seeds(seeds, [name for name in ordered if name in shown], MAIN, "SAE")
+    head, lines = cells(seeds, [name for name in ordered if name in shown], MAIN)
+    alone = [number for number, name in enumerate(["SAE", *head]) if name in ALONE]
+    for line in lines:
+        for number in alone:
+            line[number] = line[number].partition(" (")[0]
+    table = markdown(["SAE", *head], lines)
     return f"{table}\n\n{finding({name: losses[name] for name in (ours, *rivals)}, ours)}."
 
 
