@@ -1,6 +1,8 @@
-"""Which of diffusers' transformers `GenericTransformer` can call and read, as a table for docs/reference/models.md.
+"""Which of diffusers' transformers `GenericTransformer` can call and read, as a table.
 
-    python -m tests.diffusion.transformers_table
+    python -m tests.diffusion.transformers_table > docs/reference/transformers.csv
+
+Packed latents are cut into tokens by the pipeline; "frames first" has frames before channels.
 
 Each is made at its default size with few blocks on the meta device, where that costs nothing, and called by the names
 of its forward's parameters. What cannot be called so wants inputs of its own kind, or looks at values.
@@ -8,7 +10,9 @@ of its forward's parameters. What cannot be called so wants inputs of its own ki
 
 from __future__ import annotations
 
+import csv
 import inspect
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -75,7 +79,8 @@ def streams_of(sites: list[str]) -> tuple[list[str], list[str]]:
 
 
 if __name__ == "__main__":
-    print("| transformer | latents | streams | sites |\n| --- | --- | --- | --- |")
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(["transformer", "latents", "streams", "sites"])
     for name, form, sites in rows():
         streams, shown = streams_of(sites)
-        print(f"| `{name}` | {form} | {', '.join(streams)} | {', '.join(f'`{site}`' for site in shown)} |")
+        table.writerow([name, form, " ".join(streams), " ".join(shown)])
