@@ -18,7 +18,11 @@ PANELS = {
 }
 """What the loss increase is plotted against, where there are such figures: more is better."""
 
-_KINDS = {"-known": "about the same known part", "-metric": "and its metric and budget", "-pursuit": "and its pursuit"}
+_KINDS = {
+    "-known": "about our known part",
+    "-metric": "with our metric and budget as well",
+    "-pursuit": "with our pursuit as well",
+}
 """The endings of names, and what a rival with each was given, besides what stands before it."""
 _LOOKS = {"": ("o", "#8a8a8a"), "-known": ("o", "#d95f02"), "-metric": ("s", "#1f78b4"), "-pursuit": ("^", "#33a02c")}
 _WIDTH = 5.2  # inches: on a phone's 390 pixels, type of 10 points is as high as the page's own

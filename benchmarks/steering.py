@@ -168,7 +168,7 @@ def tables(figures: Mapping[str, Any]) -> str:
             }
             by_word = ", ".join(f"{name} {sum(values) / len(values):.0%}" for name, values in words.items())
             rows.append([factor, *cells, confirmed, stable, by_word])
-        head = ["", *SHOWN, "both judges", "others stay", "latent, by word"]
+        head = ["factor", *SHOWN, "both judges", "others stay", "latent, by word"]
         parts.append(f"{_PROMPTS_THAT[about]}; success:\n\n" + markdown(head, rows))
     return "\n\n".join(parts)
 

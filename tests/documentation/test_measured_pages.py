@@ -31,4 +31,4 @@ def test_the_best_rival_of_each_kind_is_shown_and_whichever_leads_a_column() -> 
     rows |= {"e-known": row(3, 0.5), "pca-k": row(0.05, 0.9)}
     table, said = comparison({"0": rows}, list(rows), "tide", {"pca-k"}).split("\n\n")
     assert [line.split()[1] for line in table.splitlines()[2:]] == ["tide", "c-known", "d-known", "b", "pca-k"]
-    assert said == "tide adds 10 % to the loss; the best rival as in its paper 400 %, about the same known part 100 %."
+    assert said == "tide adds 10 % to the loss; the best rival as in its paper 400 %, about our known part 100 %."
