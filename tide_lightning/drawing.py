@@ -11,6 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from PIL import Image
 
 Curve = tuple[Sequence[float], Sequence[float]]
 """Times t and values."""
@@ -92,4 +93,11 @@ def saved(figure: Figure) -> bytes:
     """As PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """A picture as a file of a kind."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format=kind, **options)
     return buffer.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tide_lightning.drawing import curve, panels, percent, shade, single
+from tide_lightning.drawing import curve, encoded, panels, percent, shade, single
 from tide_lightning.evaluation.floors import FLOORS
 from tide_lightning.evaluation.headlines import FLOOR_NAMES, fidelity_cases
 
@@ -52,7 +51,7 @@ def image_strip(images_CPCHW: Tensor, max_side: int = 192) -> list[bytes]:
         if side > max_side:
             size = (picture.width * max_side // side, picture.height * max_side // side)
             picture = picture.resize(size, Image.Resampling.LANCZOS)
-        strips.append(_encoded(picture))
+        strips.append(encoded(picture))
     return strips
 
 
@@ -64,7 +63,7 @@ def image_grid(images_CPCHW: Tensor) -> Tensor:
 
 def save_image(image_CHW: Tensor) -> bytes:
     """An image in [0, 1] as PNG."""
-    return _encoded(Image.fromarray(pixels_of(image_CHW)))
+    return encoded(Image.fromarray(pixels_of(image_CHW)))
 
 
 def pixels_of(image_CHW: Tensor) -> NDArray[np.uint8]:
@@ -113,9 +112,3 @@ def _l0(axes: Axes, sites: Mapping[str, Any]) -> None:
         axes.plot(*curve(figures["by_timestep"], "l0"), label=site, color=shade(number, len(sites)), **_STYLE)
     axes.set_ylabel("active latents a token")
     axes.set_ylim(bottom=0)
-
-
-def _encoded(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -5,7 +5,6 @@ A browser may show a file beside a page but not read it; so heat-maps are pictur
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tide_lightning.drawing import encoded
 from tide_lightning.explore.pictures import to_picture
 
 THUMBNAILS_A_SHEET = 64
@@ -40,7 +40,7 @@ def thumbnail_sheets(pictures: Sequence[Image.Image]) -> list[bytes]:
         whole = Image.new("RGB", (COLUMNS * side, -(-THUMBNAILS_A_SHEET // COLUMNS) * side))
         for place, picture in enumerate(some):
             whole.paste(picture, (place % COLUMNS * side, place // COLUMNS * side))
-        sheets.append(_encoded(whole, "WEBP", quality=90))
+        sheets.append(encoded(whole, "WEBP", quality=90))
     return sheets
 
 
@@ -57,7 +57,7 @@ def heat_sheet(maps: Tensor, shape: tuple[int, int]) -> bytes:
     picture = Image.fromarray(grid).convert("P")
     colours, alphas = _ramp()
     picture.putpalette([channel for colour in colours for channel in colour])
-    return _encoded(picture, "PNG", transparency=bytes(alphas), optimize=True)
+    return encoded(picture, "PNG", transparency=bytes(alphas), optimize=True)
 
 
 def _ramp() -> tuple[list[tuple[int, int, int]], list[int]]:
@@ -71,9 +71,3 @@ def _ramp() -> tuple[list[tuple[int, int, int]], list[int]]:
         colours.append((red, green, blue))
         alphas.append(round(_LEAST_ALPHA + (_MOST_ALPHA - _LEAST_ALPHA) * share))
     return colours, alphas
-
-
-def _encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format=kind, **options)
-    return buffer.getvalue()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +12,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from tide_lightning.diffusion import sample_images
+from tide_lightning.drawing import encoded
 from tide_lightning.errors import UserError
+from tide_lightning.evaluation.page import data_uri
 from tide_lightning.explore.aim import Aim, aim_at
 from tide_lightning.explore.consequences import Witness, difference
 from tide_lightning.explore.finder import Found, find_by_words
@@ -234,6 +234,4 @@ def _rounded(values: Tensor) -> list[float]:
 
 
 def _data_url(image: Tensor) -> str:
-    file = io.BytesIO()
-    to_picture(image).save(file, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    return data_uri(encoded(to_picture(image)))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tide_lightning.kernels.selection.interface import Selected
 from tide_lightning.kernels.triton_kernels import on_its_device
-from tide_lightning.kernels.triton_kernels.keys import bits_of, least_key, to_key
+from tide_lightning.kernels.triton_kernels.keys import bits_of, least_key, to_key, weight_of
 
 _BINS = 2**16
 _COPIES = 8  # of each histogram: so that the GPU's programs stand less in each other's way
@@ -135,14 +135,6 @@ def _compared(numbers, weight, BITS: tl.constexpr, WEIGHTED: tl.constexpr):
 
 
 @triton.jit
-def _weight_of(weights, row, WEIGHTED: tl.constexpr):
-    if WEIGHTED:
-        return tl.load(weights + row)
-    else:
-        return 1.0
-
-
-@triton.jit
 def _count_maxima(
     pre,
     weights,
@@ -155,7 +147,7 @@ def _count_maxima(
     GROUPS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    weight = _weight_of(weights, row, WEIGHTED)
+    weight = weight_of(weights, row, WEIGHTED)
     groups = tl.arange(0, GROUPS)
     largest = tl.full([GROUPS], least_key(BITS), dtype=tl.int32)
     for first in range(0, num_columns, GROUPS):
@@ -183,7 +175,7 @@ def _count_keys(
 ):
     """Keys from a floor up by their upper 16 bits; or those whose upper 16 bits are the floor's, by the lower ones."""
     row = tl.program_id(0).to(tl.int64)
-    weight = _weight_of(weights, row, WEIGHTED)
+    weight = weight_of(weights, row, WEIGHTED)
     least = tl.load(floor)
     groups = tl.arange(0, GROUPS)
     for first in range(0, num_columns, GROUPS):
@@ -215,7 +207,7 @@ def _count(
 ):
     """How many entries of each group are above the bound, and, 16 bits higher, how many equal it."""
     row = tl.program_id(0).to(tl.int64)
-    weight = _weight_of(weights, row, WEIGHTED)
+    weight = weight_of(weights, row, WEIGHTED)
     last = tl.load(bound)
     groups = tl.arange(0, GROUPS)
     number = tl.zeros([GROUPS], dtype=tl.int32)
@@ -246,7 +238,7 @@ def _write(
     GROUPS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    weight = _weight_of(weights, row, WEIGHTED)
+    weight = weight_of(weights, row, WEIGHTED)
     last = tl.load(bound)
     groups = tl.arange(0, GROUPS)
     number = tl.load(counts + row * GROUPS + groups)

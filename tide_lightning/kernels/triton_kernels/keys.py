@@ -37,3 +37,12 @@ def from_key(keys, DTYPE: tl.constexpr, BITS: tl.constexpr):
 def least_key(BITS: tl.constexpr):
     """Below every number's, or equal to the last of them."""
     return -(2 ** (BITS - 1))
+
+
+@triton.jit
+def weight_of(weights, row, WEIGHTED: tl.constexpr):
+    """What a row's numbers are multiplied by before they are compared."""
+    if WEIGHTED:
+        return tl.load(weights + row)
+    else:
+        return 1.0

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tide_lightning.kernels.selection.interface import Selected
 from tide_lightning.kernels.triton_kernels import on_its_device
+from tide_lightning.kernels.triton_kernels.keys import weight_of
 
 
 @on_its_device
@@ -58,14 +59,6 @@ def _exceed(numbers, inside, columns, weight, threshold, WEIGHTED: tl.constexpr,
 
 
 @triton.jit
-def _weight_of(weights, row, WEIGHTED: tl.constexpr):
-    if WEIGHTED:
-        return tl.load(weights + row)
-    else:
-        return 1.0
-
-
-@triton.jit
 def _count(
     pre,
     weights,
@@ -78,7 +71,7 @@ def _count(
     GROUPS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    weight = _weight_of(weights, row, WEIGHTED)
+    weight = weight_of(weights, row, WEIGHTED)
     groups = tl.arange(0, GROUPS)
     number = tl.zeros([GROUPS], dtype=tl.int32)
     for first in range(0, num_columns, GROUPS):
@@ -104,7 +97,7 @@ def _write(
     GROUPS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    weight = _weight_of(weights, row, WEIGHTED)
+    weight = weight_of(weights, row, WEIGHTED)
     groups = tl.arange(0, GROUPS)
     number = tl.load(counts + row * GROUPS + groups)
     place = tl.cumsum(number, axis=0) - number
