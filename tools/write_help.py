@@ -8,7 +8,7 @@ from pathlib import Path
 from tide_lightning.commands import LIGHTNING, LOOKS
 from tide_lightning.commands import help as short
 from tide_lightning.commands.described import sections_of
-from tools.documentation.pages import parser_of
+from tools.parsers import parser_of
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ from random import Random
 from typing import Any, NamedTuple
 
 import yaml
-from lightning.pytorch.cli import LightningArgumentParser
 
 from benchmarks.faults.fits import Reference, fresh
 from benchmarks.faults.trial import Trial, in_a_line, limit_memory
@@ -23,6 +22,7 @@ from tide_lightning.cli import mistake_in
 from tide_lightning.command_line import packaged_configs, resolve_configs
 from tide_lightning.commands.configured import TideCLI
 from tide_lightning.runs import leave_runs
+from tools.parsers import unparsed
 
 GOAL, SECONDS = 2000, 300
 _MOST_SECONDS = 30  # for one config
@@ -67,30 +67,16 @@ class Parser(NamedTuple):
     configs: list[dict[str, Any]]
 
 
-class _BuiltError(Exception):
-    """The parser is there."""
-
-
-class _OneParser(TideCLI):
-    made: TideCLI
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Keep what was made, and go no further."""
-        _OneParser.made = self
-        raise _BuiltError
-
-
 def prepare(reference: Reference, folder: Path) -> Parser:
     """The parser of `tide fit`, and configs that are whole."""
     limit_memory()
     fresh(folder)
     os.chdir(folder)
     logging.getLogger("tide_lightning").setLevel(logging.WARNING)  # what a fit runs on is of no interest here
-    with contextlib.suppress(_BuiltError):
-        _OneParser("fit", [])
-    _OneParser.made.subcommand = None  # as the constructor has it in the end
+    cli = unparsed("fit")
+    cli.subcommand = None  # as the constructor has it in the end
     names = ("debug", "quickstart")  # others stand on top of these
-    return Parser(_OneParser.made, [yaml.safe_load(packaged_configs()[name].read_text("utf-8")) for name in names])
+    return Parser(cli, [yaml.safe_load(packaged_configs()[name].read_text("utf-8")) for name in names])
 
 
 def attempt(parser: Parser, draw: Random, folder: Path) -> Trial:

@@ -8,7 +8,7 @@ from tide_lightning.cli import main
 from tide_lightning.commands import LIGHTNING, LOOKS
 from tide_lightning.commands.described import sections_of
 from tide_lightning.commands.help import stored_sections
-from tools.documentation.pages import parser_of
+from tools.parsers import parser_of
 
 
 @pytest.fixture(autouse=True)

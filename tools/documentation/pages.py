@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import os
 from pkgutil import resolve_name
 from types import ModuleType
-from typing import Any, NoReturn
 
 from docstring_parser import parse as parse_docstring
-from lightning.pytorch.cli import LightningArgumentParser
 
 from tide_lightning import benchmark, callbacks, datamodules, evaluation, saes
 from tide_lightning.commands import COMMANDS, LIGHTNING, LOOKS
-from tide_lightning.commands.configured import TideCLI
 from tide_lightning.commands.function import command_parser
 from tide_lightning.commands.parameters import Parameter, class_parameters, parameters_of
 from tools.documentation.keys import table
+from tools.parsers import parser_of
 
 CALLBACKS = ("ResampleDeadLatents", "MonitorFeatures", "KeepPredictions")
-
-
-class ParserMadeError(Exception):
-    """Ends the making of a command where its parser is whole."""
-
-
-class _Parser(TideCLI):
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> NoReturn:
-        self.whole_parser = parser
-        raise ParserMadeError(parser)
-
-
-def parser_of(command: str) -> LightningArgumentParser:
-    """The parser of a command that takes YAML."""
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls
-    try:
-        _Parser(command, [])
-    except ParserMadeError as made:
-        parser = made.args[0]
-        assert isinstance(parser, LightningArgumentParser)
-        return parser
-    raise AssertionError("a command that does not parse its arguments")
 
 
 def commands_page() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -79,11 +80,8 @@ def _of_class(folder: Path, name: str) -> Tensor:
 
 def read_tiles(path: Path) -> Tensor:
     """A mosaic's tiles [N, 3, 32, 32], row first."""
-    try:
-        with Image.open(path) as picture:
-            mosaic = np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise UserError(f"{path} does not decode: cut off or not an image") from None
+    with _opened(path) as picture:
+        mosaic = np.asarray(picture.convert("RGB"))
     rows, columns = mosaic.shape[0] // SIDE, mosaic.shape[1] // SIDE
     if mosaic.shape[:2] != (rows * SIDE, columns * SIDE):
         raise UserError(f"mosaic {path} is {mosaic.shape[1]} x {mosaic.shape[0]}: its tiles are {SIDE} x {SIDE}")
@@ -92,9 +90,15 @@ def read_tiles(path: Path) -> Tensor:
 
 
 def _photograph(path: Path) -> Tensor:
+    with _opened(path) as picture:
+        return _bytes(picture)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as picture:
-            return _bytes(picture)
+            yield picture
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise UserError(f"{path} does not decode: cut off or not an image") from None
 
