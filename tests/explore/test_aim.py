@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
-from tests.explore.conftest import SITES
+from tests.explore.conftest import D_SAE, SITES
 from tide_lightning.diffusion.counters import normals
 from tide_lightning.explore import Run
-from tide_lightning.explore.aim import Aim, aim_at
-from tide_lightning.explore.finder import PUSH, Found
+from tide_lightning.explore.aim import aim_at
+from tide_lightning.explore.finder import PUSH, Found, rise_by_word
+from tide_lightning.explore.unit import unit_of
 from tide_lightning.intervene.amounts import full_amounts
 from tide_lightning.intervene.recording import Seen, walk_prompts, watch
 
@@ -29,30 +31,33 @@ def seen(run: Run, settings: dict[str, Any]) -> Seen:
     return watch(run.denoiser, {SITE: run.sae(SITE)}, walk_prompts([PROMPT], **settings))
 
 
-def test_what_1x_is_depends_on_what_the_latent_does(run: Run, settings: dict[str, Any], seen: Seen) -> None:
+def test_without_a_word_1x_is_what_the_latent_does_in_the_image(run: Run, settings: dict[str, Any], seen: Seen) -> None:
     heights = seen.peak[SITE][0].mean(0)
     push = PUSH * full_amounts(run.sae(SITE)).cpu()
     highest, silent = int((heights / push).argmax()), int((heights / push).argmin())
     fires = aim_at(run, (SITE, highest), PROMPT, "", seen, settings)
-    assert (fires.measure, fires.means) == ("height", "as high as it fires by itself")
+    assert (fires.word, fires.means) == ("", "as high as it fires by itself")
     assert fires.unit == fires.level == pytest.approx(float(heights[highest]))
     hardly = aim_at(run, (SITE, silent), PROMPT, "", seen, settings)
-    assert hardly.measure == "push"
     assert hardly.unit == pytest.approx(float(push[silent]))
     assert "hardly fires" in hardly.means
 
 
-def test_1x_is_what_the_word_does_where_that_moves_the_latent(run: Run, settings: dict[str, Any], seen: Seen) -> None:
-    said = watch(run.denoiser, {SITE: run.sae(SITE)}, walk_prompts([f"{PROMPT}, red"], **settings))
-    rise = (said.peak[SITE] - seen.peak[SITE])[0].mean(0)
-    latent = int((rise / full_amounts(run.sae(SITE)).cpu()).argmax())
-    aim = aim_at(run, (SITE, latent), PROMPT, "red", seen, settings)
-    assert (aim.word, aim.measure) == ("red", "word")
-    assert aim.means == "as far as the word “red” moves it"
+def test_1x_is_what_the_word_does_in_captions_whatever_the_image(
+    run: Run, settings: dict[str, Any], seen: Seen
+) -> None:
+    rises = torch.tensor([rise_by_word(run, (SITE, latent), "red") for latent in range(D_SAE)])
+    push = PUSH * full_amounts(run.sae(SITE)).cpu()
+    most, least = int((rises / push).argmax()), int((rises / push).argmin())
+    aim = aim_at(run, (SITE, most), PROMPT, "red", seen, settings)
+    assert (aim.word, aim.means) == ("red", "as far as the word “red” moves it")
+    assert aim.unit == float(rises[most])
+    hardly = unit_of(run, (SITE, least), "red")
+    assert hardly.amount == pytest.approx(float(push[least]))
+    assert hardly.means == "a push that can be seen, for the word “red” hardly moves it"
 
 
-def test_what_was_found_keeps_the_finders_measure() -> None:
-    found = Found(SITE, 3, score=1.0, tells=1.0, rise=3.45, level=4.0, share=1.0, amount=2.0)
-    aim = Aim("", None, 0.987, "height", 0.987).at(found)
-    assert (aim.unit, aim.level) == (3.45, 0.987)
-    assert aim.means == "as far as the words moved it in the prompts that it was found by"
+def test_what_was_found_at_a_place_is_steered_there(run: Run, settings: dict[str, Any], seen: Seen) -> None:
+    home = torch.zeros(run.denoiser.num_tokens, dtype=torch.bool)
+    found = Found(SITE, 3, score=1.0, tells=1.0, rise=3.45, level=4.0, share=1.0, amount=2.0, home=home)
+    assert aim_at(run, (SITE, 3), PROMPT, "red", seen, settings, found).region is home

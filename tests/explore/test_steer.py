@@ -13,6 +13,7 @@ from tests.explore.conftest import D_SAE, SITES, scenes, write_run
 from tide_lightning.cli import main
 from tide_lightning.explore import open_run
 from tide_lightning.explore.names import Name, read_names, write_names
+from tide_lightning.explore.play.studio import Studio
 from tide_lightning.explore.steer_command import first_found
 from tide_lightning.saes.whole import sealed
 
@@ -46,18 +47,34 @@ def test_an_amount_of_nothing_changes_no_bit(
     assert np.array_equal(row[:, 8:168], row[:, half + 4 : half + 164])
 
 
-def test_words_steer_by_the_first_that_is_found(
-    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_words_steer_by_the_first_that_is_found_and_1x_is_the_same_in_find_steer_and_play(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = first_found(open_run(run_folder, device="cpu"), "red")
-    args = ["steer", str(run_folder), *FAST, "--region", "0,0,1,1"]
+    folder = write_run(tmp_path / "named" / "20260101-000000", SITES, images=scenes("train", 64), seed=0)
+    opened = open_run(folder, device="cpu")
+    first = first_found(opened, "red")
+    key = first.site, first.latent
+    write_names(folder, {key: Name("colour: red", 0.9)}, SITES)
+    args = ["steer", str(folder), *FAST, "--region", "0,0,1,1"]
     found, named = tmp_path / "found.png", tmp_path / "named.png"
+
+    assert main(["find", str(folder), "red", "--device", "cpu", "--top", "1", "--sites", f'["{first.site}"]']) == 0
+    assert f"{first.amount / first.rise:.1f}x" in capsys.readouterr().out
+
     assert main([*args, "--find", "red", "--out", str(found)]) == 0
     said = capsys.readouterr().out
     assert f"{first.site}/{first.latent} " in said
-    assert f"1x is as far as the words moved it in the prompts that it was found by, {first.rise:.3g}" in said
+    assert f"1x is as far as the word “red” moves it, {first.rise:.3g} in the SAE's unit" in said
+    assert f"red: add {first.amount / first.rise:.3g}x: " in said
+
+    edit = {"site": first.site, "latent": first.latent, "times": 1}
+    shown = Studio(opened, 2).steer({"prompt": "a blue cube", "seed": 1, "edits": [edit]})["edits"][0]  # by its name
+    assert (shown["amount"], shown["unit"]) == (first.rise, first.rise)
+    assert shown["means"] == "as far as the word “red” moves it"
+
     as_named = ["--latent", f"{first.site}/{first.latent}", "--amount", str(first.amount), "--half", "conditional"]
     assert main([*args, *as_named, "--out", str(named)]) == 0
+    assert f"1x is as far as the word “red” moves it, {first.rise:.3g} in the SAE's unit" in capsys.readouterr().out
     first_strip, second_strip = (np.asarray(Image.open(path))[30:150] for path in (found, named))
     assert np.array_equal(first_strip, second_strip)
 

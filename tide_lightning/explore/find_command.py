@@ -14,12 +14,13 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from tide_lightning.errors import UserError
-from tide_lightning.explore.finder import find_by_images, find_by_prompts, find_by_words
+from tide_lightning.explore.finder import Found, find_by_images, find_by_prompts, find_by_words
 from tide_lightning.explore.lookup import AtlasTables, look_up, look_up_by_centroid
 from tide_lightning.explore.names import Key, Name
 from tide_lightning.explore.pictures import read_picture
 from tide_lightning.explore.question import open_about
-from tide_lightning.explore.run import open_run
+from tide_lightning.explore.run import Run, open_run
+from tide_lightning.explore.unit import unit_of
 from tide_lightning.waiting import waiting
 
 _LEGEND = (
@@ -79,7 +80,8 @@ def find(
     table = _table(query, _LEGEND, "called", "told", "with", "without", "push")
     for one in found:
         figures = f"{one.tells:.2f}", f"{one.level:.1f}", f"{one.level - one.rise:.1f}"
-        push = f"{one.amount / one.rise:.1f}x" + (", at its own places" if one.home is not None else "")
+        push = _push(run, one, query, against) if by == "words" else f"{one.amount / one.rise:.1f}x"
+        push += ", at its own places" if one.home is not None else ""
         table.add_row(*_who(run.names, one.site, one.latent), *figures, push)
     Console().print(table)
     if not run.names:
@@ -87,6 +89,11 @@ def find(
     if by == "words" and found:
         prompt = open_about(query, run.captions)
         print(f"next   tide steer {shlex.quote(where)} --prompt {shlex.quote(prompt)} --find {shlex.quote(query)}")
+
+
+def _push(run: Run, found: Found, query: str, against: str | None) -> str:
+    unit = unit_of(run, (found.site, found.latent), query, against)
+    return f"{found.amount / unit.amount:.1f}x" + ("" if unit.is_by_word else ", hardly moved by it")
 
 
 def searching() -> AbstractContextManager[None]:

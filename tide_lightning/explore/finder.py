@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.evaluation.scores import auroc
+from tide_lightning.explore.names import Key
 from tide_lightning.explore.places import Activity
 from tide_lightning.explore.question import pose
 from tide_lightning.explore.run import Run
@@ -31,6 +32,9 @@ PUSH = 0.6
 """How far a found latent is to move tokens, as a share of what they hold besides the known part (`full_amounts`)."""
 
 _PAIRS = 16  # of images that a latent should tell right, all of them
+
+_USUAL = (12, 10, 0)
+"""Captions, steps and seed by which a word is asked for, and by which it is measured how far that moves a latent."""
 
 _AT_ONE_PLACE = 0.75  # as widely spread in the mean over samples as in each one, from which on a latent has a home
 
@@ -68,6 +72,7 @@ class Found(NamedTuple):
         return Edit(self.site, self.latent, "add", self.amount, region=self.home, half="conditional")
 
 
+@torch.no_grad()
 def find_by_words(
     run: Run,
     query: str,
@@ -75,9 +80,9 @@ def find_by_words(
     *,
     sites: Sequence[str] | None = None,
     top: int = 10,
-    num_prompts: int = 12,
-    num_inference_steps: int = 10,
-    seed: int = 0,
+    num_prompts: int = _USUAL[0],
+    num_inference_steps: int = _USUAL[1],
+    seed: int = _USUAL[2],
 ) -> list[Found]:
     """The latents that fire for what a text says, the best first.
 
@@ -92,10 +97,33 @@ def find_by_words(
         num_inference_steps: of the trajectories.
         seed: of the noise.
     """
+    saes, asked = run.chosen(sites), (num_prompts, num_inference_steps, seed)
+    walks = _walks_by_words(run, query, against, *asked)
+    wanted, unwanted = (watch(run.denoiser, saes, walk) for walk in walks)
+    if asked == _USUAL:
+        run.rises.setdefault((query, against), {}).update(_rises(wanted, unwanted))
+    return _with_homes(run.denoiser, saes, rank(saes, wanted, unwanted, top=top), walks[0])
+
+
+@torch.no_grad()
+def rise_by_word(run: Run, key: Key, word: str, against: str | None = None) -> float:
+    """How far a word moves a latent: `Found.rise` of `find_by_words`, measured once for each word and site of a run."""
+    site, latent = key
+    known = run.rises.setdefault((word, against), {})
+    if site not in known:
+        walks = _walks_by_words(run, word, against, *_USUAL)
+        known |= _rises(*(watch(run.denoiser, {site: run.sae(site)}, walk) for walk in walks))
+    return float(known[site][latent])
+
+
+def _walks_by_words(
+    run: Run, query: str, against: str | None, num_prompts: int, num_inference_steps: int, seed: int
+) -> list[Walk]:
+    """Through captions that say it, and the same with something else in its place."""
     question = pose(query, against, run.captions, num_prompts)
     noise = run.denoiser.noise(seed, "find", numbers=range(len(question.prompts)))
-    lists, settings = (question.prompts, question.others), run.trajectory(num_inference_steps)
-    return find_by_lists(run.denoiser, run.chosen(sites), *lists, noise, top=top, **settings)
+    settings = run.trajectory(num_inference_steps)
+    return [walk_prompts(prompts, noise, **settings) for prompts in (question.prompts, question.others)]
 
 
 def find_by_prompts(
@@ -163,13 +191,18 @@ def find_by_lists(
     return _with_homes(denoiser, saes, found, walks[0])
 
 
+def _rises(wanted: Seen, unwanted: Seen) -> dict[str, Tensor]:
+    """By how much higher each latent's peaks are on one walk than on the other, by site [F]."""
+    return {site: (peak.mean((0, 1)) - unwanted.peak[site].mean((0, 1))) for site, peak in wanted.peak.items()}
+
+
 def rank(saes: Mapping[str, SAE], wanted: Seen, unwanted: Seen, *, top: int) -> list[Found]:
     """Latents of all sites by what they did on two walks, the best first; those that rise only."""
-    found = []
+    found, rises = [], _rises(wanted, unwanted)
     for key, sae in saes.items():
         own, other = (seen.mean[key].mean((0, 1)) for seen in (wanted, unwanted))
-        level, before = (seen.peak[key].mean((0, 1)) for seen in (wanted, unwanted))
-        full, rise, share = full_amounts(sae).cpu(), level - before, own / (own + other).clamp_min(1e-20)
+        level, rise = wanted.peak[key].mean((0, 1)), rises[key]
+        full, share = full_amounts(sae).cpu(), own / (own + other).clamp_min(1e-20)
         peaks = [seen.peak[key].amax(1) for seen in (wanted, unwanted)]
         tells = auroc(torch.cat(peaks), torch.arange(sum(map(len, peaks)))[:, None] < len(peaks[0]))[0].float()
         score = tells**_PAIRS * rise / full

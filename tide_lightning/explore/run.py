@@ -93,6 +93,11 @@ class Run:
         beside = Path("runs") / self.folder.name / "shipped"  # where `tide atlas` writes of a run in the package
         return read_names(self.folder) or (read_names(beside) if self.folder in shipped_runs().values() else {})
 
+    @cached_property
+    def rises(self) -> dict[tuple[str, str | None], dict[str, torch.Tensor]]:
+        """How far words (told from what) were seen to move each site's latents; see `finder.rise_by_word`."""
+        return {}
+
     @property
     def guidance_scale(self) -> float:
         """That of the run's data."""

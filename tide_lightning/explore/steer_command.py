@@ -23,6 +23,7 @@ from tide_lightning.explore.pictures import heat, picture_format, save_picture, 
 from tide_lightning.explore.places import meant
 from tide_lightning.explore.requests import Amount, check_windows, parse_amounts, parse_latents, parse_window
 from tide_lightning.explore.run import Run, open_run
+from tide_lightning.explore.unit import unit_of
 from tide_lightning.intervene.edits import Edit, Halves, Mode, Operation, check_edits
 from tide_lightning.intervene.recording import walk_prompts, watch
 from tide_lightning.intervene.region import Region
@@ -64,9 +65,9 @@ def steer_run(
         against: what the words are told from; see `tide find`.
         out: the picture: the original, each amount, where pixels changed, and what else did.
         operation: add the amount to a latent's value, scale it by it, clamp it to it, ablate it (0) or invert it.
-        amount: how much; several separated by commas make a strip. 1x adds as much as the word in the prompt moves the
-            latent (with --find), or as high as it fires in this image; a number alone is in the SAE's own unit.
-            Unless given, what `tide find` found; of a latent that is named 0.5x,1x,2x.
+        amount: how much; several separated by commas make a strip. 1x is as far as the latent's word (of --find, or its
+            name) moves it; a number alone is in the SAE's own unit. Unless given, what `tide find` found; with
+            --latent 0.5x,1x,2x.
         window: low,high; the times t within which to steer, 1 being pure noise.
         region: the part of the image to steer. firing: where the latent fires, in this image or (with --find) when the
             prompt says the word; all; or left,top,right,bottom as shares of the image.
@@ -100,7 +101,8 @@ def steer_run(
             found = first_found(opened, find, against, seed)
         edits = [replace(edits[0], site=found.site, latent=found.latent)]
         if not amount and operation in _WITH_AMOUNT:
-            amounts = [Amount(found.amount / found.rise, True)]
+            unit = unit_of(opened, (found.site, found.latent), find, against)
+            amounts = [Amount(found.amount / unit.amount, True)]
     edits = [replace(edit, half=reach) for edit in edits]
     check_edits(denoiser, saes, edits)
     check_windows(denoiser, edits, steps)
@@ -113,7 +115,7 @@ def steer_run(
     aims = {}
     for edit in edits:
         with waiting("Drawing it with the latent's word, to see where the latent fires"):
-            aims[_key(edit)] = aim_at(opened, _key(edit), prompt, find, seen, settings, found)
+            aims[_key(edit)] = aim_at(opened, _key(edit), prompt, find, seen, settings, found, against)
     if region == _FIRING:
         edits = [replace(edit, region=aims[_key(edit)].region) for edit in edits]
     for edit in edits:

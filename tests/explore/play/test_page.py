@@ -69,7 +69,7 @@ def test_search_by_words_finds_latents_to_add(page: Page, server: PlayServer) ->
     ready(page, server)
     page.get_by_label("By what they make").fill("red")
     page.get_by_role("button", name="Search").click()
-    expect(page.locator("#listed")).to_have_text(re.compile("“red”"), timeout=30_000)
+    expect(page.locator("#listed")).to_have_text(re.compile("“red”"), timeout=60_000)
     page.get_by_role("button", name=re.compile("^Add ")).first.click()
     expect(page.get_by_role("slider", name=re.compile("^Amount of"))).to_be_visible()
     page.get_by_role("button", name="Steer", exact=True).click()

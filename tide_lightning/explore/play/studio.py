@@ -24,6 +24,7 @@ from tide_lightning.explore.play.fields import Fields
 from tide_lightning.explore.question import telling
 from tide_lightning.explore.requests import check_windows
 from tide_lightning.explore.run import Run
+from tide_lightning.explore.unit import unit_of
 from tide_lightning.intervene import Edit, steer
 from tide_lightning.intervene.amounts import full_amounts
 from tide_lightning.intervene.edits import check_edits
@@ -121,15 +122,17 @@ class Studio:
         """Latents by which the denoiser makes what a text says."""
         query = Fields(request).text("query", 200)
         with self._working("Searching"):
-            found = find_by_words(self.run, query, top=12, num_prompts=4)
+            found = find_by_words(self.run, query, top=12)
             self._found |= {(one.site, one.latent): (query, one) for one in found}
         return {"found": [self._entry(one.site, one.latent) | {"told": one.tells} for one in found]}
 
     def _entry(self, site: str, latent: int) -> dict[str, Any]:
         """A latent as the page lists it: its name, how surely that tells its images, how far it was found to push."""
-        called, (_, found) = self.run.names.get((site, latent)), self._found.get((site, latent), ("", None))
+        called, (query, found) = self.run.names.get((site, latent)), self._found.get((site, latent), ("", None))
         named = {} if called is None else {"name": called.text, "tells": called.tells}
-        push = {} if found is None else {"times": round(found.amount / found.rise, 2)}
+        push = {}
+        if found is not None:
+            push["times"] = round(found.amount / unit_of(self.run, (site, latent), query).amount, 2)
         return {"site": site, "latent": latent, **named, **push}
 
     def _aim(self, fields: Fields, original: Original, edit: Edit) -> Aim:
