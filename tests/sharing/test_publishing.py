@@ -64,7 +64,7 @@ def test_what_is_laid_out_is_a_run_by_folder_and_by_hub_id(run: Path, hub: Path)
     for source in ("someone/saes", published, published.absolute()):
         assert list(open_run(source, "cpu").saes) == SITES
         for site in SITES:
-            loaded, original = SAE.from_pretrained(source, site=site), open_run(run, "cpu").sae(site)
+            loaded, original = SAE.from_pretrained(source, site=site), SAE.from_pretrained(run, site=site)
             assert torch.equal(loaded.W_enc, original.W_enc)
 
 
