@@ -215,14 +215,8 @@ def test_what_is_nested_is_composed_key_by_key(work: Path, capsys: pytest.Captur
         (["--config=nowhere"], "neither a file nor one of the packaged configs"),
         (["--data.sites=[transformer_blocs.3]"], "transformer_blocks"),
         (["--data.colour=red"], "colour"),
-        (
-            ["--data.guidance_scale=3"],
-            "did you mean data.trajectories.guidance_scale?",
-        ),
-        (
-            ["--config=old.yaml"],
-            "did you mean data.heldout or data.images?",
-        ),
+        (["--data.guidance_scale=3"], "did you mean data.trajectories.guidance_scale?"),
+        (["--config=old.yaml"], "did you mean data.heldout or data.images?"),
         (["--config=empty.yaml"], "data.heldout is empty"),
         (["--data.trajectories.num_inference_steps=0"], "num_inference_steps must be at least 1, not 0"),
         (["--model.lr=fast"], "lr"),
