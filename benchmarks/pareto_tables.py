@@ -85,9 +85,10 @@ def comparison(seeds: Seeds, names: Sequence[str], ours: str, aside: Collection[
 def everything(pieces: Mapping[str, Seeds], names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Heads and lines of every figure, in columns that some SAE of the pieces has."""
     columns = MAIN | BESIDES
+    labels = {f"{piece}, {name}": [piece, name] for piece in pieces for name in names}
     joined = {
         seed: {f"{piece}, {name}": row for piece, seeds in pieces.items() for name, row in seeds.get(seed, {}).items()}
         for seed in dict.fromkeys(seed for seeds in pieces.values() for seed in seeds)
     }
-    head, lines = cells(joined, [f"{piece}, {name}" for piece in pieces for name in names], columns)
-    return ["size and k", "SAE", *head], [[*called.split(", "), *line] for called, *line in lines]
+    head, lines = cells(joined, list(labels), columns)
+    return ["size and k", "SAE", *head], [[*labels[called], *line] for called, *line in lines]

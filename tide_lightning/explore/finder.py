@@ -99,10 +99,10 @@ def find_by_words(
     """
     saes, asked = run.chosen(sites), (num_prompts, num_inference_steps, seed)
     walks = _walks_by_words(run, query, against, *asked)
-    wanted, unwanted = (watch(run.denoiser, saes, walk) for walk in walks)
+    seen = [watch(run.denoiser, saes, walk) for walk in walks]
     if asked == _USUAL:
-        run.rises.setdefault((query, against), {}).update(_rises(wanted, unwanted))
-    return _with_homes(run.denoiser, saes, rank(saes, wanted, unwanted, top=top), walks[0])
+        run.rises.setdefault((query, against), {}).update(_rises(*seen))
+    return _with_homes(run.denoiser, saes, rank(saes, *seen, top=top), walks[0])
 
 
 @torch.no_grad()

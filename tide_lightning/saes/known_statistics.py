@@ -9,8 +9,8 @@ from tide_lightning.errors import UserError
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes.bins import centres
 from tide_lightning.saes.known import KNOTS, KnownPart, curves, flat_place
-from tide_lightning.saes.regression import BinnedRegression, bin_of, nearest_filled
-from tide_lightning.tokens import TokenBatch
+from tide_lightning.saes.regression import BinnedRegression, nearest_filled
+from tide_lightning.tokens import TokenBatch, bin_of
 
 HELD_OUT = 4
 """The scale is measured on one of so many calibration samples."""

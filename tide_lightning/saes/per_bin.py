@@ -18,7 +18,7 @@ from tide_lightning.errors import UserError
 from tide_lightning.kernels import Rule, Within
 from tide_lightning.saes.latent_budget import SharedThreshold
 from tide_lightning.saes.tide import TideSAE
-from tide_lightning.tokens import SiteShape
+from tide_lightning.tokens import SiteShape, bin_of
 
 
 class PerBinSAE(TideSAE):
@@ -51,6 +51,6 @@ class PerBinSAE(TideSAE):
 
     def _rule(self, t: Tensor | None, threshold: SharedThreshold | None) -> Rule:
         assert t is not None
-        bin_B = (t * self.num_saes).long().clamp(0, self.num_saes - 1)
+        bin_B = bin_of(t, self.num_saes)
         edges = torch.arange(self.num_saes + 1, device=bin_B.device) * self.d_sae // self.num_saes
         return Within(super()._rule(t, threshold), edges[bin_B], edges[bin_B + 1])

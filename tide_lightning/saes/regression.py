@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tide_lightning.reduction import all_reduce_sum
+from tide_lightning.tokens import bin_of
 
 _MOST_STEPS = 100  # of conjugate gradients; places are drawn at random, so a handful suffices
 
@@ -185,11 +186,6 @@ def _conjugate_gradients(bins: _Bins, shrinkage: float, left_HPD: Tensor) -> Ten
 def _ratio(above_D: Tensor, below_D: Tensor) -> Tensor:
     """A quotient that is 0 where nothing is left to divide by."""
     return torch.where(below_D > 0, above_D / below_D.where(below_D > 0, 1), 0)
-
-
-def bin_of(t: Tensor, num_bins: int) -> Tensor:
-    """The bin of each time [B], int64."""
-    return (t * num_bins).long().clamp(0, num_bins - 1)
 
 
 def nearest_filled(tokens: Tensor, need: float) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tide_lightning.saes import SAEOutput
-from tide_lightning.tokens import TokenBatch
+from tide_lightning.tokens import TokenBatch, bin_of
 
 
 class Reconstruction(TypedDict):
@@ -87,7 +87,7 @@ class ReconstructionMetric(Metric):
 
     def add(self, batch: TokenBatch, output: SAEOutput) -> None:
         """What `update` does, as nothing but operations on tensors."""
-        bin_B = (batch.t * self.num_bins).long().clamp(0, self.num_bins - 1)
+        bin_B = bin_of(batch.t, self.num_bins)
         x, x_hat = batch.x.double(), output.x_hat.detach().double()
         known = output.known.detach().double()
         cosine = torch.nn.functional.cosine_similarity(x, x_hat, dim=1)

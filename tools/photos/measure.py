@@ -21,7 +21,8 @@ from tide_lightning.grounds.photos.classes import CLASSES
 from tide_lightning.grounds.photos.classifiers import CLASSIFIERS, ClassifierName, guesses, load_classifier
 from tide_lightning.grounds.photos.denoiser import SHIPPED, PhotoDiT, build_scheduler
 from tide_lightning.grounds.photos.sources import Photographs, read_photographs, read_tiles
-from tools.photos.pacing import any_device, run
+from tools.command import run
+from tools.photos.pacing import any_device
 
 BATCH = 40
 FIGURES = "photos-quality.json"

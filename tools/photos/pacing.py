@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from tide_lightning.files import whole_file
-from tools.command import run as run
 
 
 class Clock:

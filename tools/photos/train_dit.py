@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from tide_lightning.grounds.photos.classes import CLASSES
 from tide_lightning.grounds.photos.denoiser import PhotoDiT, build_scheduler, build_transformer
 from tide_lightning.grounds.photos.sources import Photographs, read_photographs
+from tools.command import run
 from tools.photos.batches import Batches
-from tools.photos.pacing import Clock, any_device, load_checkpoint, run, save_checkpoint
+from tools.photos.pacing import Clock, any_device, load_checkpoint, save_checkpoint
 
 UNTOLD = 0.1
 """The share of images whose class the denoiser is not told, so that it can be guided."""

@@ -24,8 +24,9 @@ from tide_lightning.grounds.photos.classifiers import (
     save_classifier,
 )
 from tide_lightning.grounds.photos.sources import Photographs, read_photographs
+from tools.command import run
 from tools.photos.batches import Batches
-from tools.photos.pacing import Clock, any_device, load_checkpoint, run, save_checkpoint
+from tools.photos.pacing import Clock, any_device, load_checkpoint, save_checkpoint
 
 PEAK_RATES = {"whitened": 1.5, "residual": 0.8}
 """Highest learning rates, for batches of 1024."""
