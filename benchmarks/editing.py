@@ -11,7 +11,7 @@ prompts alone; erasure finds them on training prompts.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ CONCEPTS = ("colour:red", "colour:blue", "shape:ring", "wall:mint")
 FACTORS_TRIED = (0.0, -1.0, -3.0)
 _NUM_FINDING = 8  # training prompts of each kind to find a concept's latents by
 METHODS = ("none", "style", "random latents", "prompt")
+_OTHERS = tuple(name for name in FACTORS if name != "wall")
 _SETTINGS: dict[str, Any] = {"num_inference_steps": 10, "guidance_scale": 4.5}
 
 Read = dict[str, Tensor]
@@ -128,36 +129,34 @@ def erasure(run: Run, concept: str, num_prompts: int) -> dict[str, Any]:
 
 
 def style_table(seeds: Sequence[Mapping[str, Any]]) -> str:
-    """Success and what stays, by method."""
-    others = [name for name in FACTORS if name != "wall"]
-    rows = [
-        [
-            method,
-            *(averaged([seed["style"][method][name] for seed in seeds], ".0%") for name in ("success", *others)),
-        ]
-        for method in METHODS
-    ]
-    images = seeds[0]["style"]["style"]["images"]
-    return f"{images} images a method and seed:\n\n" + markdown(["method", "wall carried over", *others], rows)
+    """Success and what stays, by method; the JSON file has each factor."""
+    rows = []
+    for method in METHODS:
+        measured = [seed["style"][method] for seed in seeds]
+        others = [sum(one[name] for name in _OTHERS) / len(_OTHERS) for one in measured]
+        rows.append([method, averaged([one["success"] for one in measured], ".0%"), averaged(others, ".0%")])
+    return markdown(["method", "wall carried over", "other factors as before"], rows)
 
 
 def erasure_table(seeds: Sequence[Mapping[str, Any]]) -> str:
-    """What is left of concepts, in the mean and of each, and how others fare."""
+    """What is left of concepts and how others fare, in the mean; the JSON file has each concept."""
     rows = []
     for factor in (f"{one:g}" for one in FACTORS_TRIED):
 
-        def mean(name: str, concepts: Sequence[str] = CONCEPTS, factor: str = factor) -> str:
-            each = [[seed["erasure"][concept][factor][name] for concept in concepts] for seed in seeds]
+        def mean(read: Callable[[Mapping[str, Any]], float], factor: str = factor) -> str:
+            each = [[read(seed["erasure"][concept][factor]) for concept in CONCEPTS] for seed in seeds]
             return averaged([sum(values) / len(values) for values in each], ".1%")
 
-        each = ", ".join(f"{concept} {mean('shown', [concept])}" for concept in CONCEPTS)
-        stable = [
-            sum(seed["erasure"][concept][factor]["stability"]["mean"] for concept in CONCEPTS) / len(CONCEPTS)
-            for seed in seeds
-        ]
-        rows.append([factor, mean("shown"), each, mean("shown_elsewhere"), mean("changed"), averaged(stable, ".1%")])
-    head = ["factor", "still seen", "each", "seen in others", "others' pixels moved", "others' factors as before"]
-    return markdown(head, rows)
+        rows.append(
+            [
+                factor,
+                mean(lambda one: one["shown"]),
+                mean(lambda one: one["shown_elsewhere"]),
+                mean(lambda one: one["changed"]),
+                mean(lambda one: one["stability"]["mean"]),
+            ]
+        )
+    return markdown(["factor", "still seen", "seen in others", "others' pixels moved", "others' factors as before"], rows)
 
 
 def main() -> None:

@@ -160,15 +160,14 @@ def tables(figures: Mapping[str, Any]) -> str:
             here = [seed[factor] for seed in seeds if factor in seed]
             means = [one["mean"] for one in here]
             cells = [_with_interval([one[method]["success"] for one in means], ".0%") for method in SHOWN]
-            confirmed = _with_interval([one["latent"]["confirmed"] for one in means], ".0%")
             stable = _with_interval([one["latent"]["stability"]["mean"] for one in means], ".0%")
             words = {
                 name: [one["values"][name]["methods"]["latent"]["success"] for one in here]
                 for name in here[0]["values"]
             }
             by_word = ", ".join(f"{name} {sum(values) / len(values):.0%}" for name, values in words.items())
-            rows.append([factor, *cells, confirmed, stable, by_word])
-        head = ["factor", *SHOWN, "both judges", "others stay", "latent, by word"]
+            rows.append([factor, *cells, stable, by_word])
+        head = ["factor", *SHOWN, "others stay", "latent, by word"]
         parts.append(f"{_PROMPTS_THAT[about]}; success:\n\n" + markdown(head, rows))
     return "\n\n".join(parts)
 
