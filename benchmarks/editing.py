@@ -156,7 +156,9 @@ def erasure_table(seeds: Sequence[Mapping[str, Any]]) -> str:
                 mean(lambda one: one["stability"]["mean"]),
             ]
         )
-    return markdown(["factor", "still seen", "seen in others", "others' pixels moved", "others' factors as before"], rows)
+    return markdown(
+        ["factor", "still seen", "seen in others", "others' pixels moved", "others' factors as before"], rows
+    )
 
 
 def main() -> None:

@@ -83,8 +83,9 @@ def known_names() -> set[str]:
 
     names = {*COMMANDS, *LIGHTNING, *LOOKS, "tide", "make"}
     names |= {str(path.relative_to(ROOT / "configs").with_suffix("")) for path in ROOT.glob("configs/**/*.yaml")}
-    for page in ROOT.glob("docs/**/*.md"):  # keys and figures are in tables
-        names |= set(re.findall(r"^\| `([^`]+)`", page.read_text(), re.MULTILINE))
+    for page in ROOT.glob("docs/**/*.md"):  # keys and figures begin a table's or a list's lines
+        for begin in re.findall(r"^[|-] ((?:`[^`]+`(?:, )?)+)", page.read_text(), re.MULTILINE):
+            names |= set(re.findall(r"`([^`]+)`", begin))
     for path in [*ROOT.glob("tide_lightning/**/*.py"), *ROOT.glob("datamodules/*.py"), *ROOT.glob("callbacks/*.py")]:
         text = path.read_text()
         names |= set(re.findall(r"^\s+(\w+): (?=\S)", text, re.MULTILINE))  # arguments, in signatures and docstrings
