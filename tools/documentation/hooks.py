@@ -23,6 +23,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Keep a figure and its spread on one line, and an interval, which is small beside its figure in a table."""
+    """Keep an option, and a figure with its spread or interval, on one line; an interval in a table is small."""
+    html = re.sub(r"<code>(--\w+)", r'<code><span class="option">\1</span>', html)
     html = re.sub(r"\((\S+) to (\S+)\)", "(\\1\u00a0to\u00a0\\2)", html.replace(" ± ", "\u00a0±\u00a0"))
     return re.sub(r"(<td>\S+) (\([^()<]+\u00a0to\u00a0[^()<]+\))</td>", r"\1 <small>\2</small></td>", html)
