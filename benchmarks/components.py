@@ -22,11 +22,9 @@ from tide_lightning.training import TideModule
 
 PLAIN: dict[str, Any] = {
     "budget": "token",
-    "budget_over_time": 0.0,
     "refinements": 0,
     "pursuits": 0,
     "encoder_norm": 1.0,
-    "modulation": "none",
 }
 """The quickstart's arguments that components have no use for, and what stands in their place."""
 

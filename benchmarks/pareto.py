@@ -49,8 +49,8 @@ TUNING_SEED = 1000
 
 EQUIPMENT = {
     "-known": ("known_part", "num_bins"),
-    "-metric": ("fidelity_weight", "fidelity_loss", "scale_by_timestep", "budget", "budget_over_time"),
-    "-pursuit": ("refinements", "pursuits"),
+    "-metric": ("fidelity_weight", "fidelity_loss", "scale_by_timestep", "budget"),
+    "-pursuit": ("refinements", "pursuits", "encoder_norm"),
 }
 """The quickstart's arguments that a rival gets with each of these behind its name, and with all before it."""
 
@@ -66,6 +66,7 @@ SETTINGS = (
     "tune_steps",
     "steps",
     "scenes",
+    "calibration_samples",
     "test_samples",
     "fidelity_samples",
     "labelled_images",

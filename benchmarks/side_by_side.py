@@ -97,6 +97,7 @@ def add_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     parser.add_argument("--steps", type=int, help="of 512 tokens")
     parser.add_argument("--scenes", type=int, default=2048, help="training images; 0 for all photographs")
     parser.add_argument("--test_samples", type=int)
+    parser.add_argument("--calibration_samples", type=int, default=1024, help="of means, scales and the metric")
     parser.add_argument("--fidelity_samples", type=int, default=256)
     parser.add_argument("--labelled_images", type=int, default=320)
     parser.add_argument("--kept_images", type=int, default=0, help="to see which factors are kept; 0 for none")
@@ -127,10 +128,12 @@ def key_of(name: str) -> str:
     return re.sub(r"\W+", "-", name).strip("-")
 
 
-def harvest(seed: int, options: argparse.Namespace) -> ActivationDataModule:
+def harvest(
+    seed: int, options: argparse.Namespace, make: Callable[..., ActivationDataModule] = ActivationDataModule
+) -> ActivationDataModule:
     """The data of a seed: 512 tokens a batch, kept on disk."""
     world = WORLDS[options.ground]
-    return ActivationDataModule(
+    return make(
         world.pretrained,
         [options.site],
         images=world.images("train", options.scenes),
@@ -138,7 +141,7 @@ def harvest(seed: int, options: argparse.Namespace) -> ActivationDataModule:
         samples_per_batch=16,
         tokens_per_sample=32,
         batches_per_epoch=options.steps,
-        num_calibration_samples=1024,
+        num_calibration_samples=options.calibration_samples,
         heldout=HeldOutOptions(images=world.images("test", options.scenes // 4), num_test_samples=options.test_samples),
         loading=LoadingOptions(dtype="auto"),
         cache=DiskCache(options.folder / f"harvest-{seed}"),

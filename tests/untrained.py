@@ -40,7 +40,7 @@ def untrained(denoiser: Denoiser, sites: Sequence[str]) -> dict[str, TideSAE]:
 
 
 def _untrained(shape: SiteShape) -> TideSAE:
-    sae = TideSAE(shape, expansion_factor=2, k=8, unmodulate=True, scale_by_timestep=True)
+    sae = TideSAE(shape, expansion_factor=2, k=8, modulation="adaln", unmodulate=True, scale_by_timestep=True)
     sae.known.by_time.normal_()
     sae.known.by_place.normal_()
     sae.known.weight.normal_(std=0.1)

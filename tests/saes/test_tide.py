@@ -29,7 +29,7 @@ def calibrated(sae: AnySAE, batch: TokenBatch) -> AnySAE:
 
 def small_sae(**arguments: object) -> TideSAE:
     torch.manual_seed(0)
-    sae = TideSAE(SHAPE, **({"expansion_factor": 4, "k": 5} | arguments))  # type: ignore[arg-type]
+    sae = TideSAE(SHAPE, **({"expansion_factor": 4, "k": 5, "modulation": "adaln"} | arguments))  # type: ignore[arg-type]
     if sae.modulation is not None:
         curve = torch.linspace(-0.5, 0.5, 24).repeat(32, 1)
         sae.modulation.initialise(torch.linspace(0, 1, 32), curve, 0.1 * curve)

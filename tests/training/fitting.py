@@ -52,7 +52,7 @@ def make_module(data: ActivationDataModule, sae: dict[str, Any] | None = None, *
     """The module for that data; the same weights each time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        settings: dict[str, Any] = {"expansion_factor": 4, "k": 4} | (sae or {})
+        settings: dict[str, Any] = {"expansion_factor": 4, "k": 4, "modulation": "adaln"} | (sae or {})
 
         def build(shape: SiteShape) -> TideSAE:
             return TideSAE(shape, **settings)

@@ -250,7 +250,7 @@ def test_what_forbids_it_for_an_sae() -> None:
     assert why_not_of_sae(TideSAE(shape, **WHOLE)) is None
     assert "JumpReLUSAE" in (why_not_of_sae(JumpReLUSAE(shape, k=2)) or "")
     assert "decode_backend coo" in (why_not_of_sae(TideSAE(shape, k=2, decode_backend="coo")) or "")
-    hooked = TideSAE(shape, k=2)
+    hooked = TideSAE(shape, k=2, modulation="adaln")
     assert hooked.modulation is not None
     hooked.modulation.register_forward_hook(lambda *_: None)
     assert "hooks" in (why_not_of_sae(hooked) or "")

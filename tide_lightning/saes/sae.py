@@ -107,7 +107,7 @@ class SAE(Pretrained):
         known_part: Rung = "input_token",
         num_bins: int = 20,
         scale_by_timestep: bool = False,
-        modulation: Modulation = "adaln",
+        modulation: Modulation = "none",
         unmodulate: bool = False,
         fidelity_weight: float = 0.0,
         fidelity_loss: FidelityLoss = "plain",
