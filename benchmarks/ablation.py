@@ -68,7 +68,8 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     folders = {"json": Path("docs/results/summaries/ablation.json"), "folder": Path("runs/ablation")}
     site, seeds = WORLDS["toybox"].reported, [20, 21, 22]
-    add_options(parser, site=site, seeds=seeds, steps=1000, test_samples=2048, **folders)
+    settings = {"calibration_samples": 4096, "lr": 5e-3}
+    add_options(parser, site=site, seeds=seeds, steps=1000, test_samples=2048, **folders, **settings)
     options = parser.parse_args()
     torch.set_float32_matmul_precision("medium")
     rows: dict[str, Rows] = read(options.json)

@@ -7,13 +7,14 @@ r"""Every rival against TideSAE, at equal L0 and on the same tokens: what is kep
     python -m benchmarks.pareto --only_table                        # what is there so far
 
 One block of a ground. The rivals are those of configs/rivals, each as its paper has it, and with what we have, as far
-as its class takes it: our known part (`-known`), besides it the quickstart's metric, scales and budget over time
-(`-metric`), besides those its refinement and pursuit (`-pursuit`). TideSAE is configs/quickstart's; its settings were
-found on another block (`benchmarks.worlds`), and on it each SAE's learning rate is chosen of three, with a seed that is
-not reported. Beside them stand principal components about the known part in the metric, k and 2k of them. All SAEs of a
-piece (a seed, a size, an L0) are trained on the same tokens, from one harvest, which is kept on disk for the seed's
-other pieces. Resumable: rows that the JSON file holds are not measured again, unless they were not steered with and
-shall be, and rows of other settings are refused. A CSV file beside it has every figure; a page gets the best rivals'.
+as its class takes it: our known part (`-known`), besides it the quickstart's metric, scales and budget of a batch
+(`-metric`), besides those its refinement, pursuit and start of the encoder (`-pursuit`). TideSAE is
+configs/quickstart's, and what a BatchTopK with all of these is; its settings were found on another block
+(`benchmarks.worlds`), and on it each SAE's learning rate is chosen of three, with a seed that is not reported. Beside
+them stand principal components about the known part in the metric, k and 2k of them. All SAEs of a piece (a seed, a
+size, an L0) are trained on the same tokens, from one harvest, which is kept on disk for the seed's other pieces.
+Resumable: rows that the JSON file holds are not measured again, unless they were not steered with and shall be, and
+rows of other settings are refused. A CSV file beside it has every figure; a page gets the best rivals'.
 """
 
 from __future__ import annotations
@@ -180,7 +181,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", choices=[*variants(), *COMPONENTS], help="all unless given")
     parser.add_argument("--together", type=int, default=20, help="SAEs trained side by side")
     parser.add_argument(
-        "--lrs", type=float, nargs="+", default=[7.5e-4, 1.5e-3, 3e-3], help="tried; one is taken as it is"
+        "--lrs", type=float, nargs="+", default=[1.5e-3, 3e-3, 6e-3], help="tried; one is taken as it is"
     )
     parser.add_argument("--tune_site", help="on which the learning rate is chosen; the ground's own unless given")
     parser.add_argument("--tune_steps", type=int, default=1000, help="of these fits")
@@ -188,6 +189,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, help="a PNG of the first size and L0 to write")
     folders = {"json": Path("runs/pareto.json"), "folder": Path("runs/pareto")}
     defaults = {"site": None, "seeds": [20, 21, 22], "kept_images": 48}
+    defaults["calibration_samples"] = 4096
     add_options(parser, steps=3000, test_samples=16384, steer_prompts=4, **defaults, **folders)
     if parser.parse_known_args()[0].preset == "quick":
         parser.set_defaults(**QUICK)
