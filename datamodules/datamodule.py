@@ -264,8 +264,14 @@ class ActivationDataModule(LightningDataModule):
 
         A fit that will not see as many is not calibrated on more than it sees.
         """
-        num_samples = min(self.num_calibration_samples, max(_FEWEST_CALIBRATION, self._num_trained_on()))
-        return self._feed(shard or self._shard()).calibration(num_samples)
+        return self._feed(shard or self._shard()).calibration(self._num_calibrated_on())
+
+    def calibration_contents(self) -> dict[str, Any]:
+        """All that the bits of `calibration_batches` depend on, as JSON has it."""
+        return self._feed(self._shard()).calibration_contents(self._num_calibrated_on())
+
+    def _num_calibrated_on(self) -> int:
+        return min(self.num_calibration_samples, max(_FEWEST_CALIBRATION, self._num_trained_on()))
 
     def _num_trained_on(self) -> int:
         """Samples that the fit will see; as many as may be where it has no end, or there is none."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -74,6 +75,13 @@ class Feed:
                 yield from node.parts()
 
         return one_ahead(parts(), self.harvester.denoiser.device)
+
+    def calibration_contents(self, num_samples: int) -> dict[str, Any]:
+        """All that the bits of `calibration` depend on, as JSON has it."""
+        options = {"noised": asdict(self.noised), "trajectories": asdict(self.trajectories)}
+        del options["noised"]["latent_cache_gib"]
+        contents: dict[str, Any] = json.loads(json.dumps({**self._contents(), **options, "num_samples": num_samples}))
+        return contents
 
     def noised_calls(self, num_samples: int) -> Callable[[int], Call]:
         """The k-th forward over `num_samples` noised samples, whatever the source, drawn apart from all batches."""

@@ -8,7 +8,18 @@ import torch
 from tests.evaluation.constructed import make_output, make_sae, make_tokens
 from tests.saes.synthetic import SHAPE, tokens
 from tide_lightning.evaluation import SiteFloors, SiteReconstruction
-from tide_lightning.saes import KnownStatistics, TideSAE
+from tide_lightning.evaluation.floors import FittedFloors, FloorStatistics, floors_of
+from tide_lightning.saes import SAE, KnownStatistics, TideSAE
+from tide_lightning.tokens import TokenBatch
+
+
+def fitted(sae: SAE, *batches: TokenBatch) -> FittedFloors:
+    [floors] = floors_of({"site": sae}).values()
+    statistics = FloorStatistics(floors)
+    for batch in batches:
+        statistics.update(batch)
+    statistics.fit()
+    return floors
 
 
 def measure(num_bins: int = 5, **ingredients: float) -> dict[str, Any]:
@@ -18,10 +29,9 @@ def measure(num_bins: int = 5, **ingredients: float) -> dict[str, Any]:
     statistics = KnownStatistics(sae.known)
     statistics.update(calibration)
     statistics.fit()
-    floors = SiteFloors(sae, num_bins)
-    for part in torch.arange(len(calibration)).chunk(3):
-        floors.calibrate(calibration.select(part))
-    floors.fit()
+    floors = SiteFloors(
+        sae, fitted(sae, *(calibration.select(part) for part in torch.arange(20_000).chunk(3))), num_bins
+    )
     with torch.no_grad():
         floors.update(heldout, sae(heldout))
     return floors.compute()
@@ -55,25 +65,21 @@ def test_principal_components_of_data_of_known_rank() -> None:
     x = torch.randn(20_000, 6, generator=draw) * scales @ basis + 10
     batch = make_tokens(x)
     sae = make_sae(k=2)
-    floors = SiteFloors(sae, 5)
-    floors.calibrate(batch)
-    floors.fit()
+    floors = SiteFloors(sae, fitted(sae, batch), 5)
     floors.update(batch, make_output(batch, x))
     found = floors.compute()
     whole = float(scales.square().sum())
     assert found["pca_k"]["explained_variance"] == pytest.approx((9 + 4) / whole, abs=0.01)
     assert found["pca_2k"]["explained_variance"] == pytest.approx(1, abs=1e-6)
     assert found["mean"]["mse"] == pytest.approx(whole / 6, rel=0.02)
-    assert floors.mean == pytest.approx(x.double().mean(0))
+    assert floors.fitted.mean == pytest.approx(x.double().mean(0))
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0])
 def test_constant_activations_have_defined_figures(value: float) -> None:
     tokens = make_tokens(torch.full((400, 6), value))
     sae = make_sae(d_in=6)
-    floors, found = SiteFloors(sae, num_bins=4), SiteReconstruction(sae, num_bins=4)
-    floors.calibrate(tokens)
-    floors.fit()
+    floors, found = SiteFloors(sae, fitted(sae, tokens), num_bins=4), SiteReconstruction(sae, num_bins=4)
     exact, wrong = (make_output(tokens, tokens.x + shift) for shift in (0.0, 1.0))
     floors.update(tokens, exact)
     assert floors.compute()["mean"]["explained_variance"] == 1

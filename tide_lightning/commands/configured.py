@@ -29,7 +29,7 @@ from tide_lightning.commands.logger import RunLogger
 from tide_lightning.commands.parsing import OneLineErrors, shortened
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.errors import ToldElsewhereError, UserError
-from tide_lightning.evaluation import EvaluateProtocol
+from tide_lightning.evaluation import EvaluateProtocol, KeepFloors
 from tide_lightning.planning.commands import UnreadImages, plan, sites
 from tide_lightning.runs import check_name, new_run, newest_run, point_latest
 from tide_lightning.stopping import Stopped, stoppable
@@ -116,7 +116,7 @@ class TideCLI(LightningCLI):
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
-            trainer_defaults={"enable_model_summary": False, "callbacks": [LeaveCheckpoint()]},
+            trainer_defaults={"enable_model_summary": False, "callbacks": [LeaveCheckpoint(), KeepFloors()]},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # checkpoints hold primitives only
         )

@@ -4,6 +4,7 @@ from tide_lightning.evaluation.end_to_end import EndToEnd, Trajectories
 from tide_lightning.evaluation.fidelity import Fidelity
 from tide_lightning.evaluation.floors import SiteFloors
 from tide_lightning.evaluation.image_quality import Inception
+from tide_lightning.evaluation.kept_floors import KeepFloors
 from tide_lightning.evaluation.protocol import EvaluateProtocol
 from tide_lightning.evaluation.reconstruction import SiteReconstruction
 from tide_lightning.evaluation.report import write_report
@@ -15,6 +16,7 @@ __all__ = [
     "EvaluateProtocol",
     "Fidelity",
     "Inception",
+    "KeepFloors",
     "MeasuresSection",
     "Plot",
     "Section",

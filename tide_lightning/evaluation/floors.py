@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tide_lightning.diffusion import unlabelled
 from tide_lightning.evaluation.figures import bin_edges, measured
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAE, KnownPart, KnownStatistics, Rung, SAEOutput
-from tide_lightning.tokens import TokenBatch, bin_of
+from tide_lightning.tokens import SiteShape, TokenBatch, bin_of
 from tide_lightning.training.metrics import quotient
 
 LADDER: tuple[Rung, ...] = ("mean", "mean_t", "mean_t_position")
@@ -20,48 +22,23 @@ FLOORS = (*LADDER, "known", "pca_k", "pca_2k")
 """All floors, as they stand in metrics.json."""
 
 
-class SiteFloors(nn.Module):
-    """One site's floors: fitted on calibration tokens, measured on held-out tokens.
+class FittedFloors(nn.Module):
+    """What is fitted on a site's calibration tokens: the ladder, the tokens' mean [D], their principal directions.
 
     Args:
-        sae: the site's SAE; its k sets the number of principal components, its known part is a floor itself.
-        num_bins: equal bins of t in [0, 1] for the figures.
+        shape: the site's.
+        num_components: of the directions [D, C].
         num_known_bins: bins of t in which the ladder's means are estimated.
     """
 
-    num_calibration: Tensor
-    sum_x: Tensor
-    sum_xx: Tensor
+    mean: Tensor
     components: Tensor
-    tokens: Tensor
-    sums: Tensor
-    square: Tensor
-    errors: Tensor
 
-    def __init__(self, sae: SAE, num_bins: int, num_known_bins: int = 20) -> None:
+    def __init__(self, shape: SiteShape, num_components: int, num_known_bins: int = 20) -> None:
         super().__init__()
-        d = sae.d_in
-        self.num_bins = num_bins
-        self.num_components = {"pca_k": min(sae.k, d), "pca_2k": min(2 * sae.k, d)}
-        self.ladder = nn.ModuleDict({rung: KnownPart(sae.shape, rung, num_known_bins) for rung in LADDER})
-        self.statistics = nn.ModuleDict({rung: KnownStatistics(self.rung(rung), scales=False) for rung in LADDER})
-        sizes = {
-            "num_calibration": (),
-            "sum_x": (d,),
-            "sum_xx": (d, d),
-            "components": (d, self.num_components["pca_2k"]),
-            "tokens": (num_bins,),
-            "sums": (num_bins, d),
-            "square": (num_bins,),
-            "errors": (len(FLOORS), num_bins),
-        }
-        for name, size in sizes.items():
-            self.register_buffer(name, torch.zeros(size, dtype=torch.float64))
-
-    @property
-    def mean(self) -> Tensor:
-        """The calibration tokens' mean [D]; after `fit`."""
-        return self.sum_x / self.num_calibration
+        self.ladder = nn.ModuleDict({rung: KnownPart(shape, rung, num_known_bins) for rung in LADDER})
+        self.register_buffer("mean", torch.zeros(shape.d_in, dtype=torch.float64))
+        self.register_buffer("components", torch.zeros(shape.d_in, num_components, dtype=torch.float64))
 
     def rung(self, name: str) -> KnownPart:
         """A part of the ladder."""
@@ -69,30 +46,84 @@ class SiteFloors(nn.Module):
         assert isinstance(part, KnownPart)
         return part
 
+
+def floors_of(saes: Mapping[str, SAE]) -> dict[str, FittedFloors]:
+    """Floors to be fitted, one for each site: SAEs of one site share them, up to the largest k."""
+    sizes: dict[str, tuple[SiteShape, int]] = {}
+    for key, sae in saes.items():
+        _, most = sizes.get(unlabelled(key), (None, 0))
+        sizes[unlabelled(key)] = sae.shape, max(most, _num_components(sae)["pca_2k"])
+    return {site: FittedFloors(shape, number) for site, (shape, number) in sizes.items()}
+
+
+class FloorStatistics(nn.Module):
+    """Sums over calibration tokens, from which floors are fitted."""
+
+    num_tokens: Tensor
+    sum_x: Tensor
+    sum_xx: Tensor
+
+    def __init__(self, floors: FittedFloors) -> None:
+        super().__init__()
+        self.floors = [floors]  # not a submodule: what is fitted is no statistic
+        self.ladder = nn.ModuleList(KnownStatistics(floors.rung(rung), scales=False) for rung in LADDER)
+        d = len(floors.mean)
+        for name, size in {"num_tokens": (), "sum_x": (d,), "sum_xx": (d, d)}.items():
+            self.register_buffer(name, torch.zeros(size, dtype=torch.float64))
+
     @torch.no_grad()
-    def calibrate(self, tokens: TokenBatch) -> None:
+    def update(self, tokens: TokenBatch) -> None:
         """Add calibration tokens."""
-        for statistics in self.statistics.values():
+        for statistics in self.ladder:
             assert isinstance(statistics, KnownStatistics)
             statistics.update(tokens)
         x = tokens.x.double()
-        self.num_calibration += len(x)
+        self.num_tokens += len(x)
         self.sum_x += x.sum(0)
         self.sum_xx.addmm_(x.mT, x)
 
     @torch.no_grad()
     def fit(self) -> None:
         """Fit every floor on all ranks' calibration tokens."""
-        for statistics in self.statistics.values():
+        for statistics in self.ladder:
             assert isinstance(statistics, KnownStatistics)
             statistics.fit()
-        del self.statistics
-        for total in (self.num_calibration, self.sum_x, self.sum_xx):
+        for total in (self.num_tokens, self.sum_x, self.sum_xx):
             all_reduce_sum(total)
-        covariance = self.sum_xx / self.num_calibration - torch.outer(self.mean, self.mean)
+        [floors] = self.floors
+        floors.mean.copy_(self.sum_x / self.num_tokens)
+        covariance = self.sum_xx / self.num_tokens - torch.outer(floors.mean, floors.mean)
         # The host's solver: the same directions on every rank, whatever the device.
-        vectors = torch.linalg.eigh(covariance.cpu())[1].flip(1)[:, : self.components.shape[1]]
-        self.components.copy_(vectors)
+        vectors = torch.linalg.eigh(covariance.cpu())[1].flip(1)[:, : floors.components.shape[1]]
+        floors.components.copy_(vectors)
+
+
+class SiteFloors(nn.Module):
+    """An SAE's floors, measured on held-out tokens.
+
+    Args:
+        sae: its k sets the number of principal components, its known part is a floor itself.
+        fitted: on its site's calibration tokens.
+        num_bins: equal bins of t in [0, 1] for the figures.
+    """
+
+    tokens: Tensor
+    sums: Tensor
+    square: Tensor
+    errors: Tensor
+
+    def __init__(self, sae: SAE, fitted: FittedFloors, num_bins: int) -> None:
+        super().__init__()
+        self.num_bins, self.fitted = num_bins, fitted
+        self.num_components = _num_components(sae)
+        sizes = {
+            "tokens": (num_bins,),
+            "sums": (num_bins, sae.d_in),
+            "square": (num_bins,),
+            "errors": (len(FLOORS), num_bins),
+        }
+        for name, size in sizes.items():
+            self.register_buffer(name, torch.zeros(size, dtype=torch.float64))
 
     @torch.no_grad()
     def update(self, tokens: TokenBatch, output: SAEOutput) -> None:
@@ -102,10 +133,10 @@ class SiteFloors(nn.Module):
         self.tokens.index_add_(0, bin_B, torch.ones_like(bin_B, dtype=torch.float64))
         self.sums.index_add_(0, bin_B, x)
         self.square.index_add_(0, bin_B, x.square().sum(1))
-        predictions = [self.rung(rung)(tokens.context) for rung in LADDER] + [output.known]
+        predictions = [self.fitted.rung(rung)(tokens.context) for rung in LADDER] + [output.known]
         errors = [(x - prediction.double()).square().sum(1) for prediction in predictions]
-        centred = x - self.mean
-        projected = (centred @ self.components).square()
+        centred = x - self.fitted.mean
+        projected = (centred @ self.fitted.components[:, : self.num_components["pca_2k"]]).square()
         whole = centred.square().sum(1)
         errors += [
             (whole - projected[:, : self.num_components[name]].sum(1)).clamp(min=0) for name in ("pca_k", "pca_2k")
@@ -133,3 +164,7 @@ class SiteFloors(nn.Module):
         square, error = self.square[bins].sum(), self.errors[index, bins].sum()
         fvu = quotient(error, square - sums.square().sum() / tokens, square)
         return {"mse": float(error) / float(tokens * sums.numel()), "fvu": fvu, "explained_variance": 1 - fvu}
+
+
+def _num_components(sae: SAE) -> dict[str, int]:
+    return {"pca_k": min(sae.k, sae.d_in), "pca_2k": min(2 * sae.k, sae.d_in)}

@@ -19,7 +19,8 @@ from tide_lightning.evaluation.budget import FIDELITY_SHARE, Budget, is_late
 from tide_lightning.evaluation.end_to_end import NUM_SHOWN, EndToEnd, RealImages, Trajectories, evenly_chosen
 from tide_lightning.evaluation.fidelity import Fidelity
 from tide_lightning.evaluation.figures import measured
-from tide_lightning.evaluation.floors import SiteFloors
+from tide_lightning.evaluation.floors import FittedFloors, FloorStatistics, SiteFloors, floors_of
+from tide_lightning.evaluation.kept_floors import read_floors
 from tide_lightning.evaluation.lifetimes import Lifetimes
 from tide_lightning.evaluation.plots import image_grid, pixels_of
 from tide_lightning.evaluation.reconstruction import SiteReconstruction
@@ -101,11 +102,14 @@ class EvaluateProtocol(Callback):
         self._tracker = Tracker(saes, num_steps) if self.num_images else None
         self._reconstruction = {site: SiteReconstruction(sae, self.num_bins) for site, sae in saes.items()}
         self._lifetimes = {site: Lifetimes(sae.d_sae, self.num_bins, pl_module.device) for site, sae in saes.items()}
-        self._floors = {site: SiteFloors(sae, self.num_bins).to(pl_module.device) for site, sae in saes.items()}
         sections = any(isinstance(callback, MeasuresSection) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         self._absent = (() if self.num_images else ("images",)) + (() if sections else ("sections",))
-        self._calibrate_floors(trainer, pl_module, data)
-        means = {site: floors.mean for site, floors in self._floors.items()}
+        fitted = self._fitted_floors(trainer, pl_module, data, saes)
+        self._floors = {
+            site: SiteFloors(sae, fitted[unlabelled(site)], self.num_bins).to(pl_module.device)
+            for site, sae in saes.items()
+        }
+        means = {site: fitted[unlabelled(site)].mean for site in saes}
         self._fidelity = Fidelity(data.denoiser, saes, means, self.num_bins)
         self._until = self._deadline(trainer, "reconstruction")
         self._fidelity_until = self.budget.deadline("reconstruction", self._absent, FIDELITY_SHARE)
@@ -162,7 +166,7 @@ class EvaluateProtocol(Callback):
 
     def _write(self, trainer: Trainer, sections: list[Section]) -> list[Path]:
         self.metrics |= {"budget": spent} if (spent := self.budget.figures()) else {}
-        folder = Path(self.run_folder or trainer.log_dir or trainer.default_root_dir)
+        folder = self._folder(trainer)
         config = folder / "config.yaml"
         text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None
         title = f"{folder.resolve().parent.name}/{folder.resolve().name}"
@@ -170,6 +174,9 @@ class EvaluateProtocol(Callback):
         rates = write_bytes(folder / "feature_times.safetensors", save(self.rates))
         page = write_report(folder / "report", title, self.metrics, self.end_to_end, text, sections)
         return [path, rates, page]
+
+    def _folder(self, trainer: Trainer) -> Path:
+        return Path(self.run_folder or trainer.log_dir or trainer.default_root_dir)
 
     def _make_trajectories(self, data: ActivationDataModule, saes: dict[str, SAE]) -> Trajectories:
         """Made before anything is measured: what is wrong with the features or CLIP is told at once."""
@@ -183,19 +190,27 @@ class EvaluateProtocol(Callback):
             clip=self.clip,
         )
 
-    def _calibrate_floors(self, trainer: Trainer, pl_module: LightningModule, data: ActivationDataModule) -> None:
+    def _fitted_floors(
+        self, trainer: Trainer, pl_module: LightningModule, data: ActivationDataModule, saes: dict[str, SAE]
+    ) -> dict[str, FittedFloors]:
+        """By site: those that the run's fit has kept, if they are of the same tokens; or fitted now."""
+        fitted = {site: floors.to(pl_module.device) for site, floors in floors_of(saes).items()}
+        if read_floors(self._folder(trainer), data.calibration_contents(), fitted):
+            _say(trainer, "evaluate  the floors are those that the fit has kept")
+            return fitted
         _say(trainer, "evaluate  fitting the floors on calibration tokens")
-        assert isinstance(pl_module, TideModule)
         until = self._deadline(trainer, "calibration")
-        for number, batch in enumerate(map(pl_module.for_each_sae, data.calibration_batches()), start=1):
+        statistics = {site: FloorStatistics(floors).to(pl_module.device) for site, floors in fitted.items()}
+        for number, batch in enumerate(data.calibration_batches(), start=1):
             for site, tokens in batch.items():
-                self._floors[site].calibrate(tokens)
+                statistics[site].update(tokens)
             if is_late(until, pl_module.device):
                 done = number * data.samples_per_batch // (2 if data.source == "both" else 1)  # one source at a time
                 self.budget.note("calibration samples", done, data.num_calibration_samples)
                 break
-        for floors in self._floors.values():
-            floors.fit()
+        for each in statistics.values():
+            each.fit()
+        return fitted
 
     def _measure_fidelity(self, trainer: Trainer, pl_module: LightningModule, batch: HeldOutBatch) -> None:
         call, data = batch.call, _datamodule(trainer)

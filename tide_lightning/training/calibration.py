@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, get_args
 
 import torch
@@ -31,13 +31,23 @@ class ActivationSource(Protocol):
 
 
 @torch.no_grad()
-def calibrate(saes: Mapping[str, SAE], source: ActivationSource, device: torch.device) -> None:
-    """Fit every SAE's known part and scale on the source's first tokens; begin modulation at the site's adaLN."""
+def calibrate(
+    saes: Mapping[str, SAE],
+    source: ActivationSource,
+    device: torch.device,
+    watch: Callable[[dict[str, TokenBatch]], None] | None = None,
+) -> None:
+    """Fit every SAE's known part and scale on the source's first tokens; begin modulation at the site's adaLN.
+
+    Who else wants these tokens is shown them by `watch`.
+    """
     statistics = {site: KnownStatistics(sae.known).to(device) for site, sae in saes.items()}
     first: dict[str, TokenBatch] = {}
     bad = {site: torch.zeros(2, dtype=torch.int64, device=device) for site in saes}  # tokens not finite, and all
     for batch in source.calibration_batches():
         first = first or batch
+        if watch is not None:
+            watch(batch)
         for site, one in statistics.items():
             if unlabelled(site) in batch:
                 tokens = batch[unlabelled(site)]

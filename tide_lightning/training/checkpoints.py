@@ -87,7 +87,7 @@ def last_checkpoint(run: Path) -> Path | None:
 
 def remove_unfinished(run: Path) -> None:
     """Remove what a kill has left of checkpoints and exports in the making."""
-    for folder in ("checkpoints", "saes"):
+    for folder in ("checkpoints", "saes", "floors"):
         for path in (run / folder).rglob(unfinished(Path("*")).name):
             path.unlink(missing_ok=True)
 

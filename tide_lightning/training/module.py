@@ -125,6 +125,7 @@ class TideModule(LightningModule):
         self.register_buffer("tokens_seen", torch.zeros((), dtype=torch.int64))
         self.register_buffer("is_calibrated", torch.tensor(pretrained is not None))
         self.further_loss: Callable[[], Tensor | None] | None = None  # what a callback adds to a step's loss
+        self.watch_calibration: Callable[[Batch], None] | None = None  # what a callback sees of calibration tokens
         self.recorder: Recorder | None = None  # of steps; on a GPU a fit finds one itself
         self._replays: dict[str, Replay] = {}
         self._interval = Interval()
@@ -184,7 +185,7 @@ class TideModule(LightningModule):
 
     def calibrate(self, source: ActivationSource) -> None:
         """Fit every site's known part and scale on the source's first tokens; begin modulation at its adaLN."""
-        calibrate({site: self.sae(site) for site in self.sites}, source, self.device)
+        calibrate({site: self.sae(site) for site in self.sites}, source, self.device, self.watch_calibration)
 
     def for_each_sae(self, batch: Batch) -> Batch:
         """A harvested batch by the keys of the SAEs: those of one site share its tokens."""
