@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torchdata.nodes import BaseNode
 
-from tide_lightning.cores import usable_cores
+from tide_lightning.cores import core_to_spare
 from tide_lightning.datamodules.sampling import DenoiseStream, NoiseStream, Shard, gather_objects
 from tide_lightning.diffusion.streams import hold
 from tide_lightning.errors import UserError
@@ -158,11 +158,6 @@ class ActivationLoader:
         if self._ahead is not None:
             self._ahead.forget()
         self._node.reset(state)
-
-
-def core_to_spare(device: torch.device) -> bool:
-    """Whether batches made on this device can have a core of their own: PyTorch uses fewer threads than we may."""
-    return device.type == "cpu" and torch.get_num_threads() < usable_cores()
 
 
 class Ahead(Generic[T]):

@@ -6,11 +6,18 @@ import math
 import os
 from pathlib import Path
 
+import torch
+
 
 def usable_cores(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
     """Cores by the process's affinity (taskset, Slurm) and the quotas of its cgroups (containers); at least one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.floor(min([cores, *_quotas(proc, root)])))
+
+
+def core_to_spare(device: torch.device) -> bool:
+    """Whether another thread that works on this device can have a core of its own: PyTorch uses fewer than we may."""
+    return device.type == "cpu" and torch.get_num_threads() < usable_cores()
 
 
 def _quotas(proc: Path, root: Path) -> list[float]:

@@ -84,7 +84,7 @@ def test_batches_made_ahead_are_those_made_in_turn(make_data: MakeData, monkeypa
     """While a batch is made in a thread, others may use the denoiser and ask for the state."""
     found = {}
     for cores in (1, 64):
-        monkeypatch.setattr("tide_lightning.datamodules.loader.usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr("tide_lightning.cores.usable_cores", lambda cores=cores: cores)
         data = make_data()
         loader = data.train_loader(Shard())
         states, batches = [], []
@@ -125,7 +125,7 @@ def test_calibration_made_ahead_is_that_made_in_turn(
 ) -> None:
     found = {}
     for cores in (1, 64):
-        monkeypatch.setattr("tide_lightning.datamodules.loader.usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr("tide_lightning.cores.usable_cores", lambda cores=cores: cores)
         data = make_data(source=source)
         first = next(iter(data.calibration_batches()))  # who breaks off leaves nothing under way
         found[cores] = [first, *data.calibration_batches(), *data.train_loader(Shard())]

@@ -119,7 +119,7 @@ class GroundBenchmark(Callback):
         self.steer_sites, self.steer_each = steer_sites, steer_each
         self.steer_prompts: About = steer_prompts
         self.num_prompts = {"train": num_steer_train_prompts, "test": num_steer_prompts}
-        self.strengths, self.window = sorted(strengths), window
+        self.strengths, self.window = sorted(set(strengths)), window
         self.steer_sweep = steer_sweep
         self.num_kept_images = num_kept_images
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale

@@ -20,7 +20,7 @@ from torch import Tensor
 from tide_lightning.benchmark.directions import Directions, Push
 from tide_lightning.benchmark.prompts import SteeringPrompts, steering_prompts
 from tide_lightning.benchmark.sweep import beyond_chance, curves
-from tide_lightning.diffusion import Denoiser, sample, sample_images
+from tide_lightning.diffusion import Denoiser, Replicas, sample, sample_images
 from tide_lightning.evaluation.bootstrap import interval_of_ratio
 from tide_lightning.grounds import About, Ground, Split, likeliest
 from tide_lightning.intervene import steer
@@ -92,6 +92,7 @@ class Steering:
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self.ground, self.denoiser, self.candidates, self.plan = ground, denoiser, candidates, plan
+        self.replicas = Replicas(denoiser)
         self.judges = ground.judges(str(denoiser.device))
         self.progress = progress
         self.examples: list[Example] = []
@@ -121,15 +122,15 @@ class Steering:
         """
         plan = self.plan
         boards = self._prompts(factor, "train", plan.num_train_prompts)
-        plain = self._see(self._images(self.candidates[0], boards.prompts, boards.noise, None))[0]
+        [originals] = self._images([Job(self.candidates[0], boards.prompts, boards.noise)])
+        plain = self._see(originals)[0]
         best: dict[str, tuple[float, Directions, float]] = {}
         for at in self.candidates:
             cases = [(method, strength) for method in _CHOSEN for strength in plan.strengths]
             pushes = [self._push(at, boards, value, method, strength) for method, strength in cases for value in values]
             copies = len(pushes)
-            images = self._images(
-                at, boards.prompts * copies, boards.noise.repeat(copies, 1, 1, 1), Push.concatenate(pushes)
-            )
+            noise = boards.noise.repeat(copies, 1, 1, 1)
+            [images] = self._images([Job(at, boards.prompts * copies, noise, Push.concatenate(pushes))])
             after, chance = self._see(images)[0], self.judges[0].read(images)[factor].split(len(boards))
             for number, (method, strength) in enumerate(cases):
                 scores = []
@@ -148,24 +149,31 @@ class Steering:
         boards = self._prompts(factor, "test", self.plan.num_test_prompts)
         at = chosen["latent"][0]
         prompts, noise = boards.prompts * len(values), boards.noise.repeat(len(values), 1, 1, 1)
-        originals = self._images(at, boards.prompts, boards.noise, None)
-        plain = self._see(originals)
-        seen = {"none": [view.repeat(len(values)) for view in plain]}
-        swept: dict[str, list[list[View]]] = {}
+        jobs = {("none", 0.0): Job(at, boards.prompts, boards.noise)}
         for method in _PUSHES:
             here, wanted = chosen["latent" if method == "random" else method]
             for strength in self.plan.strengths if self.plan.sweep else [wanted]:
                 push = Push.concatenate([self._push(here, boards, value, method, strength) for value in values])
-                steered = self._images(here, prompts, noise, push)
-                views = self._see(steered)
-                swept.setdefault(method, []).append(views)
-                if strength == wanted:
-                    seen[method] = views
-                    if method == "latent":
-                        self._keep_examples(boards, values, originals, steered)
+                jobs[method, strength] = Job(here, prompts, noise, push)
         if boards.changed:
             changed = [prompt for value in values for prompt in boards.changed[value]]
-            seen["prompt"] = self._see(self._images(at, changed, noise, None))
+            jobs["prompt", 0.0] = Job(at, changed, noise)
+        images = dict(zip(jobs, self._images(list(jobs.values())), strict=True))
+        plain = self._see(images["none", 0.0])
+        seen = {"none": [view.repeat(len(values)) for view in plain]}
+        swept: dict[str, list[list[View]]] = {}
+        for (method, strength), steered in images.items():
+            if method == "none":
+                continue
+            views = self._see(steered)
+            if method == "prompt":
+                seen[method] = views
+                continue
+            swept.setdefault(method, []).append(views)
+            if strength == chosen["latent" if method == "random" else method][1]:
+                seen[method] = views
+                if method == "latent":
+                    self._keep_examples(boards, values, images["none", 0.0], steered)
         found: dict[str, Any] = {}
         rows: list[dict[str, Any]] = []
 
@@ -213,18 +221,28 @@ class Steering:
     def _prompts(self, factor: str, split: Split, count: int) -> SteeringPrompts:
         return steering_prompts(self.ground, self.denoiser, factor, self.plan.about, split, count, self.plan.seed + 1)
 
-    def _images(self, at: Directions, prompts: list[str], noise: Tensor, push: Push | None) -> Tensor:
-        """Images of guided trajectories, both halves pushed; without a push, the denoiser's own."""
-        plan, images = self.plan, list[Tensor]()
+    def _images(self, jobs: Sequence[Job]) -> list[Tensor]:
+        """Each job's images of guided trajectories, both halves pushed; without a push, the denoiser's own."""
+        plan = self.plan
         settings = {"num_inference_steps": plan.num_inference_steps, "guidance_scale": plan.guidance_scale}
-        for start in range(0, len(prompts), _BATCH):
-            some = slice(start, start + _BATCH)
+        parts = [
+            (number, slice(start, start + _BATCH))
+            for number, job in enumerate(jobs)
+            for start in range(0, len(job.prompts), _BATCH)
+        ]
+
+        def run(denoiser: Denoiser, part: tuple[int, slice]) -> Tensor:
+            (at, prompts, noise, push), some = jobs[part[0]], part[1]
             edits = [] if push is None else push.edits(at.site, plan.window, some)
-            with steer(self.denoiser, {at.site: at.sae}, edits) as steered:
-                images.append(sample_images(steered, prompts[some], initial_noise=noise[some], **settings))
+            with steer(denoiser, {at.site: at.sae}, edits) as steered:
+                return sample_images(steered, prompts[some], initial_noise=noise[some], **settings)
+
+        images: list[list[Tensor]] = [[] for _ in jobs]
+        for (number, _), made in zip(parts, self.replicas.map(run, parts), strict=True):
+            images[number].append(made)
             if self.progress is not None:
-                self.progress(len(images[-1]))
-        return torch.cat(images)
+                self.progress(len(made))
+        return [torch.cat(each) for each in images]
 
     def _see(self, images: Tensor) -> list[View]:
         """What each judge sees."""
@@ -251,6 +269,15 @@ class Steering:
             "stability": stability,
             **{name: _share(true, counted) for name, true in after[0].checks.items()},
         }
+
+
+class Job(NamedTuple):
+    """Images to be sampled: at a site, each of a prompt and its noise, pushed or not."""
+
+    at: Directions
+    prompts: list[str]
+    noise: Tensor
+    push: Push | None = None
 
 
 class Example(NamedTuple):

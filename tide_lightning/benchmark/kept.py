@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tide_lightning.diffusion import Denoiser, sample
+from tide_lightning.diffusion import Denoiser, Replicas, sample
 from tide_lightning.evaluation.bootstrap import interval_of_ratio
 from tide_lightning.evaluation.end_to_end import similarity, unrelated
 from tide_lightning.grounds import Ground, Judge, likeliest
-from tide_lightning.intervene.splicing import reconstruct_by, splice_cases, splice_denoiser, why_not
+from tide_lightning.intervene.splicing import Predictor, reconstruct_by, splice_cases, splice_denoiser, why_not
 from tide_lightning.saes import SAE
 
 _BATCH = 16
@@ -41,20 +41,26 @@ def factors_kept(
     """
     saes = {site: sae for site, sae in saes.items() if why_not(sae) is None}
     judges = ground.judges(str(denoiser.device))
-    runners = {
-        name: splice_denoiser(denoiser, {site: reconstruct_by(saes[site]) for site in sites})
-        for name, sites in splice_cases(saes).items()
-    }
-    seen: dict[str, list[dict[str, Tensor]]] = {name: [] for name in ("original", *runners)}
+    splices = {name: {site: reconstruct_by(saes[site]) for site in sites} for name, sites in splice_cases(saes).items()}
+    cases: dict[str, Mapping[str, Predictor]] = {"original": {}, **splices}
+    replicas = Replicas(denoiser)
+    seen: dict[str, list[dict[str, Tensor]]] = {name: [] for name in cases}
     made: dict[str, list[Tensor]] = {name: [] for name in seen}
     settings: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     for numbers in torch.arange(len(prompts)).split(_BATCH):
         noise = denoiser.noise(seed, "kept", numbers=numbers.tolist()).to(denoiser.device)
         some = [prompts[number] for number in numbers.tolist()]
-        for name, runner in {"original": denoiser, **runners}.items():
+
+        def images(
+            denoiser: Denoiser, splice: Mapping[str, Predictor], some: list[str] = some, noise: Tensor = noise
+        ) -> tuple[Tensor, Tensor]:
+            runner = splice_denoiser(denoiser, splice) if splice else denoiser
             latents = sample(runner, some, initial_noise=noise, **settings)
-            made[name].append(latents.float().cpu())
-            seen[name].append(_read(judges, denoiser.decode_latents(latents)))
+            return latents.float().cpu(), denoiser.decode_latents(latents)
+
+        for name, (latents, decoded) in zip(cases, replicas.map(images, cases.values()), strict=True):
+            made[name].append(latents)
+            seen[name].append(_read(judges, decoded))
             if progress is not None:
                 progress(len(some))
     values = {

@@ -10,6 +10,7 @@ from tide_lightning.diffusion.hooks import record, splice
 from tide_lightning.diffusion.layouts import Layout
 from tide_lightning.diffusion.loading import denoiser_of, describe_denoiser, load_denoiser
 from tide_lightning.diffusion.own import OwnDenoiser
+from tide_lightning.diffusion.replicas import Replicas
 from tide_lightning.diffusion.schedule import Schedule
 from tide_lightning.diffusion.sensitivity import Forward, sensitivity
 from tide_lightning.diffusion.sites import Site, folder_name, resolve_sites, unlabelled
@@ -24,6 +25,7 @@ __all__ = [
     "GenericTransformer",
     "Layout",
     "OwnDenoiser",
+    "Replicas",
     "Schedule",
     "Site",
     "StaggeredTrajectories",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -18,8 +19,14 @@ T = TypeVar("T")
 
 _WHOLE = Holding()
 
-one_at_a_time = threading.RLock()
-"""Held by whoever hooks a denoiser or runs it: a hook of one thread must not see another thread's forward."""
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_making_a_lock = threading.Lock()
+
+
+def lock_of(module: nn.Module) -> AbstractContextManager[object]:
+    """Held by whoever hooks a module or runs it: a hook of one thread must not see another thread's forward."""
+    with _making_a_lock:
+        return _locks.setdefault(module, threading.RLock())
 
 
 class _Stopped(Exception):  # noqa: N818 - not an error
@@ -75,7 +82,7 @@ def _reading(
 
         return hook
 
-    with one_at_a_time, _hooks([(site.module(module), reader(site)) for site in sites]):
+    with lock_of(module), _hooks([(site.module(module), reader(site)) for site in sites]):
         try:
             yield values
         except _Stopped as stopped:
@@ -113,7 +120,7 @@ def splice(
 
     hooks: list[tuple[nn.Module, Callable[..., Any]]] = [(module, lambda *_: finished.append(True))]
     hooks += [(site.module(module), replacer(site, fn)) for site, fn in replacements.items()]
-    with one_at_a_time, _hooks(hooks):
+    with lock_of(module), _hooks(hooks):
         yield
     if finished:
         _check_reached(replacements, reached)

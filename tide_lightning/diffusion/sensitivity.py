@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tide_lightning.diffusion.conditioning import Conditioning
 from tide_lightning.diffusion.denoiser import Denoiser
+from tide_lightning.diffusion.replicas import Replicas
 from tide_lightning.diffusion.sites import Site
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.tokens import FidelityLoss, Sensitivity, bin_of
@@ -43,60 +44,76 @@ def sensitivity(
     """E[w(t) J' J] for each site, J the prediction's derivative by one token's activation.
 
     An error e of a token raises the denoiser's loss by e' E[J' J] e to second order. With v ~ N(0, I) and g = J' v,
-    E[g g'] = E[J' J]: one backward pass for each site and forward. For the plain loss w is 1; for the relative one it
+    E[g g'] = E[J' J]: one backward pass for each forward. For the plain loss w is 1; for the relative one it
     is 1 over the denoiser's mean loss at t, which takes one more forward. Summed over ranks.
     """
+    replicas = Replicas(denoiser)
     if loss == "relative":
         forwards = list(forwards)
-        losses = loss_by_time(denoiser, forwards)
+        losses = _loss_by_time(replicas, forwards, denoiser.device)
     else:
         losses = torch.ones(NUM_BINS, dtype=torch.float64, device=denoiser.device)
-    sums = {str(site): torch.zeros(0) for site in sites}
+    sums: dict[str, Tensor] = {}
+    counts = {str(site): torch.zeros((), dtype=torch.float64, device=denoiser.device) for site in sites}
     by_time = {str(site): torch.zeros(2, NUM_BINS, dtype=torch.float64, device=denoiser.device) for site in sites}
-    count = torch.zeros((), dtype=torch.float64, device=denoiser.device)
-    for x_t, raw_t, conditioning, v, _ in forwards:
+
+    def run(denoiser: Denoiser, forward: Forward) -> tuple[Tensor, dict[str, Tensor]]:
+        return forward.raw_t, _gradients(denoiser, sites, forward)
+
+    for raw_t, gradients in replicas.map(run, forwards):
         bin_N = _bins(denoiser, raw_t)
         root_N = losses[bin_N].rsqrt()
-        leaves: list[Tensor] = []
-
-        def cut(value: Tensor, leaves: list[Tensor] = leaves) -> Tensor:
-            leaves.append(value.detach().requires_grad_(True))
-            return leaves[-1]
-
-        for site in sites:
-            leaves.clear()
-            with torch.enable_grad(), denoiser.splice({site: cut}):
-                prediction = denoiser.predict(x_t, raw_t, conditioning)
-            if prediction.requires_grad:
-                [g_NTD] = torch.autograd.grad(prediction, leaves, v.to(denoiser.device))
-            else:  # nothing reads the site, such as the text behind the last block
-                g_NTD = torch.zeros_like(leaves[0])
+        for site, g_NTD in gradients.items():
             g_NTD = g_NTD.double() * root_N.reshape(-1, *[1] * (g_NTD.ndim - 1))
             g_BD = g_NTD.flatten(0, -2)
-            total = sums[str(site)]
-            sums[str(site)] = g_BD.mT @ g_BD + (total if total.numel() else 0)
+            sums[site] = g_BD.mT @ g_BD + sums.get(site, 0)
+            counts[site] += len(g_BD)
             square_N = g_NTD.square().mean(-1).flatten(1).mean(1)
-            by_time[str(site)].index_add_(1, bin_N, torch.stack([square_N, torch.ones_like(square_N)]))
-        count += g_BD.shape[0]
-    all_reduce_sum(count)
-    for found in by_time.values():
+            by_time[site].index_add_(1, bin_N, torch.stack([square_N, torch.ones_like(square_N)]))
+    for found in (*counts.values(), *by_time.values()):
         all_reduce_sum(found)
     return {
-        site: Sensitivity(all_reduce_sum(total) / count, by_time[site][0] / by_time[site][1])
+        site: Sensitivity(all_reduce_sum(total) / counts[site], by_time[site][0] / by_time[site][1])
         for site, total in sums.items()
     }
 
 
+def _gradients(denoiser: Denoiser, sites: Sequence[Site], forward: Forward) -> dict[str, Tensor]:
+    """J' v of every site [N, T, D], from one backward pass: what one site's tokens do, later sites' hand on."""
+    reached: dict[str, Tensor] = {}
+
+    def follow(site: Site) -> Callable[[Tensor], Tensor]:
+        def keep(value: Tensor) -> Tensor:
+            # Of its own where an earlier site leads to it; otherwise the graph begins here.
+            own = value.view_as(value) if value.requires_grad else value.detach().requires_grad_(True)
+            reached[str(site)] = own
+            return own
+
+        return keep
+
+    with torch.enable_grad(), denoiser.splice({site: follow(site) for site in sites}):
+        prediction = denoiser.predict(forward.x_t, forward.raw_t, forward.conditioning)
+    if not prediction.requires_grad:  # nothing reads the sites, such as the text behind the last block
+        return {str(site): torch.zeros_like(reached[str(site)]) for site in sites}
+    values, v = [reached[str(site)] for site in sites], forward.v.to(denoiser.device)
+    gradients = torch.autograd.grad(prediction, values, v, materialize_grads=True)
+    return dict(zip(map(str, sites), gradients, strict=True))
+
+
 @torch.no_grad()
-def loss_by_time(denoiser: Denoiser, forwards: Iterable[Forward]) -> Tensor:
+def _loss_by_time(replicas: Replicas, forwards: Iterable[Forward], device: torch.device) -> Tensor:
     """The denoiser's mean loss in equal bins of t [bins]; a bin without a sample has that of the nearest one."""
-    sums = torch.zeros(2, NUM_BINS, dtype=torch.float64, device=denoiser.device)
-    for x_t, raw_t, conditioning, _, target in forwards:
-        if target is None:
+
+    def run(denoiser: Denoiser, forward: Forward) -> tuple[Tensor, Tensor]:
+        if forward.target is None:
             raise ValueError("the relative loss needs what a perfect denoiser would predict")
-        error_N = (denoiser.predict(x_t, raw_t, conditioning).double() - target.to(denoiser.device)).square()
-        error_N = error_N.flatten(1).mean(1)
-        sums.index_add_(1, _bins(denoiser, raw_t), torch.stack([error_N, torch.ones_like(error_N)]))
+        prediction = denoiser.predict(forward.x_t, forward.raw_t, forward.conditioning).double()
+        square = (prediction - forward.target.to(denoiser.device)).square()
+        return _bins(denoiser, forward.raw_t), square.flatten(1).mean(1)
+
+    sums = torch.zeros(2, NUM_BINS, dtype=torch.float64, device=device)
+    for bin_N, error_N in replicas.map(run, forwards):
+        sums.index_add_(1, bin_N, torch.stack([error_N, torch.ones_like(error_N)]))
     total, count = all_reduce_sum(sums)
     filled = count.nonzero()[:, 0]
     nearest = filled[(torch.arange(NUM_BINS, device=count.device)[:, None] - filled).abs().argmin(1)]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tide_lightning.datamodules.sources import Images
-from tide_lightning.diffusion import Denoiser, unlabelled
+from tide_lightning.diffusion import Denoiser, Replicas, unlabelled
 from tide_lightning.diffusion.counters import torch_generator
 from tide_lightning.diffusion.trajectories import sample
 from tide_lightning.evaluation.bootstrap import interval_of_ratio
@@ -103,9 +103,9 @@ class Trajectories:
             splices[KNOWN] = {site: known_alone(saes[site]) for site in firsts}
         self.sites = list(saes)
         self.denoiser = denoiser
-        self.spliced = {name: splice_denoiser(denoiser, predictors) for name, predictors in splices.items()}
+        self.splices, self.replicas = splices, Replicas(denoiser)
         self.num_inference_steps, self.guidance_scale, self.seed = num_inference_steps, guidance_scale, seed
-        self.cases = [ORIGINAL, *self.spliced]
+        self.cases = [ORIGINAL, *splices]
         self.quality = ImageQuality(self.cases, features, clip, denoiser.device)
 
     @torch.no_grad()
@@ -164,20 +164,22 @@ class Trajectories:
     def _sample(self, prompts: list[str], numbers: range, watch: Watch | None) -> Tensor:
         """Final latents of every case [cases, N, *latent_shape], each image from the noise of its number."""
         noise = self.denoiser.noise(self.seed, "sample", numbers=numbers)
-        original = self.denoiser if watch is None else watch(self.denoiser, numbers)
-        return torch.stack(
-            [
-                sample(
-                    denoiser,
-                    prompts,
-                    num_inference_steps=self.num_inference_steps,
-                    guidance_scale=self.guidance_scale,
-                    initial_noise=noise,
-                    generator=[torch_generator(self.seed, "sampler", number) for number in numbers],
-                ).float()
-                for denoiser in (original, *self.spliced.values())
-            ]
-        )
+
+        def latents(denoiser: Denoiser, case: str) -> Tensor:
+            if case != ORIGINAL:
+                denoiser = splice_denoiser(denoiser, self.splices[case])
+            elif watch is not None:
+                denoiser = watch(denoiser, numbers)
+            return sample(
+                denoiser,
+                prompts,
+                num_inference_steps=self.num_inference_steps,
+                guidance_scale=self.guidance_scale,
+                initial_noise=noise,
+                generator=[torch_generator(self.seed, "sampler", number) for number in numbers],
+            ).float()
+
+        return torch.stack(list(self.replicas.map(latents, self.cases)))
 
     def _figures(self, latents: dict[str, Tensor], quality: dict[str, dict[str, float]]) -> dict[str, Any]:
         original = latents[ORIGINAL]

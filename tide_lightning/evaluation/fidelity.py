@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from tide_lightning.diffusion import Conditioning, Denoiser
+from tide_lightning.diffusion import Conditioning, Denoiser, Replicas
 from tide_lightning.diffusion.loss_weights import loss_weight
 from tide_lightning.evaluation.bootstrap import NUM_DRAWS, drawn, interval
 from tide_lightning.evaluation.figures import bin_edges, measured, ratio
@@ -69,16 +69,17 @@ class Fidelity:
         if self.absent:
             cases.pop(ALL, None)
         self.cases = list(cases)
-        self.spliced = {
-            (name, kind): splice_denoiser(denoiser, {site: predictors[kind][site] for site in sites})
+        self.splices = {
+            (name, kind): {site: predictors[kind][site] for site in sites}
             for name, sites in cases.items()
             for kind in KINDS
         }
+        self.replicas = Replicas(denoiser)
         device, num_weightings = denoiser.device, 1 if denoiser.loss_weights is None else 2
         sizes = num_weightings, 1 + NUM_DRAWS, num_bins
         self.count = torch.zeros(1 + NUM_DRAWS, num_bins, dtype=torch.float64, device=device)
         self.original = torch.zeros(sizes, dtype=torch.float64, device=device)
-        self.losses = {key: torch.zeros_like(self.original) for key in self.spliced}
+        self.losses = {key: torch.zeros_like(self.original) for key in self.splices}
 
     @torch.no_grad()
     def update(
@@ -103,14 +104,15 @@ class Fidelity:
             weights_WN = torch.cat([weights_WN, loss_weight(name, schedule, raw_t).unsqueeze(0)])
         self.count += counts_RN @ bins_NK
 
-        def summed(denoiser: Denoiser) -> Tensor:
-            error = denoiser.predict(x_t, raw_t, conditioning).double() - target.double()
+        def summed(denoiser: Denoiser, splice: dict[str, Predictor]) -> Tensor:
+            runner = splice_denoiser(denoiser, splice) if splice else denoiser
+            error = runner.predict(x_t, raw_t, conditioning).double() - target.double()
             loss_WN = weights_WN * error.square().flatten(1).mean(1)
             return counts_RN @ (loss_WN.unsqueeze(2) * bins_NK)
 
-        self.original += summed(self.denoiser)
-        for key, denoiser in self.spliced.items():
-            self.losses[key] += summed(denoiser)
+        totals = [self.original, *self.losses.values()]
+        for total, found in zip(totals, self.replicas.map(summed, [{}, *self.splices.values()]), strict=True):
+            total += found
 
     def compute(self) -> dict[str, Any]:
         """The entry `fidelity` of metrics.json (on every rank alike); call once."""

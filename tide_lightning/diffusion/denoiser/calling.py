@@ -64,7 +64,7 @@ class CallsModule(HasLatents):
     def predict(self, x_t: Tensor, raw_t: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's prediction for x_t at raw_t [N], float32, in its own precision whatever autocast says."""
         no_autocast = torch.autocast(x_t.device.type, enabled=False)
-        with hooks.one_at_a_time, no_autocast, self._around(x_t, raw_t, conditioning):
+        with hooks.lock_of(self.module), no_autocast, self._around(x_t, raw_t, conditioning):
             return self.forward(x_t.to(self.dtype), raw_t, conditioning).float()
 
     def within(self, around: Around) -> Self:
