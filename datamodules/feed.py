@@ -66,9 +66,9 @@ class Feed:
 
     def calibration(self, num_samples: int) -> Iterator[Tokens]:
         """About `num_samples` as in training, but drawn apart, one source at a time."""
-        node = self._kept("calibration")
-        node.reset()
         rounds = range(-(-num_samples // self.draw.num_slots))
+        node = self._kept("calibration", len(rounds))
+        node.reset()
 
         def parts() -> Iterator[Tokens]:
             for _ in track(rounds, "Reading calibration tokens", is_shown=self.draw.shard.rank == 0):
@@ -120,9 +120,9 @@ class Feed:
         heldout: HeldOutNoise | HeldOutTrajectories = make("test", self.heldout.num_test_samples, everything)
         return SizedIterable(heldout.whole, len(heldout), self.harvester.denoiser.device)
 
-    def _kept(self, purpose: str) -> ActivationNode | CachedNode:
+    def _kept(self, purpose: str, num_ahead: int = 0) -> ActivationNode | CachedNode:
         """A purpose's batches, by way of the disk cache if there is one."""
-        node, cache, shard = self._node(purpose), self.cache, self.draw.shard
+        node, cache, shard = self._node(purpose, num_ahead), self.cache, self.draw.shard
         if cache is None:
             return node
         folder = cache.open(self._contents()) / purpose
@@ -154,12 +154,12 @@ class Feed:
             contents["both_halves"] = walk.halves == "both"
         return contents
 
-    def _node(self, purpose: str) -> ActivationNode:
+    def _node(self, purpose: str, num_ahead: int) -> ActivationNode:
         num_samples = self.draw.num_slots
         num_slots = num_samples // 2 if self.source == "both" else num_samples
         noise = denoise = None
         if self.source != "denoise":
-            noise = self._noise(purpose, num_slots)
+            noise = self._noise(purpose, num_slots, num_ahead)
         if self.source != "noise":
             first_slot = num_samples - num_slots
             denoise = self._trajectories("train", self._samples(f"{purpose}/denoise", num_slots, first_slot))
@@ -174,10 +174,10 @@ class Feed:
             self.draw, purpose=purpose, num_slots=num_slots, num_samples=self.draw.num_slots, first_slot=first_slot
         )
 
-    def _noise(self, purpose: str, num_slots: int) -> NoiseStream:
+    def _noise(self, purpose: str, num_slots: int, num_ahead: int = 0) -> NoiseStream:
         latents = self.latents.of("train", self.draw.shard)
         draw = self._samples(f"{purpose}/noise", num_slots)
-        return NoiseStream(self.harvester, latents, draw, self.noised.prompt_dropout)
+        return NoiseStream(self.harvester, latents, draw, self.noised.prompt_dropout, num_ahead)
 
     def _trajectories(self, part: Part, draw: Draw) -> DenoiseStream:
         prompts = self.corpus.prompts(part)

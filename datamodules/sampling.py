@@ -8,6 +8,7 @@ staggered trajectories.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, Protocol, get_args
@@ -17,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tide_lightning.cores import core_to_spare
 from tide_lightning.datamodules.harvest import Call, Harvester, Places
 from tide_lightning.diffusion import Layout
 from tide_lightning.diffusion.counters import normal, stream
@@ -174,19 +176,27 @@ class NoiseStream:
         latents: clean latents with prompts.
         draw: which samples.
         prompt_dropout: share of samples that get the empty prompt.
+        num_ahead: batches of which, on a CPU with a core to spare, images and prompts are encoded in a thread while the
+            one before is read.
     """
 
-    def __init__(self, harvester: Harvester, latents: Latents, draw: Draw, prompt_dropout: float) -> None:
+    def __init__(
+        self, harvester: Harvester, latents: Latents, draw: Draw, prompt_dropout: float, num_ahead: int = 0
+    ) -> None:
         self._harvester = harvester
         self._latents = latents
         self._draw = draw
         self._slots = draw.slots()
         self._prompt_dropout = prompt_dropout
         self._deck = Deck(len(latents), draw.seed, draw.purpose)
+        self._num_ahead = num_ahead if core_to_spare(harvester.denoiser.device) else 0
+        self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
+        self._ahead: tuple[int, Future[tuple[Call, Places]]] | None = None
 
     def batch(self, k: int) -> dict[str, TokenBatch]:
         """The k-th batch's share of this rank."""
-        call, places = self.call(k)
+        call, places = self._ahead[1].result() if self._ahead and self._ahead[0] == k else self.call(k)
+        self._ahead = (k + 1, self._encoder.submit(self.call, k + 1)) if k + 1 < self._num_ahead else None
         return self._harvester.read(call, places)
 
     def call(self, k: int) -> tuple[Call, Places]:
