@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tide_lightning.errors import UserError
-from tide_lightning.explore.finder import Found
+from tide_lightning.explore.finder import Callback, Found
 from tide_lightning.explore.names import Key
 from tide_lightning.explore.places import Activity, where_it_fires
 from tide_lightning.explore.question import said_in
@@ -46,6 +46,7 @@ def aim_at(
     settings: Mapping[str, Any],
     found: Found | None = None,
     against: str | None = None,
+    measuring: Callback | None = None,
 ) -> Aim:
     """Draw the image with the word in its prompt, and see where the latent fires.
 
@@ -58,15 +59,23 @@ def aim_at(
         settings: of the image: noise, steps, guidance.
         found: the finder's answer, if the latent was found by that word; it is steered at its home if it has one.
         against: what the word was told from.
+        measuring: called after each step where it has to be measured how far the word moves it.
     """
     site, latent = key
     sae = run.sae(site)
     own = float(before.peak[site][0, :, latent].mean())
-    unit = unit_of(run, key, word, against, height=own)
+    unit = unit_of(run, key, word, against, own, measuring)
     word = word or word_of(run, key)
     said = _said(run, prompt, word)
     activity = Activity({site: sae}, [key])
-    walk_prompts([said], **settings)(recorded(run.denoiser, activity.saes, activity.take))
+    watched = recorded(run.denoiser, activity.saes, activity.take)
+    try:
+        walk_prompts([said], **settings)(watched)
+    except UserError:  # a denoiser of classes can be told no word besides
+        if said == prompt:
+            raise
+        said = prompt
+        walk_prompts([said], **settings)(watched)
     region = where_it_fires(activity.maps()[key][0], sae.shape.grid)
     if found is not None and found.home is not None:
         region = found.home

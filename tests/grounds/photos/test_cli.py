@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from tests.explore.conftest import write_run
 from tide_lightning.cli import main
 from tide_lightning.errors import UserError
+from tide_lightning.explore import open_run
+from tide_lightning.explore.aim import aim_at
 from tide_lightning.grounds.photos import FACTORS, PhotoGround
+from tide_lightning.intervene.recording import walk_prompts, watch
 
 
 def test_a_fit_and_a_test_with_the_benchmark(
@@ -78,3 +83,15 @@ def test_without_photographs_one_line_says_how_to_get_them(
     assert main(["fit", "--config=photos", "--trainer.max_steps=1", "--evaluation.features=null"]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tide: error:")]
     assert "no photographs in ../shared/cifar10: name a folder that holds train/ and test/" in line
+
+
+def test_a_denoiser_of_classes_is_steered_though_it_can_be_told_no_word(small_dit: Path, tmp_path: Path) -> None:
+    site, family = "transformer_blocks.1", "tide_lightning.grounds.photos.PhotoDiT"
+    run = open_run(write_run(tmp_path / "run", [site], str(small_dit), family=family, prompts=["cat"]), device="cpu")
+    noise = run.denoiser.noise(0, "sample", numbers=[0])
+    settings: dict[str, Any] = {"initial_noise": noise, "num_inference_steps": 2}
+    before = watch(run.denoiser, run.saes, walk_prompts(["cat"], **settings))
+    aim = aim_at(run, (site, 3), "cat", "green", before, settings)
+    assert aim.word == ""
+    with pytest.raises(UserError, match="no class"):
+        aim_at(run, (site, 3), "green", "green", before, settings)
