@@ -15,7 +15,7 @@ from tide_lightning.diffusion import Denoiser
 from tide_lightning.errors import UserError
 from tide_lightning.files import whole_file
 
-_GAP, _TITLE, _LEAST_SIDE = 8, 18, 160
+_GAP, _TITLE, _LETTERS, _LEAST_SIDE = 8, 22, 15, 180
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)
 
 
@@ -49,7 +49,7 @@ def sheet(rows: Sequence[Sequence[tuple[str, Tensor]]], notes: Sequence[str] = (
     factor = max(1, -(-_LEAST_SIDE // min(height, width)))
     height, width = height * factor, width * factor
     columns = max(map(len, rows))
-    font, across = ImageFont.load_default(), columns * (width + _GAP) + _GAP
+    font, across = ImageFont.load_default(_LETTERS), columns * (width + _GAP) + _GAP
     lines = [line for note in notes for line in _wrapped(note, font, across - 2 * _GAP)]
     down = len(rows) * (height + _TITLE + _GAP) + _GAP
     whole = Image.new("RGB", (across, down + len(lines) * _TITLE), _PAPER)
