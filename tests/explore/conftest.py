@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 import yaml
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tide_lightning.diffusion import describe_denoiser, folder_name
 from tide_lightning.explore import Run, open_run
@@ -21,6 +21,8 @@ from tide_lightning.tokens import SiteShape
 PIPELINE = "package:tide_lightning.grounds.toybox/pipeline"
 SITES = ["transformer_blocks.3", "transformer_blocks.7"]
 D_SAE = 256
+
+expect.set_options(timeout=60_000)  # of a machine that does other work as well
 
 _ARGS = [
     "--no-sandbox",
@@ -35,7 +37,7 @@ _ARGS = [
 
 def write_run(folder: Path, keys: list[str], pretrained: str = PIPELINE, **data: Any) -> Path:
     """A run folder as a fit leaves it, with SAEs that were not trained."""
-    denoiser = describe_denoiser(pretrained)
+    denoiser = describe_denoiser(pretrained, family=data.get("family"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for key in keys:

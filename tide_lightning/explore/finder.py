@@ -10,7 +10,7 @@ Shapes: N samples, S forwards, T tokens, F latents.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +35,12 @@ _PAIRS = 16  # of images that a latent should tell right, all of them
 
 _USUAL = (12, 10, 0)
 """Captions, steps and seed by which a word is asked for, and by which it is measured how far that moves a latent."""
+
+Callback = Callable[[int, Tensor, Tensor], None]
+"""Called with step, raw timestep and latents after each step of each trajectory."""
+
+STEPS_TO_MEASURE, STEPS_TO_FIND = 2 * _USUAL[1], 3 * _USUAL[1]
+"""After how many a word's push is measured, or its latents are found: with it, without, and to see where they fire."""
 
 _AT_ONE_PLACE = 0.75  # as widely spread in the mean over samples as in each one, from which on a latent has a home
 
@@ -83,6 +89,7 @@ def find_by_words(
     num_prompts: int = _USUAL[0],
     num_inference_steps: int = _USUAL[1],
     seed: int = _USUAL[2],
+    callback: Callback | None = None,
 ) -> list[Found]:
     """The latents that fire for what a text says, the best first.
 
@@ -96,9 +103,10 @@ def find_by_words(
         num_prompts: captions that are asked for.
         num_inference_steps: of the trajectories.
         seed: of the noise.
+        callback: called after each of `STEPS_TO_FIND` steps.
     """
     saes, asked = run.chosen(sites), (num_prompts, num_inference_steps, seed)
-    walks = _walks_by_words(run, query, against, *asked)
+    walks = _walks_by_words(run, query, against, *asked, callback)
     seen = [watch(run.denoiser, saes, walk) for walk in walks]
     if asked == _USUAL:
         run.rises.setdefault((query, against), {}).update(_rises(*seen))
@@ -106,23 +114,29 @@ def find_by_words(
 
 
 @torch.no_grad()
-def rise_by_word(run: Run, key: Key, word: str, against: str | None = None) -> float:
+def rise_by_word(run: Run, key: Key, word: str, against: str | None = None, callback: Callback | None = None) -> float:
     """How far a word moves a latent: `Found.rise` of `find_by_words`, measured once for each word and site of a run."""
     site, latent = key
     known = run.rises.setdefault((word, against), {})
     if site not in known:
-        walks = _walks_by_words(run, word, against, *_USUAL)
+        walks = _walks_by_words(run, word, against, *_USUAL, callback)
         known |= _rises(*(watch(run.denoiser, {site: run.sae(site)}, walk) for walk in walks))
     return float(known[site][latent])
 
 
 def _walks_by_words(
-    run: Run, query: str, against: str | None, num_prompts: int, num_inference_steps: int, seed: int
+    run: Run,
+    query: str,
+    against: str | None,
+    num_prompts: int,
+    num_inference_steps: int,
+    seed: int,
+    callback: Callback | None,
 ) -> list[Walk]:
     """Through captions that say it, and the same with something else in its place."""
     question = pose(query, against, run.captions, num_prompts)
     noise = run.denoiser.noise(seed, "find", numbers=range(len(question.prompts)))
-    settings = run.trajectory(num_inference_steps)
+    settings = {**run.trajectory(num_inference_steps), "callback": callback}
     return [walk_prompts(prompts, noise, **settings) for prompts in (question.prompts, question.others)]
 
 

@@ -16,6 +16,7 @@ import pytest
 from tests.explore.conftest import D_SAE, SITES, write_run
 from tide_lightning.diffusion.counters import normals
 from tide_lightning.explore import Run, open_run
+from tide_lightning.explore.finder import STEPS_TO_FIND, STEPS_TO_MEASURE
 from tide_lightning.explore.play.server import PlayServer
 from tide_lightning.explore.play.studio import Studio
 from tide_lightning.intervene.amounts import full_amounts
@@ -162,6 +163,27 @@ def test_one_thing_is_made_at_a_time(server: PlayServer) -> None:
     assert set(found) <= {200, 409}
     assert ask(server, "/api/draw", DRAW)[0] == 200
     assert json.loads(ask(server, "/api/progress")[2])["busy"] is False
+
+
+def test_whatever_takes_long_is_told_step_by_step(run: Run) -> None:
+    studio, is_over = Studio(run, steps=2), threading.Event()
+    told: dict[str, int] = {}
+
+    def look() -> None:
+        while not is_over.wait(0.002):
+            now = studio.progress()
+            told[now["doing"]] = now["of"]
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    first = studio.find({"query": "red"})["found"][0]
+    run.rises.clear()  # as of a word that was not searched for
+    studio.steer(DRAW | {"edits": [{"site": first["site"], "latent": first["latent"], "times": 1}]})
+    is_over.set()
+    looking.join()
+    assert told["Drawing images with and without “red”"] == STEPS_TO_FIND
+    assert told["Measuring, once for a word, how far “red” moves it"] == STEPS_TO_MEASURE
+    assert studio.progress()["busy"] is False
 
 
 def test_a_run_whose_data_is_gone_has_no_examples(server: PlayServer, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,14 +18,14 @@ from tide_lightning.errors import UserError
 from tide_lightning.evaluation.page import data_uri
 from tide_lightning.explore.aim import Aim, aim_at
 from tide_lightning.explore.consequences import Witness, difference
-from tide_lightning.explore.finder import Found, find_by_words
+from tide_lightning.explore.finder import STEPS_TO_FIND, STEPS_TO_MEASURE, Callback, Found, find_by_words
 from tide_lightning.explore.pictures import heat, to_picture
 from tide_lightning.explore.places import meant
 from tide_lightning.explore.play.fields import Fields
 from tide_lightning.explore.question import telling
 from tide_lightning.explore.requests import check_windows
 from tide_lightning.explore.run import Run
-from tide_lightning.explore.unit import unit_of
+from tide_lightning.explore.unit import unit_of, word_of
 from tide_lightning.intervene import Edit, steer
 from tide_lightning.intervene.amounts import full_amounts
 from tide_lightning.intervene.edits import check_edits
@@ -36,6 +37,7 @@ _NUM_CAPTIONS = 512  # of which examples are chosen
 _SURE = 0.9  # of a name's score, from which on examples shall say it
 _MAX_EDITS = 16
 _MAX_AIMS = 64  # that are remembered
+_IDLE: dict[str, Any] = {"busy": False, "doing": "", "done": 0, "of": 0, "left": 0.0}
 
 
 class Original(NamedTuple):
@@ -58,7 +60,7 @@ class Studio:
         self.denoiser, self.saes = run.denoiser, run.saes
         self.guidance_scale = run.guidance_scale
         self._lock = threading.Lock()
-        self._progress: dict[str, Any] = {"busy": False, "doing": "", "done": 0, "of": 0}
+        self._progress: dict[str, Any] = _IDLE
         self._original: Original | None = None
         self._found: dict[tuple[str, int], tuple[str, Found]] = {}
         self._aims: dict[tuple[Any, ...], Aim] = {}
@@ -78,7 +80,7 @@ class Studio:
         }
 
     def progress(self) -> dict[str, Any]:
-        """What is being made, and how far it is."""
+        """What is being made, how many steps of how many are done, and the seconds that are left."""
         return self._progress
 
     def draw(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +98,6 @@ class Studio:
             check_edits(self.denoiser, self.saes, edits)
             check_windows(self.denoiser, edits, steps)
             original = self._draw(fields)
-            settings = self._settings(fields)
             aims = [self._aim(fields, original, edit) for edit in edits]
             is_aimed = fields.text("where", 20, "firing") == "firing"
             edits = [
@@ -104,7 +105,7 @@ class Studio:
                 for edit, aim, amount in zip(edits, aims, self._amounts(fields, aims), strict=True)
             ]
             with steer(self.denoiser, self.saes, edits) as steered:
-                image = sample_images(steered, [fields.text("prompt")], **settings)[0]
+                image = sample_images(steered, [fields.text("prompt")], **self._settings(fields, "Steering"))[0]
             changed = self._witness.compare(original.image, image, meant(edits, self.saes, image))
         moved = difference(original.image, image)
         return {
@@ -122,7 +123,8 @@ class Studio:
         """Latents by which the denoiser makes what a text says."""
         query = Fields(request).text("query", 200)
         with self._working("Searching"):
-            found = find_by_words(self.run, query, top=12)
+            steps = self._steps_of(f"Drawing images with and without “{query}”", STEPS_TO_FIND)
+            found = find_by_words(self.run, query, top=12, callback=steps)
             self._found |= {(one.site, one.latent): (query, one) for one in found}
         return {"found": [self._entry(one.site, one.latent) | {"told": one.tells} for one in found]}
 
@@ -140,8 +142,11 @@ class Studio:
         query, found = self._found.get((edit.site, edit.latent), ("", None))
         key = (original.key, edit.site, edit.latent, query)
         if key not in self._aims:
-            latent, settings = (edit.site, edit.latent), self._settings(fields)
-            one = aim_at(self.run, latent, fields.text("prompt"), query, original.seen, settings, found)
+            latent, settings = (edit.site, edit.latent), self._settings(fields, "Seeing where it fires")
+            word = query or word_of(self.run, latent)
+            measuring = self._steps_of(f"Measuring, once for a word, how far “{word}” moves it", STEPS_TO_MEASURE)
+            prompt, seen = fields.text("prompt"), original.seen
+            one = aim_at(self.run, latent, prompt, query, seen, settings, found, measuring=measuring)
             self._aims = dict([*self._aims.items(), (key, one)][-_MAX_AIMS:])
         return self._aims[key]
 
@@ -163,7 +168,7 @@ class Studio:
         return telling(captions, [name.word for name in self.run.names.values() if name.tells >= _SURE], _NUM_EXAMPLES)
 
     def _draw(self, fields: Fields) -> Original:
-        settings = self._settings(fields)
+        settings = self._settings(fields, "Drawing")
         made_of = settings["num_inference_steps"], settings["guidance_scale"]
         key = (fields.text("prompt"), fields.whole("seed", 0, 2**31), *made_of)
         if self._original is None or self._original.key != key:
@@ -171,15 +176,24 @@ class Studio:
             self._original = Original(key, self.denoiser.decode_latents(seen.latents)[0], seen)
         return self._original
 
-    def _settings(self, fields: Fields) -> dict[str, Any]:
+    def _settings(self, fields: Fields, doing: str) -> dict[str, Any]:
         steps = self._steps(fields)
         noise = self.denoiser.noise(fields.whole("seed", 0, 2**31), "sample", numbers=[0])
+        scale = fields.number("guidance_scale", 0, 100, self.guidance_scale)
+        return {"initial_noise": noise, **self.run.trajectory(steps, scale), "callback": self._steps_of(doing, steps)}
+
+    def _steps_of(self, doing: str, of: int) -> Callback:
+        """To be called after each of so many steps: keeps what the page is told."""
+        begun: float | None = None
+        done = 0
 
         def step(number: int, timestep: Tensor, latents: Tensor) -> None:
-            self._progress |= {"done": number + 1, "of": steps}
+            nonlocal begun, done
+            begun, done = begun or time.monotonic(), done + 1
+            each = (time.monotonic() - begun) / max(done - 1, 1)
+            self._progress = {"busy": True, "doing": doing, "done": done, "of": of, "left": each * (of - done)}
 
-        scale = fields.number("guidance_scale", 0, 100, self.guidance_scale)
-        return {"initial_noise": noise, **self.run.trajectory(steps, scale), "callback": step}
+        return step
 
     def _steps(self, fields: Fields) -> int:
         return fields.whole("steps", 1, 200, self.steps)
@@ -225,10 +239,10 @@ class Studio:
         if not self._lock.acquire(blocking=False):
             raise Busy
         try:
-            self._progress = {"busy": True, "doing": doing, "done": 0, "of": 0}
+            self._progress = _IDLE | {"busy": True, "doing": doing}
             yield
         finally:
-            self._progress = {"busy": False, "doing": "", "done": 0, "of": 0}
+            self._progress = _IDLE
             self._lock.release()
 
 

@@ -51,7 +51,8 @@ async function work(doing, done, action) {
     const now = await ask("/api/progress").catch(() => null);
     if (working && now?.of) {
       $("bar").value = now.done / now.of;
-      $("status").textContent = `${doing} step ${now.done} of ${now.of}`;
+      const left = now.left >= 2 ? `, ${Math.round(now.left)} s left` : "";
+      $("status").textContent = `${now.doing}: step ${now.done} of ${now.of}${left}`;
     }
   }, 400);
   try {
@@ -78,7 +79,7 @@ function show(id, source, text) {
 }
 
 function draw() {
-  return work("Drawing:", () => "Drawn. Add a latent of the list, or search for one by a word.", async () => {
+  return work("Drawing …", () => "Drawn. Add a latent of the list, or search for one by a word.", async () => {
     const request = settings();
     const answer = await ask("/api/draw", request);
     drawn = request;
@@ -100,7 +101,7 @@ function steer() {
     return undefined;
   }
   let changed = [];
-  return work("Steering:", () => "Steered.", async () => {
+  return work("Steering …", () => "Steered.", async () => {
     const request = {
       ...settings(), edits, low: Number($("low").value), high: Number($("high").value),
       half: $("half").value, where: $("where").value,
