@@ -2,12 +2,12 @@
 
     python -m benchmarks.alternatives --page docs/results/ablation.md
 
-On the block of the toybox on which settings are found (`benchmarks.worlds`). Three things are tried. `word` and `time`
-train on pairs of tokens: of one image, place and noise, read with a prompt in which one word is changed (the codes
-should differ by one or two latents), or at a neighbouring t (the codes should not differ); what else differs is added
-to the loss, with some weight. Weight 0 shows what pairs alone do: they are half as many images. `warm` gives the SAE
-the rows of one that was trained with an L1 penalty for a third of the steps. Resumable: what the JSON file holds is not
-measured again.
+On the block of the toybox on which settings are found (`benchmarks.worlds`). Pairs of tokens: of one image, place and
+noise, read with a prompt in which one word is changed (their codes should differ by one or two latents), or at a
+neighbouring t (their codes should not differ); what else differs is added to the loss, with some weight. Weight 0 shows
+what pairs alone do: they are of half as many images. A warm start: the rows of an SAE that was trained with an L1
+penalty for a third of the steps. And no other training at all: the quickstart's SAE read by its encoder's code, without
+the pursuit that it was trained with. Resumable: what the JSON file holds is not measured again.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from tide_lightning.saes.frame import Frame
 from tide_lightning.tokens import SiteShape, TokenBatch
 
 OURS = "the quickstart's"
+READ = "the same, read before its pursuit"
 WARM = "rows of an SAE with an L1 penalty at the start"
 STEPS_OF_FIRST = 1 / 3
 """Of `warm`: the share of the steps in which the other SAE is trained."""
@@ -209,6 +210,15 @@ def _started_from(start: SAE, build: Builder, shape: SiteShape) -> SAE:
     return sae
 
 
+def without_pursuit(folder: Path) -> TideSAE:
+    """A saved SAE whose codes are the encoder's own."""
+    sae = SAE.from_pretrained(folder)
+    config: dict[str, Any] = sae.config | {"pursuits": 0}
+    plain = TideSAE(sae.shape, **config)
+    plain.load_state_dict({name: value for name, value in sae.state_dict().items() if not name.startswith("pursuit.")})
+    return plain
+
+
 def _with(options: argparse.Namespace, **changes: Any) -> argparse.Namespace:
     return argparse.Namespace(**{**vars(options), **changes})
 
@@ -216,7 +226,7 @@ def _with(options: argparse.Namespace, **changes: Any) -> argparse.Namespace:
 def main() -> None:
     """Measure what is missing, then print and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    names = [OURS, *PAIRINGS, WARM]
+    names = [OURS, READ, *PAIRINGS, WARM]
     parser.add_argument("--variants", nargs="+", choices=names, default=names)
     folders = {"json": Path("docs/results/summaries/alternatives.json"), "folder": Path("runs/alternatives")}
     settings = {"calibration_samples": 4096, "lr": 5e-3}
@@ -233,8 +243,12 @@ def main() -> None:
         train_paired([name for name in missing if name in PAIRINGS], seed, folder, options)
         if WARM in missing:
             train_warm(seed, folder, options)
-        builders = {name: builder(sae_of("quickstart")) if name == OURS else kept for name in missing}
-        have |= measured(builders, Way(), seed, folder, options)
+        if OURS in missing:
+            have |= measured({OURS: builder(sae_of("quickstart"))}, Way(), seed, folder, options)
+        if READ in missing:
+            without_pursuit(folder / key_of(OURS)).save_pretrained(folder / key_of(READ), site=options.site)
+        others = [name for name in missing if name != OURS]
+        have |= measured(dict.fromkeys(others, kept), Way(), seed, folder, options) if others else {}
         save(options.json, rows)
     text = over_seeds(rows, names, COLUMNS, "way to train")
     print(text)
