@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-def take(page: str, out: Path, width: int, height: int, scheme: str, search: str, colours: int) -> Path:
+def take(page: str, out: Path, width: int, height: int, scheme: str, search: str, until: str, colours: int) -> Path:
     """Write a PNG of a page of the file system (or http://…)."""
     browser_path = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if browser_path is None:
@@ -26,7 +26,9 @@ def take(page: str, out: Path, width: int, height: int, scheme: str, search: str
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
         opened = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
-        opened.goto(f"{address}{mark}{place}", wait_until="networkidle")
+        opened.goto(f"{address}{mark}{place}", wait_until="load" if until else "networkidle")
+        if until:
+            opened.get_by_text(until).first.wait_for(timeout=300_000)
         if search:
             opened.get_by_role("searchbox").first.fill(search)
             opened.wait_for_timeout(500)
@@ -46,7 +48,10 @@ if __name__ == "__main__":
     parser.add_argument("--height", type=int, default=900)
     parser.add_argument("--scheme", choices=["light", "dark"], default="light")
     parser.add_argument("--search", default="", help="words to put into the page's search field")
+    parser.add_argument("--until", default="", help="words that the page has to show first")
     parser.add_argument("--colours", type=int, default=192)
     given = parser.parse_args()
-    written = take(given.page, given.out, given.width, given.height, given.scheme, given.search, given.colours)
+    written = take(
+        given.page, given.out, given.width, given.height, given.scheme, given.search, given.until, given.colours
+    )
     print(f"{written}: {written.stat().st_size // 1024} KB")
