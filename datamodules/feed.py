@@ -146,7 +146,7 @@ class Feed:
             "seed": self.draw.seed,
         }
         if self.source != "noise":
-            contents["trajectory_noise"] = True  # what older caches do not hold
+            contents["trajectory_noise"] = True  # what a token's trajectory says of its noise
         if self.source != "denoise":
             contents["prompt_dropout"] = self.noised.prompt_dropout
         if self.source != "noise" or self.corpus.images("train") is None:

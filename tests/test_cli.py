@@ -315,8 +315,9 @@ def test_a_checkpoint_of_other_sizes_is_refused_and_stays_as_it_is(
     assert checkpoint.read_bytes() == before
 
 
-def test_a_checkpoint_of_an_older_version_is_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It had one group of the optimiser for all SAEs."""
+def test_a_checkpoint_whose_optimiser_has_one_group_for_all_saes_is_refused(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     two = (
         "--model.saes={a: {class_path: tide_lightning.saes.TideSAE, init_args: {k: 4}}, b: tide_lightning.saes.TideSAE}"
     )
@@ -327,7 +328,7 @@ def test_a_checkpoint_of_an_older_version_is_refused(work: Path, capsys: pytest.
     groups[0]["params"] += groups.pop()["params"]
     torch.save(content, last)
     said = complaint(capsys, "fit", *TINY, two, "--ckpt_path=last", "--trainer.max_steps=6")
-    assert "an older version, whose optimiser had 1 group(s) for 2 SAEs" in said
+    assert "the checkpoint's optimiser has 1 group(s) for 2 SAEs" in said
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_an_older_whole_one(

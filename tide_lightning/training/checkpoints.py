@@ -116,6 +116,6 @@ def check_groups(checkpoint: Mapping[str, Any], num_saes: int) -> None:
     groups = [len(state["param_groups"]) for state in checkpoint.get("optimizer_states", [])]
     if groups and groups != [num_saes]:
         raise UserError(
-            f"the checkpoint was written by an older version, whose optimiser had {groups[0]} group(s) for "
-            f"{num_saes} SAEs: fit anew, from its SAEs if you like (--model.pretrained RUN/saes)"
+            f"the checkpoint's optimiser has {groups[0]} group(s) for {num_saes} SAEs: fit anew, "
+            "from its SAEs if you like (--model.pretrained RUN/saes)"
         )
