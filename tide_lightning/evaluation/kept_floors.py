@@ -72,7 +72,10 @@ class KeepFloors(Callback):
             statistics.fit()
         if trainer.is_global_zero:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            write_floors(self._run, data.calibration_contents(), self._floors)
+            try:
+                write_floors(self._run, data.calibration_contents(), self._floors)
+            except UserError as error:  # no reason to end a fit
+                _log.warning("%s; tide test will fit the floors itself", error)
         assert isinstance(pl_module, TideModule)
         pl_module.watch_calibration = None
         self._floors, self._statistics = {}, {}
