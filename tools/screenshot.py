@@ -26,7 +26,7 @@ def take(page: str, out: Path, width: int, height: int, scheme: str, search: str
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
         opened = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
-        opened.goto(f"{address}{mark}{place}", wait_until="load" if until else "networkidle")
+        opened.goto(f"{address}{mark}{place}", wait_until="load" if until else "networkidle", timeout=300_000)
         if until:
             opened.get_by_text(until).first.wait_for(timeout=300_000)
         if search:
