@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 
 from tide_lightning.diffusion import Conditioning, Denoiser
@@ -33,6 +37,22 @@ def test_a_prompts_bits_depend_on_nothing_else(denoiser: Denoiser) -> None:
     with torch.no_grad():
         alone = denoiser.encode_prompt("a red ball").tokens
     assert torch.equal(denoiser.encode_prompts(["a blue cube", "a red ball"]).tokens[1:], alone)
+
+
+def test_threads_that_ask_at_once_have_prompts_encoded_one_by_one() -> None:
+    """A tokenizer keeps the settings of a call, which another call's would replace."""
+    busy = threading.Lock()
+
+    def encode(prompt: str) -> Conditioning:
+        assert busy.acquire(blocking=False), "two at once"
+        time.sleep(0.001)  # lets other threads in
+        busy.release()
+        return Conditioning(torch.full((1, 1, 1), float(prompt)))
+
+    cache = PromptCache(encode)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda number: float(cache([str(number)], CPU).tokens), range(40)))
+    assert found == list(range(40))
 
 
 def test_the_cache_is_bounded() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -112,11 +113,12 @@ class PromptCache:
         self._max_bytes = max_bytes
         self._rows: OrderedDict[str, Conditioning] = OrderedDict()
         self._num_bytes = 0
+        self._lock = threading.RLock()  # tokenizers hold settings of the call at hand: one thread at a time
         self._order = StreamOrder()
 
     def __call__(self, prompts: Sequence[str], device: torch.device) -> Conditioning:
         """One row per prompt. A prompt is always embedded by itself, so that its bits depend on nothing else."""
-        with self._order(device):
+        with self._lock, self._order(device):
             rows = [self._row(prompt) for prompt in prompts]
             for row in rows:
                 hold(row.tensors())  # lest a prompt that is forgotten now be written over before it was read
