@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -115,6 +116,7 @@ class ImageLatents:
                 *(f"{len(images):,}", len(images) * size / GIB, max_gib, f"{self._max_cached:,}"),
             )
         self._cache: dict[int, tuple[Tensor, str]] = {}
+        self._lock = threading.Lock()  # a dataset of anyone's is asked by one thread at a time
         self._order = StreamOrder()
 
     def __len__(self) -> int:
@@ -122,7 +124,7 @@ class ImageLatents:
 
     def fetch(self, indices: Sequence[int]) -> tuple[Tensor, list[str]]:
         """Latents from the cache, the others encoded now."""
-        with self._order(self._denoiser.device):
+        with self._lock, self._order(self._denoiser.device):
             return self._fetch(indices)
 
     def _fetch(self, indices: Sequence[int]) -> tuple[Tensor, list[str]]:

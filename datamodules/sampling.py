@@ -176,8 +176,8 @@ class NoiseStream:
         latents: clean latents with prompts.
         draw: which samples.
         prompt_dropout: share of samples that get the empty prompt.
-        num_ahead: batches of which, on a CPU with a core to spare, images and prompts are encoded in a thread while the
-            one before is read.
+        num_ahead: batches of which, on a CPU with a core to spare, images and prompts are encoded in threads while
+            those before are read.
     """
 
     def __init__(
@@ -190,13 +190,15 @@ class NoiseStream:
         self._prompt_dropout = prompt_dropout
         self._deck = Deck(len(latents), draw.seed, draw.purpose)
         self._num_ahead = num_ahead if core_to_spare(harvester.denoiser.device) else 0
-        self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
-        self._ahead: tuple[int, Future[tuple[Call, Places]]] | None = None
+        self._encoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="encode")
+        self._ahead: dict[int, Future[tuple[Call, Places]]] = {}
 
     def batch(self, k: int) -> dict[str, TokenBatch]:
         """The k-th batch's share of this rank."""
-        call, places = self._ahead[1].result() if self._ahead and self._ahead[0] == k else self.call(k)
-        self._ahead = (k + 1, self._encoder.submit(self.call, k + 1)) if k + 1 < self._num_ahead else None
+        for following in range(k, min(k + 3, self._num_ahead)):
+            if following not in self._ahead:
+                self._ahead[following] = self._encoders.submit(self.call, following)
+        call, places = self._ahead.pop(k).result() if k in self._ahead else self.call(k)
         return self._harvester.read(call, places)
 
     def call(self, k: int) -> tuple[Call, Places]:
