@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -31,6 +32,12 @@ def shifted(denoiser: Denoiser, shift: float, meet: Callable[[], object] = lambd
     with denoiser.splice({SITE: move}), denoiser.record([SITE]) as values:
         prediction = denoiser.predict(x_t, torch.tensor([100.0, 700.0]), conditioning)
     return torch.cat([prediction.flatten(), values[str(SITE)].flatten()])
+
+
+def test_threads_make_schedulers_without_a_warning(denoiser: Denoiser) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(denoiser.new_scheduler, [4, 5] * 100))
+    assert [len(scheduler.timesteps) for scheduler in made] == [4, 5] * 100
 
 
 def test_two_run_at_once_and_give_the_same(denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
