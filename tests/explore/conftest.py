@@ -37,7 +37,7 @@ _ARGS = [
 
 def write_run(folder: Path, keys: list[str], pretrained: str = PIPELINE, **data: Any) -> Path:
     """A run folder as a fit leaves it, with SAEs that were not trained."""
-    denoiser = describe_denoiser(pretrained, family=data.get("family"))
+    denoiser = describe_denoiser(pretrained, family=None if pretrained == PIPELINE else data.get("family"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for key in keys:

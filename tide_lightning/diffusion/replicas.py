@@ -65,8 +65,17 @@ class Replicas:
 
 
 def replicate(denoiser: Denoiser) -> Denoiser | None:
-    """A denoiser with the same parts and weights, but modules of its own; None where these cannot be copied."""
+    """A denoiser with the same parts and weights, but modules of its own; None where these cannot be copied.
+
+    A module of anyone's may hold a part of itself in a closure, and a compiled one its code: their copies would run the
+    original's parts, and never reach a hook. So only modules of diffusers are copied, uncompiled.
+    """
+    from diffusers import ModelMixin  # slow to import
+
     module = denoiser.module
+    compiled = any(getattr(part, "_compiled_call_impl", None) is not None for part in module.modules())
+    if compiled or not isinstance(module, ModelMixin):
+        return None
     shared = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
     with hooks.lock_of(module):  # lest the hooks of another thread be copied
         try:
