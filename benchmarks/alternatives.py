@@ -1,6 +1,6 @@
 """Other ways to train than the quickstart's, and what they gain.
 
-    python -m benchmarks.alternatives --page docs/results/ablation.md
+    python -m benchmarks.alternatives
 
 On the block of the toybox on which settings are found (`benchmarks.worlds`). Pairs of tokens: of one image, place and
 noise, read with a prompt in which one word is changed (their codes should differ by one or two latents), or at a
@@ -105,13 +105,6 @@ class PairedSAE(TideSAE):
         share = counted.sum() / (one.sum() + other.sum()).detach().clamp(min=1e-6)
         return penalties | {"pairs": self.pairing.weight * share}
 
-    def plain(self) -> TideSAE:
-        """The same weights in a TideSAE."""
-        config: dict[str, Any] = self.config
-        sae = TideSAE(self.shape, **config)
-        sae.load_state_dict(self.state_dict())
-        return sae
-
 
 class Pairs(ActivationDataModule):
     """Training batches of pairs: as many tokens, of half as many images.
@@ -176,9 +169,7 @@ def train_paired(names: list[str], seed: int, folder: Path, options: argparse.Na
             data = harvest(seed, options, partial(Pairs, change=change))
             module = train(data, missing, Way(), seed, options)
             for key in missing:
-                sae = module.sae(f"{options.site}@{key}")
-                assert isinstance(sae, PairedSAE)
-                sae.plain().save_pretrained(folder / key, site=options.site)
+                plain(module.sae(f"{options.site}@{key}")).save_pretrained(folder / key, site=options.site)
 
 
 def builder_of_pair(pairing: Pairing, shape: SiteShape) -> SAE:
@@ -210,13 +201,12 @@ def _started_from(start: SAE, build: Builder, shape: SiteShape) -> SAE:
     return sae
 
 
-def without_pursuit(folder: Path) -> TideSAE:
-    """A saved SAE whose codes are the encoder's own."""
-    sae = SAE.from_pretrained(folder)
-    config: dict[str, Any] = sae.config | {"pursuits": 0}
-    plain = TideSAE(sae.shape, **config)
-    plain.load_state_dict({name: value for name, value in sae.state_dict().items() if not name.startswith("pursuit.")})
-    return plain
+def plain(sae: SAE, **changes: Any) -> TideSAE:
+    """The same weights in a TideSAE, with some arguments changed; what it has no use for then is left out."""
+    config: dict[str, Any] = sae.config | changes
+    made = TideSAE(sae.shape, **config)
+    made.load_state_dict({name: value for name, value in sae.state_dict().items() if name in made.state_dict()})
+    return made
 
 
 def _with(options: argparse.Namespace, **changes: Any) -> argparse.Namespace:
@@ -246,7 +236,8 @@ def main() -> None:
         if OURS in missing:
             have |= measured({OURS: builder(sae_of("quickstart"))}, Way(), seed, folder, options)
         if READ in missing:
-            without_pursuit(folder / key_of(OURS)).save_pretrained(folder / key_of(READ), site=options.site)
+            ours = SAE.from_pretrained(folder / key_of(OURS))
+            plain(ours, pursuits=0).save_pretrained(folder / key_of(READ), site=options.site)
         others = [name for name in missing if name != OURS]
         have |= measured(dict.fromkeys(others, kept), Way(), seed, folder, options) if others else {}
         save(options.json, rows)

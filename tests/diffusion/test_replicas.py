@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -81,6 +82,12 @@ def test_what_fails_is_told_and_gradients_are_the_callers_matter(
     with pytest.raises(ValueError, match="no such item"):
         list(replicas.map(has_grad, range(9)))
     assert list(replicas.map(has_grad, [])) == []
+
+
+def test_a_module_of_anyones_is_not_copied(denoiser: Denoiser) -> None:
+    other = copy.copy(denoiser)
+    other.module = torch.nn.Linear(2, 2)
+    assert replicate(other) is None
 
 
 def test_a_module_that_cannot_be_copied_runs_by_itself(denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def replicate(denoiser: Denoiser) -> Denoiser | None:
     with hooks.lock_of(module):  # lest the hooks of another thread be copied
         try:
             replica = copy.deepcopy(module, shared)
-        except Exception:  # a module of anyone's, which may hold anything
+        except Exception:  # it may hold anything, such as a lock
             return None
     twin = copy.copy(denoiser)
     twin.module = replica
