@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -10,6 +12,7 @@ from playwright.sync_api import Page, expect
 from tests.explore.accessible import assert_accessible
 from tests.explore.conftest import SITES
 from tide_lightning.explore.play.server import PlayServer
+from tide_lightning.explore.play.studio import Busy
 
 HOSTILE = [
     "<script>document.title='hit'</script><img src=x onerror=\"document.title='hit'\">",
@@ -63,6 +66,22 @@ def test_draw_filter_add_slide_and_window(page: Page, server: PlayServer) -> Non
     expect(page.locator("output[for=high]")).to_have_text("0.8")
     page.get_by_role("button", name=re.compile("^Remove " + re.escape(SITES[1]))).click()
     expect(page.locator("#no-edits")).to_be_visible()
+
+
+def test_a_page_waits_while_something_else_is_made(
+    page: Page, server: PlayServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, refusals = server.told["/api/draw"], iter(range(3))
+
+    def busy_at_first(request: Mapping[str, Any]) -> Mapping[str, Any]:
+        if next(refusals, None) is not None:
+            raise Busy
+        return draw(request)
+
+    monkeypatch.setitem(server.told, "/api/draw", busy_at_first)
+    ready(page, server)
+    assert next(refusals, None) is None
+    expect(page.locator("#error")).to_have_text("")
 
 
 def test_search_by_words_finds_latents_to_add(page: Page, server: PlayServer) -> None:

@@ -143,15 +143,18 @@ class _Handler(BaseHTTPRequestHandler):
         except UserError as error:
             self._refuse(HTTPStatus.BAD_REQUEST, " ".join(str(error).split()))
         except Busy:
-            self._refuse(HTTPStatus.CONFLICT, "another image is being made; wait a moment")
+            self._send_json(HTTPStatus.ACCEPTED, {"busy": True})  # the page asks again
         except Exception:
             traceback.print_exc(file=sys.stderr)
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "something went wrong; the terminal says what")
         else:
-            self._send(HTTPStatus.OK, json.dumps(found).encode(), "application/json")
+            self._send_json(HTTPStatus.OK, found)
 
     def _refuse(self, status: HTTPStatus, why: str) -> None:
-        self._send(status, json.dumps({"error": why}).encode(), "application/json")
+        self._send_json(status, {"error": why})
+
+    def _send_json(self, status: HTTPStatus, told: Mapping[str, Any]) -> None:
+        self._send(status, json.dumps(told).encode(), "application/json")
 
     def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
         self.send_response(status)

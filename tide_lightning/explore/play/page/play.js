@@ -22,8 +22,11 @@ async function ask(path, request) {
   };
   let answer;
   try {
-    const response = await fetch(path, options);
-    answer = await response.json();
+    answer = await (await fetch(path, options)).json();
+    while ("busy" in answer && request !== undefined) { // with what a page asked for that was reloaded, or is open elsewhere
+      await new Promise((wake) => { setTimeout(wake, 300); });
+      answer = await (await fetch(path, options)).json();
+    }
   } catch {
     throw new Error("The server does not answer. Is `tide play` still running?");
   }
