@@ -30,6 +30,7 @@ from benchmarks.side_by_side import (
     Way,
     add_options,
     builder,
+    changed,
     harvest,
     kept,
     key_of,
@@ -188,9 +189,9 @@ def train_warm(seed: int, folder: Path, options: argparse.Namespace) -> None:
         sae_of("rivals/film"), expansion_factor=given["expansion_factor"], **{key: given[key] for key in taken}
     )
     data = harvest(seed, options)
-    start = train(data, {"film": film}, Way(), seed, _with(options, steps=first)).sae(f"{options.site}@film")
+    start = train(data, {"film": film}, Way(), seed, changed(options, steps=first)).sae(f"{options.site}@film")
     warm = partial(_started_from, start, builder(sae_of("quickstart")))
-    module = train(data, {"warm": warm}, Way(), seed, _with(options, steps=options.steps - first))
+    module = train(data, {"warm": warm}, Way(), seed, changed(options, steps=options.steps - first))
     module.sae(f"{options.site}@warm").save_pretrained(folder / key_of(WARM), site=options.site)
 
 
@@ -207,10 +208,6 @@ def plain(sae: SAE, **changes: Any) -> TideSAE:
     made = TideSAE(sae.shape, **config)
     made.load_state_dict({name: value for name, value in sae.state_dict().items() if name in made.state_dict()})
     return made
-
-
-def _with(options: argparse.Namespace, **changes: Any) -> argparse.Namespace:
-    return argparse.Namespace(**{**vars(options), **changes})
 
 
 def main() -> None:

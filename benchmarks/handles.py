@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.pages import markdown, read, save, write
+from benchmarks.pages import markdown, read, save
 from benchmarks.worlds import WORLDS
 from tide_lightning.benchmark.directions import Directions, learn_directions
 from tide_lightning.benchmark.examples import make_examples
@@ -137,7 +137,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--inference_steps", type=int, default=10)
     parser.add_argument("--guidance", type=float, default=4.5)
     parser.add_argument("--json", type=Path, default=Path("runs/handles.json"))
-    parser.add_argument("--page", type=Path, help="a Markdown file whose `handles` section to replace")
     options = parser.parse_args(arguments)
     run, ground = open_run(options.run, device="cpu"), WORLDS[options.ground].ground()
     settings = {name: getattr(options, name) for name in ("images", "prompts", "steps", "strength", "inference_steps")}
@@ -158,9 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 rows[f"{factor}: {name}"] = row = bench.measure(factor, value, directions[site], f1)
                 print(f"{site}, {factor} {name}: {row['verdict']}, success {row['success']:.0%}", flush=True)
                 save(options.json, content)
-    print(text := table(content))
-    if options.page:
-        write(options.page, "handles", text)
+    print(table(content))
 
 
 if __name__ == "__main__":

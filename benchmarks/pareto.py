@@ -31,7 +31,7 @@ from benchmarks.components import fit_components
 from benchmarks.pages import paired, read, save, write, write_csv
 from benchmarks.pareto_plot import Pieces, plot
 from benchmarks.pareto_tables import comparison, everything
-from benchmarks.side_by_side import Builder, Way, add_options, builder, harvest, kept, key_of, measured, sae_of
+from benchmarks.side_by_side import Builder, Way, add_options, builder, changed, harvest, kept, key_of, measured, sae_of
 from benchmarks.worlds import WORLDS
 from tide_lightning.command_line import packaged_configs
 from tide_lightning.evaluation.comparison.reproducibility import match
@@ -160,10 +160,9 @@ def learning_rates(
         if not missing:
             continue
         print(f"learning rate {lr:g} on {options.tune_site}, {piece}: {', '.join(missing)}", flush=True)
-        changed = {"site": options.tune_site, "lr": lr, "steps": options.tune_steps, "test_samples": 512}
-        changed |= {"labelled_images": 64, "kept_images": 0, "steer_prompts": 0}
-        changed["folder"] = options.folder / "tuning"
-        tuning = argparse.Namespace(**{**vars(options), **changed})
+        less = {"steps": options.tune_steps, "test_samples": 512, "labelled_images": 64}
+        less |= {"kept_images": 0, "steer_prompts": 0}
+        tuning = changed(options, site=options.tune_site, lr=lr, folder=options.folder / "tuning", **less)
         folder = tuning.folder / key_of(piece) / f"{lr:g}"
         rows = measured(builders(missing, factor, k), Way(), TUNING_SEED, folder, tuning)
         for name, row in rows.items():
@@ -211,8 +210,7 @@ def measure(
         counts = {key_of(name): min(COMPONENTS[name] * k, width) for name in names}
         fit_components(data, options.site, sae_of("quickstart")["init_args"], counts, folder)
         return measured(dict.fromkeys(names, kept), Way(), seed, folder, options)
-    trained = argparse.Namespace(**{**vars(options), "lr": lr})
-    found = measured(builders(names, factor, k), Way(), seed, folder, trained)
+    found = measured(builders(names, factor, k), Way(), seed, folder, changed(options, lr=lr))
     return {name: row | {"lr": lr} for name, row in found.items()}
 
 

@@ -109,6 +109,11 @@ def add_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     parser.set_defaults(**defaults)
 
 
+def changed(options: argparse.Namespace, **changes: Any) -> argparse.Namespace:
+    """The same options, but for some."""
+    return argparse.Namespace(**{**vars(options), **changes})
+
+
 def measured(builders: Mapping[str, Builder], way: Way, seed: int, folder: Path, options: argparse.Namespace) -> Rows:
     """The SAEs' figures; trained are those that the folder does not hold."""
     data = harvest(seed, options)
