@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -63,3 +64,13 @@ def test_the_command_serves_until_it_is_interrupted(root: Path) -> None:
 def test_no_runs_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tensorboard", f"--runs={tmp_path / 'nowhere'}"]) == 2
     assert "no such folder; make a run" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(root: Path) -> None:
+    with socket.create_server(("localhost", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "tide_lightning", "tensorboard", f"--runs={root}", f"--port={port}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"tide: error: --port {port}: TensorBoard could not bind" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -50,6 +51,17 @@ def test_nothing_is_written_into_the_package(tmp_path: Path) -> None:
     assert (copy / "config.yaml").read_text() == (shipped / "config.yaml").read_text()
     assert (copy / "saes").is_dir()
     assert to_write_in(tmp_path, tmp_path) == tmp_path
+
+
+def test_they_are_compared_once_they_are_tested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compare = ["compare", "quickstart", f"--root={tmp_path}"]
+    assert main(compare) == 2
+    assert "not tested yet; do it with `tide test --run quickstart`" in capsys.readouterr().err
+    copy = to_write_in(shipped_runs()["quickstart"], tmp_path)
+    measured = {SITES[0]: {"tokens": 64, "explained_variance": 0.9, "by_timestep": []}}
+    (copy / "metrics.json").write_text(json.dumps({"schema": 1, "sites": measured}))
+    assert main(compare) == 0
+    assert "0.9000" in capsys.readouterr().out
 
 
 def test_words_find_latents_before_anything_is_trained(tmp_path: Path) -> None:

@@ -27,13 +27,17 @@ def tensorboard(runs: str = "runs", port: int = 6006, host: str = "localhost") -
     root = Path(runs)
     if not root.is_dir():
         raise UserError(f"--runs {runs}: no such folder; make a run with `tide fit --config quickstart`")
-    from tensorboard.program import TensorBoard  # which warns of itself when it is imported
+    from tensorboard.program import TensorBoard, TensorBoardServerException  # which warns of itself when imported
 
     with tempfile.TemporaryDirectory(prefix="tide-tensorboard-") as folder:
         link_runs(root, Path(folder))
         board = TensorBoard()
         board.configure(logdir=folder, port=port, host=host)
-        print(f"TensorBoard of {root}: {board.launch()}  (Ctrl-C ends it)", flush=True)
+        try:
+            url = board.launch()
+        except TensorBoardServerException as error:
+            raise UserError(f"--port {port}: {error.msg}; choose another, or 0 for any that is free") from error
+        print(f"TensorBoard of {root}: {url}  (Ctrl-C ends it)", flush=True)
         while True:
             time.sleep(_LOOK_SECONDS)
             link_runs(root, Path(folder))

@@ -36,6 +36,17 @@ def whole_file(path: Path, shared: bool = False) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def check_writable(path: Path, is_folder: bool = False) -> None:
+    """Refuse a file or folder that could not be written in the end, before the work that it is for."""
+    if path.exists() and path.is_dir() != is_folder:
+        raise UserError(f"{path} is a {'file' if is_folder else 'folder'}: name another place to write to")
+    folder = path.absolute() if is_folder else path.absolute().parent
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "may not be written" if there.is_dir() else "is a file"
+        raise UserError(f"{path} cannot be written: {there} {reason}")
+
+
 class FileInTheMaking:
     """A whole file that is written over a long time: to `part`, until it is completed or abandoned."""
 

@@ -133,9 +133,15 @@ def is_from_the_hub(run: Path) -> bool:
     return (run / _ORIGIN).is_file()
 
 
+def place_of(run: Path, root: Path) -> Path:
+    """Where what is made of a run lies: in it; of one that comes with the package in a folder below `root`."""
+    return root / run.name / "shipped" if run in shipped_runs().values() else run
+
+
 def to_write_in(run: Path, root: Path) -> Path:
-    """The run; one that comes with the package as a folder below `root`, for nothing is written into the package."""
-    return _linked(run, root / run.name / "shipped") if run.is_relative_to(_SHIPPED.resolve()) else run
+    """The run, or the folder that stands for one that comes with the package, where nothing is written."""
+    place = place_of(run, root)
+    return run if place == run else _linked(run, place)
 
 
 def _linked(run: Path, folder: Path) -> Path:

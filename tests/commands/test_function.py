@@ -54,8 +54,9 @@ def test_arguments_reach_the_function(args: list[str], said: str, capsys: pytest
         ([], "words"),
         (["a", "--times=often"], "times"),
         (["a", "--quietly"], "--quietly: there is no such option. There are times, loud"),
-        (["a", "--lod"], "did you mean loud?"),
-        (["a", "--tim=3"], "did you mean times?"),
+        (["a", "--loud", "true", "b"], "'b' stands alone: options have names"),
+        (["a", "--lod"], "did you mean --loud?"),
+        (["a", "--tim=3"], "did you mean --times?"),
         (["a", "--times=0"], "--times 0: at least once, please"),
     ],
 )

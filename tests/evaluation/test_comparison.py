@@ -136,7 +136,7 @@ def test_the_page_needs_nothing_else_and_escapes(root: Path) -> None:
     [
         (["nowhere"], "nowhere: no run folder there"),
         (["mine-0", "mine-0"], "the same run is named more than once"),
-        (["untested"], "not tested yet; do it with `tide test --run"),
+        (["untested"], "not tested yet; do it with `tide test --run untested`"),
         (["old"], "not what this version writes"),
         (["broken"], "cannot be read"),
     ],

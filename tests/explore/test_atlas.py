@@ -138,7 +138,7 @@ def test_the_command_writes_pages_and_tables(
 ) -> None:
     out = tmp_path / "atlas"
     where = [str(run_folder), "--out", str(out), "--device", "cpu"]
-    assert main(["atlas", *where, "--samples", "24", "--bins", "3", "--sites", f'["{SITES[1]}"]']) == 0
+    assert main(["atlas", *where, "--samples", "24", "--bins", "3", "--sites", SITES[1]]) == 0
     assert f"written  {out / 'index.html'}" in capsys.readouterr().out
     features = pq.read_table(out / "tables" / "features.parquet").to_pylist()
     assert {row["site"] for row in features} == set(SITES[1:])

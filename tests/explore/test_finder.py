@@ -157,7 +157,7 @@ def test_two_images_are_told_apart_by_latents_of_what_differs(run: Run) -> None:
 
 
 def test_the_command_lists_what_it_finds(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    where = [str(run_folder), "--device", "cpu", "--sites", f'["{SITES[0]}"]', "--top", "2"]
+    where = [str(run_folder), "--device", "cpu", "--sites", SITES[0], "--top", "2"]
     for name, colour in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
         Image.new("RGB", (80, 70), colour).save(tmp_path / f"{name}.png")
     images = [str(tmp_path / "red.png"), "--against", str(tmp_path / "blue.png"), "--by", "images"]
@@ -165,8 +165,10 @@ def test_the_command_lists_what_it_finds(run_folder: Path, tmp_path: Path, capsy
     assert SITES[0] in capsys.readouterr().out
     for args, complaint in (
         (["a red cube", "--by", "prompts"], "give --against"),
+        ([" "], "the query is empty"),
         (["red", "--clip", "some/clip"], "give an atlas's folder"),
         ([images[0], "--by", "images", "--against", str(run_folder / "config.yaml")], "cannot be read as a picture"),
+        (["no.png", "--by", "images", "--against", images[0]], "error: no.png: No such file"),
     ):
         assert main(["find", where[0], *args, *where[1:]]) == 2
         assert complaint in capsys.readouterr().err

@@ -39,7 +39,7 @@ def test_what_is_missing_is_said_with_what_there_is(run: Run, tmp_path: Path) ->
         open_run(tmp_path / "nothing", root=tmp_path)
     with pytest.raises(UserError, match=f"this run has {', '.join(SITES)}"):
         run.sae("transformer_blocks.2")
-    with pytest.raises(UserError, match="device 'toaster'"):
+    with pytest.raises(UserError, match="device 'toaster': PyTorch sees none here; take cpu"):
         open_run(run.folder, device="toaster")
     empty = write_run_without_saes(tmp_path / "empty")
     with pytest.raises(UserError, match="no SAE there"):

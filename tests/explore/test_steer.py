@@ -58,7 +58,7 @@ def test_words_steer_by_the_first_that_is_found_and_1x_is_the_same_in_find_steer
     args = ["steer", str(folder), *FAST, "--region", "0,0,1,1"]
     found, named = tmp_path / "found.png", tmp_path / "named.png"
 
-    assert main(["find", str(folder), "red", "--device", "cpu", "--top", "1", "--sites", f'["{first.site}"]']) == 0
+    assert main(["find", str(folder), "red", "--device", "cpu", "--top", "1", "--sites", first.site]) == 0
     assert f"{first.amount / first.rise:.1f}x" in capsys.readouterr().out
 
     assert main([*args, "--find", "red", "--out", str(found)]) == 0
@@ -114,7 +114,7 @@ def test_names_of_other_weights_are_forgotten(tmp_path: Path) -> None:
         (["--latent", "transformer_block.3/1"], f"did you mean {SITES[0]}?"),
         (["--latent", SITES[0]], "write SITE/NUMBER"),
         ([], "name at least one"),
-        (["--latent", f"{SITES[0]}/1", "--find", "red"], "or give words to --find it by"),
+        (["--latent", f"{SITES[0]}/1", "--find", "red"], "give --find or --latent, not both"),
         (["--find", "red", "--amount", "much"], "give numbers"),
         (["--latent", f"{SITES[0]}/1", "--window", "0.4,0.45"], "holds none of the 2 steps, which are at t = 1, 0.5"),
         (["--latent", f"{SITES[0]}/1", "--window", "0.4"], "give 2 numbers"),

@@ -141,6 +141,7 @@ def _unknown(key: str, group: str, known: dict[str, Parameter], shown: str) -> s
     elsewhere = [one for one in [*known, *_of_sae(known)] if one.rpartition(".")[2] == name.rpartition(".")[2]]
     like = [f"{group}{one}" for one in near(name, _children(group, known))]
     like = like or [one for one in elsewhere if one.startswith(group)] or elsewhere
+    like = [f"{shown}{one}" for one in like] if shown == "--" else like
     question = f"; did you mean {' or '.join(like)}?" if like else "."
     return f"{shown}{key}: there is no such option{question} {_inside(group.rstrip('.'), known)}"
 

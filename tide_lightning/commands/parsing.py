@@ -24,7 +24,13 @@ class OneLineErrors(ArgumentParser):
                 raise cause
             cause = cause.__cause__
         args: list[Any] = list(getattr(self, "args", None) or [])
-        raise UserError(find_mistake(self, args) or shortened(message)) from ex
+        raise UserError(find_mistake(self, args) or self._stray(message) or shortened(message)) from ex
+
+    def _stray(self, message: str) -> str | None:
+        """Where the complaint is of a word too many."""
+        stray = re.match("unrecognized arguments: (.+)", message)
+        belongs = f"options have names, and what has several words stands in quotes; see `{self.prog} --help`"
+        return f"{stray[1]!r} stands alone: {belongs}" if stray else None
 
 
 def shortened(message: str) -> str:

@@ -10,7 +10,7 @@ from tide_lightning.class_paths import import_named
 from tide_lightning.datamodules.prompts import read_prompts
 from tide_lightning.errors import UserError
 from tide_lightning.explore.erasure import Erased, Judge, erase, erasing, find_concept
-from tide_lightning.explore.pictures import picture_format, save_picture, sheet
+from tide_lightning.explore.pictures import check_picture, save_picture, sheet
 from tide_lightning.explore.requests import check_windows, parse_numbers, parse_window
 from tide_lightning.explore.run import open_run
 from tide_lightning.files import write_json
@@ -58,7 +58,7 @@ def erase_concept(
     """
     if steps < 1 or count < 1 or most < 2:
         raise UserError(f"--steps {steps}, --count {count}, --most {most}: at least 1, 1 and 2")
-    picture_format(out)
+    check_picture(out)
     factors = [value for value in parse_numbers("--factor", factor) if value != 1]
     (low, high), seen = parse_window(window), load_judge(judge, judge_of)
     lists = [_prompts(name, path, most) for name, path in (("--suppress", suppress), ("--keep", keep))]

@@ -19,6 +19,7 @@ from tide_lightning.explore.lookup import AtlasTables, look_up, look_up_by_centr
 from tide_lightning.explore.names import Key, Name
 from tide_lightning.explore.pictures import read_picture
 from tide_lightning.explore.question import open_about
+from tide_lightning.explore.requests import parse_names
 from tide_lightning.explore.run import Run, open_run
 from tide_lightning.explore.unit import unit_of
 from tide_lightning.waiting import waiting
@@ -37,7 +38,7 @@ def find(
     against: str | None = None,
     by: Literal["words", "prompts", "images"] = "words",
     clip: str | None = None,
-    sites: list[str] | None = None,
+    sites: str = "",
     top: int = 10,
     seed: int = 0,
     device: str = "auto",
@@ -51,32 +52,36 @@ def find(
         against: what the query is told from; for prompts and images it is needed.
         by: what query and against are: words, prompts or images.
         clip: folder or hub id of a CLIP or SigLIP that compares an atlas's images with the query, in place of captions.
-        sites: keys of SAEs; all unless given.
+        sites: keys of SAEs, separated by commas; all unless given.
         top: how many are listed.
         seed: of the noise.
         device: where to ask; auto takes a GPU where there is one.
         trust: let the run's config import classes that are not this package's, and read prompts from elsewhere.
     """
+    if top < 1:
+        raise UserError(f"--top {top}: at least 1")
+    if not query.strip():
+        raise UserError("say what to find: the query is empty")
+    chosen = parse_names(sites) or None
     if AtlasTables.is_one(Path(where)):
-        _print_listed(where, query, against, by, clip, sites, top)
+        _print_listed(where, query, against, by, clip, chosen, top)
         return
     if clip is not None:
         raise UserError(
             f"--clip compares texts with the images of an atlas, and {where} is none: give an atlas's folder"
         )
-    if top < 1:
-        raise UserError(f"--top {top}: at least 1")
-    settings: dict[str, Any] = {"sites": sites, "top": top, "seed": seed}
+    if by != "words" and against is None:
+        raise UserError(f"--by {by} compares two: give --against")
     run = open_run(where, device, trust=trust)
+    pictures = [read_picture(run.denoiser, one) for one in (query, str(against))] if by == "images" else []
+    settings: dict[str, Any] = {"sites": chosen, "top": top, "seed": seed}
     with searching():
         if by == "words":
             found = find_by_words(run, query, against, **settings)
-        elif against is None:
-            raise UserError(f"--by {by} compares two: give --against")
         elif by == "prompts":
-            found = find_by_prompts(run, query, against, **settings)
+            found = find_by_prompts(run, query, str(against), **settings)
         else:
-            found = find_by_images(run, *(read_picture(run.denoiser, one) for one in (query, against)), **settings)
+            found = find_by_images(run, *pictures, **settings)
     table = _table(query, _LEGEND, "called", "told", "with", "without", "push")
     for one in found:
         figures = f"{one.tells:.2f}", f"{one.level:.1f}", f"{one.level - one.rise:.1f}"

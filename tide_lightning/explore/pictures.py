@@ -13,7 +13,7 @@ from torch import Tensor
 from tide_lightning.datamodules.sources import image_tensor
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.errors import UserError
-from tide_lightning.files import whole_file
+from tide_lightning.files import check_writable, whole_file
 
 _GAP, _TITLE, _LETTERS, _LEAST_SIDE = 8, 22, 15, 180
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)
@@ -31,6 +31,8 @@ def read_picture(denoiser: Denoiser, path: str | Path, name: str = "") -> Tensor
         with Image.open(path) as picture:
             found = image_tensor(picture, denoiser.image_shape[-1])
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if reason := getattr(error, "strerror", None):
+            raise UserError(f"{name} {path}: {reason}".lstrip()) from error
         raise UserError(f"{name} {path}: cannot be read as a picture ({error})".lstrip()) from error
     if tuple(found.shape) != denoiser.image_shape:
         raise UserError(f"{name} {path}: this denoiser draws {list(denoiser.image_shape)}, no such squares".lstrip())
@@ -73,6 +75,12 @@ def picture_format(path: str | Path) -> str:
     if path.suffix.lower() not in kinds:
         raise UserError(f"{path}: name a picture's file, such as {path.stem or 'steered'}.png")
     return kinds[path.suffix.lower()]
+
+
+def check_picture(path: str | Path) -> None:
+    """Refuse a picture that could not be saved, before it is drawn."""
+    picture_format(path)
+    check_writable(Path(path))
 
 
 def save_picture(picture: Image.Image, path: str | Path) -> Path:

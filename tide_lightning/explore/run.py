@@ -18,7 +18,7 @@ from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.errors import UserError
 from tide_lightning.explore.names import Key, Name, read_names
 from tide_lightning.near import did_you_mean
-from tide_lightning.runs import find_run, is_from_the_hub, shipped_runs
+from tide_lightning.runs import find_run, is_from_the_hub, place_of, shipped_runs
 from tide_lightning.saes import SAE
 from tide_lightning.saes.storage import read_cfg, saes_in
 from tide_lightning.trust import check_classes, check_files, check_writing
@@ -90,8 +90,7 @@ class Run:
     @cached_property
     def names(self) -> dict[Key, Name]:
         """What its latents are called; empty unless an atlas was built."""
-        beside = Path("runs") / self.folder.name / "shipped"  # where `tide atlas` writes of a run in the package
-        return read_names(self.folder) or (read_names(beside) if self.folder in shipped_runs().values() else {})
+        return read_names(self.folder) or read_names(place_of(self.folder, Path("runs")))
 
     @cached_property
     def rises(self) -> dict[tuple[str, str | None], dict[str, torch.Tensor]]:
@@ -174,5 +173,5 @@ def open_run(run: str | Path, device: str = "auto", root: str | Path = "runs", t
     try:
         where = torch.empty(0, device=chosen).device
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"device {device!r}: PyTorch sees none here; take cpu, or leave it out") from error
     return Run(folder, config if isinstance(config, dict) else {}, where, trust)

@@ -19,7 +19,7 @@ from tide_lightning.explore.consequences import Witness, difference
 from tide_lightning.explore.find_command import searching
 from tide_lightning.explore.finder import Found, find_by_words
 from tide_lightning.explore.names import Key
-from tide_lightning.explore.pictures import heat, picture_format, save_picture, sheet
+from tide_lightning.explore.pictures import check_picture, heat, save_picture, sheet
 from tide_lightning.explore.places import meant
 from tide_lightning.explore.requests import Amount, check_windows, parse_amounts, parse_latents, parse_window
 from tide_lightning.explore.run import Run, open_run
@@ -84,9 +84,11 @@ def steer_run(
     # What is miswritten is told before all else.
     if steps < 1:
         raise UserError(f"--steps {steps}: at least 1")
-    picture_format(out)
+    check_picture(out)
     box = None if region in (_FIRING, _EVERYWHERE) else Region.parse(region)
-    if bool(find) == bool(latent):
+    if find and latent:
+        raise UserError("give --find or --latent, not both: the one looks for what the other names")
+    if not find and not latent:
         raise UserError("latent: name at least one, as in transformer_blocks.3/17, or give words to --find it by")
     when = parse_window(window)
     amounts = parse_amounts("--amount", amount or "0.5x,1x,2x") if operation in _WITH_AMOUNT else [Amount(0, False)]

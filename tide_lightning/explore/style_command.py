@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tide_lightning.diffusion import sample_images
 from tide_lightning.errors import UserError
-from tide_lightning.explore.pictures import picture_format, read_picture, save_picture, sheet
+from tide_lightning.explore.pictures import check_picture, read_picture, save_picture, sheet
 from tide_lightning.explore.requests import check_windows, parse_latents, parse_names, parse_numbers, parse_window
 from tide_lightning.explore.run import open_run
 from tide_lightning.explore.style import separate_style, transfer_style
@@ -55,7 +55,7 @@ def transfer(
         raise UserError(f"--steps {steps}, --samples {samples}: at least 1 each")
     if bool(style) == bool(image):
         raise UserError("name one source of style: --style PROMPT or --image FILE")
-    picture_format(out)
+    check_picture(out)
     strengths, (low, high) = parse_numbers("--strength", strength), parse_window(window)
     opened = open_run(run, device, trust=trust)
     denoiser = opened.denoiser

@@ -12,7 +12,7 @@ from tide_lightning.diffusion import folder_name
 from tide_lightning.errors import UserError
 from tide_lightning.explore.requests import parse_names
 from tide_lightning.explore.run import Run, open_run
-from tide_lightning.files import write_json
+from tide_lightning.files import check_writable, write_json
 from tide_lightning.saes import SAE
 from tide_lightning.saes.exchange.writing import Exportable, Format, encoder_alone, exportable, folded, write_as
 from tide_lightning.saes.whole import write_pair
@@ -49,6 +49,7 @@ def export(
         device: where that is measured.
         trust: let the run's config import classes that are not this package's, and read prompts from elsewhere.
     """
+    check_writable(Path(folder), is_folder=True)
     opened = open_run(run, device, trust=trust)
     saes = opened.chosen(parse_names(sites) or None)
     can = {site: exportable(sae) for site, sae in saes.items()}

@@ -17,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 import tide_lightning
 from tide_lightning.errors import UserError
 from tide_lightning.explore.run import Run, open_run
+from tide_lightning.files import check_writable
 from tide_lightning.saes.storage import CFG, WEIGHTS, read_cfg, read_folder, saes_in
 from tide_lightning.saes.whole import sealed
 from tide_lightning.sharing.card import Described, model_card
@@ -57,6 +58,7 @@ def publish(
     opened = open_run(run, "cpu")
     if out is not None:
         folder = Path(out)
+        check_writable(folder, is_folder=True)
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"--out {out}: the folder is not empty")
         lay_out(opened, folder, repository, license, base_model)

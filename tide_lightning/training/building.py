@@ -36,6 +36,8 @@ def named_builders(saes: dict[str, Callable[[SiteShape], SAE]]) -> dict[str, Cal
 
 def load_saes(folder: str | Path, sites: list[str]) -> dict[str, SAE]:
     """The SAEs of some sites that lie in a folder of a run, by their keys and in the order of the sites."""
+    if not Path(folder).is_dir():
+        raise UserError(f"model.pretrained: {folder}: no such folder")
     found = saes_in(Path(folder))
     keys = [key for site in sites for key in found if unlabelled(key) == site]
     if missing := [site for site in sites if site not in map(unlabelled, keys)]:

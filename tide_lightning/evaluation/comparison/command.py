@@ -11,7 +11,7 @@ from tide_lightning.evaluation.comparison.compared import compare_figures, unequ
 from tide_lightning.evaluation.comparison.report import Comparison, comparison_page, tables
 from tide_lightning.evaluation.comparison.reproducibility import reproducibility
 from tide_lightning.evaluation.comparison.runs import group_runs, read_run, setting_differences
-from tide_lightning.files import write_bytes, write_json
+from tide_lightning.files import check_writable, write_bytes, write_json
 from tide_lightning.terminal import console, print_table, say
 
 SCHEMA = 2  # means have intervals and no half ranges
@@ -25,6 +25,8 @@ def compare(*runs: str, out: str | None = None, root: str = "runs") -> None:
         out: a folder for a page (index.html) and all figures (compare.json).
         root: folder of all runs.
     """
+    if out is not None:
+        check_writable(Path(out), is_folder=True)
     tested = {run.folder: run for run in (read_run(name, root) for name in runs)}
     if len(tested) < len(runs):
         raise UserError("compare: the same run is named more than once")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation.protocol import SCHEMA
 from tide_lightning.evaluation.settings import comparable_settings, differing
-from tide_lightning.runs import find_run
+from tide_lightning.runs import find_run, place_of
 from tide_lightning.yaml_text import read_yaml
 
 
@@ -38,10 +38,10 @@ class Group(NamedTuple):
 
 def read_run(run: str, root: str) -> TestedRun:
     """A run by its folder or name, once it was tested."""
-    folder = find_run(Path(run), Path(root))
+    folder = place_of(find_run(Path(run), Path(root)), Path(root))
     path = folder / "metrics.json"
     if not path.is_file():
-        raise UserError(f"{folder}: not tested yet; do it with `tide test --run {folder}`")
+        raise UserError(f"{folder}: not tested yet; do it with `tide test --run {run}`")
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         config = read_yaml(folder / "config.yaml", f"{folder}/config.yaml")

@@ -21,7 +21,9 @@ from tide_lightning.explore.atlas.reading import Group, Labels, num_samples_of, 
 from tide_lightning.explore.atlas.sheets import thumbnails
 from tide_lightning.explore.atlas.statistics import SiteStatistics
 from tide_lightning.explore.names import Key, Name, write_names
+from tide_lightning.explore.requests import parse_names
 from tide_lightning.explore.run import Run, open_run
+from tide_lightning.files import check_writable
 from tide_lightning.runs import to_write_in
 from tide_lightning.saes import SAE
 from tide_lightning.waiting import counting
@@ -32,7 +34,7 @@ _FIRING_TOKENS = 16384  # looked at to learn which latents fire together
 def atlas(
     run: str,
     out: str | None = None,
-    sites: list[str] | None = None,
+    sites: str = "",
     samples: int = 512,
     bins: int = 8,
     images: int = 6,
@@ -47,7 +49,7 @@ def atlas(
     Args:
         run: run folder, or name below ./runs.
         out: folder to write; `atlas` in the run's folder unless given.
-        sites: keys of SAEs; all unless given.
+        sites: keys of SAEs, separated by commas; all unless given.
         samples: held-out images (or prompts, for a run on trajectories) that are read.
         bins: equal bins of the normalised timestep.
         images: shown of each latent: those in which it fires most.
@@ -59,7 +61,8 @@ def atlas(
     """
     opened = open_run(run, device, trust=trust)
     folder = Path(out) if out else to_write_in(opened.folder, Path("runs")) / "atlas"
-    page = _build(opened, folder, sites, samples, bins, images, thumbnail, batch, seed)
+    check_writable(folder, is_folder=True)
+    page = _build(opened, folder, parse_names(sites) or None, samples, bins, images, thumbnail, batch, seed)
     print(f"written  {page}: open it in a browser")
     print(f"next     tide find {shlex.quote(run)} WORD, tide play {shlex.quote(run)}")
 
