@@ -20,6 +20,7 @@ class HoldsModule(ABC):
 
     module: nn.Module
     pipeline: Any
+    _told: tuple[torch.dtype, torch.dtype] | None = None  # of the first weight, and of the forward
 
     @property
     def config(self) -> Any:
@@ -34,8 +35,11 @@ class HoldsModule(ABC):
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the transformer's forward; diffusers' models tell it apart from parts kept in float32."""
-        told = getattr(self.module, "dtype", None)
-        return told if isinstance(told, torch.dtype) else next(self.module.parameters()).dtype
+        held = next(self.module.parameters()).dtype
+        if self._told is None or self._told[0] != held:  # asked again only then: they look through all of their parts
+            told = getattr(self.module, "dtype", None)
+            self._told = held, told if isinstance(told, torch.dtype) else held
+        return self._told[1]
 
     def zeros(self, *shape: int) -> Tensor:
         """Zeros where and as the transformer computes."""
