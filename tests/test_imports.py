@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "tide_lightning"
 LAYERS = [
-    {"errors", "reduction", "cores", "class_paths", "near", "files", "yaml_text"}
+    {"errors", "reduction", "cores", "threads", "class_paths", "near", "files", "yaml_text"}
     | {"terminal", "waiting", "drawing", "pages"},
     {"accelerators", "agreement", "stopping", "watch", "tokens", "sharding", "kernels"},
     {"saes", "diffusion"},

@@ -85,6 +85,26 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [tensor for part in parts for tensor in _tensors(part)]
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_saes_learn_the_same_one_after_another_or_on_two_cores(
+    precision: str, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(cores: int) -> dict[str, Any]:
+        monkeypatch.setattr("tide_lightning.cores.usable_cores", lambda: cores)
+        data = make_data(pretrained)
+        sae = {"budget": "batch", "refinements": 1, "pursuits": 1}
+        module = make_module(data, sae, dead_after_tokens=128)
+        options = {"enable_checkpointing": True, "gradient_clip_val": 1.0, "precision": precision}
+        trainer = make_trainer(tmp_path / str(cores), 32, [keep_last(tmp_path / str(cores))], **options)
+        trainer.fit(module, datamodule=data)
+        assert trainer.logged_metrics[f"train/{SITES[0]}/auxk"] > 0
+        return saved(tmp_path / str(cores))
+
+    one, two = fit(1), fit(64)
+    _assert_same(one["state_dict"], two["state_dict"])
+    _assert_same(one["optimizer_states"][0]["state"], two["optimizer_states"][0]["state"])
+
+
 @pytest.mark.parametrize("source", ["noise", "both"])
 def test_resuming_is_exact(pretrained: Path, tmp_path: Path, source: str) -> None:
     """n steps, stop, n more: bit for bit what 2 n steps give, with resampling and AuxK on the way."""

@@ -24,6 +24,7 @@ from tide_lightning.diffusion import Denoiser, unlabelled
 from tide_lightning.errors import UserError
 from tide_lightning.saes import SAE, SAEOutput, SparseCode, TideSAE
 from tide_lightning.sharding import is_sharded, local_rows, norm_over_ranks, shard_rows
+from tide_lightning.threads import side_by_side
 from tide_lightning.tokens import SiteShape, TokenBatch
 from tide_lightning.training.building import build_sae, load_saes, named_builders
 from tide_lightning.training.calibration import ActivationSource, calibrate
@@ -193,14 +194,16 @@ class TideModule(LightningModule):
 
     def forward(self, batch: Batch) -> dict[str, SAEOutput]:
         """Encode and decode each site's tokens."""
-        return {site: self.sae(site)(tokens) for site, tokens in self.for_each_sae(batch).items()}
+        parts = self.for_each_sae(batch)
+        outputs = side_by_side(lambda site: self.sae(site)(parts[site]), parts, self.device)
+        return dict(zip(parts, outputs, strict=True))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the sites' losses."""
-        losses, seen = [], torch.zeros_like(self.tokens_seen)
-        for site, tokens in self.for_each_sae(batch).items():
-            loss, counted = self._learn(site, tokens)
-            losses.append(loss)
+        parts = self.for_each_sae(batch)
+        learned = side_by_side(lambda site: self._learn(site, parts[site]), parts, self.device)
+        losses, seen = [loss for loss, _ in learned], torch.zeros_like(self.tokens_seen)
+        for _, counted in learned:
             seen = torch.maximum(seen, counted)
         self.tokens_seen += seen  # sites of one layout have as many; of several, the most are counted
         further = self.further_loss() if self.further_loss is not None else None
