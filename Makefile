@@ -26,7 +26,7 @@ demo: export OMP_NUM_THREADS = 1
 # And it asks for the same few megabytes again and again: the C library shall keep them, not give them back each time.
 demo: export MALLOC_MMAP_THRESHOLD_ = 268435456
 demo: export MALLOC_TRIM_THRESHOLD_ = 268435456
-demo: setup ## train three temporal SAEs on the toybox, test them, say where to look
+demo: setup ## train three SAEs on the toybox, test them, say where to look
 	$(BIN)/tide fit --config configs/quickstart.yaml
 	$(BIN)/tide test
 	@run=$$(readlink -f runs/quickstart/latest); echo; \

@@ -44,6 +44,15 @@ def test_a_log_gets_lines_with_the_time_that_is_left(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.usefixtures("soon")
+def test_steps_are_counted_whatever_they_are_called_with(capsys: pytest.CaptureFixture[str]) -> None:
+    with waiting.stepping("Drawing", 2) as step:
+        for number in range(2):
+            time.sleep(0.02)
+            step(number, "timestep")
+    assert capsys.readouterr().err.splitlines() == ["Drawing  1/2 (50%)  0:00 left", "Drawing  2/2 (100%) in 0:00"]
+
+
+@pytest.mark.usefixtures("soon")
 def test_what_cannot_be_counted_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with waiting.waiting("Loading the denoiser"):
         time.sleep(0.1)

@@ -38,25 +38,39 @@ def track(items: Iterable[Item], what: str, total: int | None = None, is_shown: 
         total = len(items)
     if not is_shown:
         yield from items
-    elif (console := Console(stderr=True)).is_terminal:
+    else:
+        with stepping(what, total) as step:
+            for item in items:
+                yield item
+                step()
+
+
+@contextmanager
+def stepping(what: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """Show how much of it is done; what this gives is to be called after each step, with whatever it is called."""
+    if (console := Console(stderr=True)).is_terminal:
         columns = TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(
             *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
         ) as progress:
-            yield from progress.track(items, total=total, description=what)
+            task = progress.add_task(what, total=total)
+            yield lambda *_: progress.advance(task)
     else:
-        yield from _in_lines(items, what, total)
+        yield _in_lines(what, total)
 
 
-def _in_lines(items: Iterable[Item], what: str, total: int | None) -> Iterator[Item]:
+def _in_lines(what: str, total: int | None) -> Callable[..., None]:
     begun = time.monotonic()
-    due = begun + FIRST_SECONDS
-    for done, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
+    due, done = begun + FIRST_SECONDS, 0
+
+    def step(*_: object) -> None:
+        nonlocal due, done
+        done, now = done + 1, time.monotonic()
         if now >= due:
             due = now + EVERY_SECONDS
             _say(f"{what}  {_so_far(done, total, now - begun)}")
+
+    return step
 
 
 def _so_far(done: int, total: int | None, seconds: float) -> str:

@@ -16,9 +16,10 @@ from tide_lightning.diffusion import Conditioning, Denoiser, Site, sample
 from tide_lightning.diffusion.counters import normals
 from tide_lightning.errors import UserError
 from tide_lightning.explore import Run, find_by_images, find_by_lists, find_by_prompts, find_by_words
+from tide_lightning.explore.find_command import steering
 from tide_lightning.explore.finder import PUSH, rank
 from tide_lightning.explore.phrases import alternatives, as_text, replaced, says, words
-from tide_lightning.explore.question import pose, telling
+from tide_lightning.explore.question import pose, telling, unsaid
 from tide_lightning.grounds.toybox import prompts
 from tide_lightning.intervene import Region, steer
 from tide_lightning.intervene.recording import Forward, Seen, recorded
@@ -154,6 +155,18 @@ def test_two_images_are_told_apart_by_latents_of_what_differs(run: Run) -> None:
     assert len(found) == 3
     assert found[0].score >= found[1].score > 0
     assert not {one.latent for one in found} & {one.latent for one in back}
+
+
+def test_a_query_that_no_caption_says_may_be_misspelt() -> None:
+    captions = ["a purple cube on the left", "a red ring"]
+    assert unsaid("a red ring", captions) == unsaid("Purple cube", captions) == ""
+    assert unsaid("purpel", captions) == "no caption of this run says 'purpel'; did you mean purple?"
+    assert unsaid("red cube", captions) == "no caption of this run says 'red cube'."
+
+
+def test_the_next_command_asks_the_same() -> None:
+    assert steering("runs/a b", "a ring", "red", None) == "tide steer 'runs/a b' --prompt 'a ring' --find red"
+    assert steering("mine", "a", "red cube", "cube").endswith(" --find 'red cube' --against cube")
 
 
 def test_the_command_lists_what_it_finds(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tide_lightning.diffusion import Denoiser, sample_images
-from tide_lightning.explore.finder import Found, rank
+from tide_lightning.explore.finder import Callback, Found, rank
 from tide_lightning.intervene.edits import Edit
 from tide_lightning.intervene.recording import walk_prompts, watch
 from tide_lightning.intervene.steering import steer
@@ -62,13 +62,15 @@ def find_concept(
     least_share: float = 0.8,
     num_inference_steps: int = 10,
     guidance_scale: float = 4.5,
+    callback: Callback | None = None,
 ) -> list[Found]:
     """Each site's latents that the finder finds for the concept and that hardly fire without it.
 
     Lists of prompts are repeated where they are shorter than the noise. At most `count` latents of a site are taken, of
     whose activity over both lists `least_share` falls to the concept's.
     """
-    settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    settings: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    settings["callback"] = callback
     lists = [list(islice(cycle(some), len(noise))) for some in (suppress, keep)]
     seen = [watch(denoiser, saes, walk_prompts(some, noise, **settings)) for some in lists]
     found = [one for site in saes for one in rank({site: saes[site]}, *seen, top=count)]
@@ -94,13 +96,15 @@ def erase(
     window: tuple[float, float] = (0.0, 1.0),
     num_inference_steps: int = 20,
     guidance_scale: float = 4.5,
+    callback: Callback | None = None,
 ) -> list[Erased]:
     """What each factor does to both lists of prompts; the first entry is without erasure.
 
     Noise is one for each prompt of both lists, `window` low and high t of the steps in which is erased.
     """
     prompts = [*suppress, *keep]
-    settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    settings: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    settings["callback"] = callback
     original = sample_images(denoiser, prompts, initial_noise=noise, **settings)
     found = []
     for factor in (1.0, *factors):

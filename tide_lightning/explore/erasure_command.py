@@ -15,7 +15,7 @@ from tide_lightning.explore.requests import check_windows, parse_numbers, parse_
 from tide_lightning.explore.run import open_run
 from tide_lightning.files import write_json
 from tide_lightning.intervene.edits import check_edits
-from tide_lightning.waiting import waiting
+from tide_lightning.waiting import stepping
 
 _NUM_SHOWN = 6
 
@@ -67,8 +67,9 @@ def erase_concept(
     settings = opened.trajectory(steps, guidance_scale)
     suppressed, kept = lists
     pairs = denoiser.noise(seed, "concept", numbers=range((max(map(len, lists)) + 1) // 2))
-    with waiting("Watching latents while the concept is drawn"):
-        latents = find_concept(denoiser, saes, suppressed[::2], kept[::2], pairs, count=count, **settings)
+    with stepping("Watching latents while the concept is drawn", 2 * steps) as step:
+        halves = suppressed[::2], kept[::2]
+        latents = find_concept(denoiser, saes, *halves, pairs, count=count, callback=step, **settings)
     if not latents:
         raise UserError("no latent fires with the one list and hardly with the other: give prompts that differ more")
     edits = erasing(latents, 0.0, (low, high))
@@ -78,9 +79,10 @@ def erase_concept(
         print(f"{site}: {', '.join(str(one.latent) for one in latents if one.site == site) or 'none'}")
     suppressed, kept = suppressed[1::2], kept[1::2]
     start = denoiser.noise(seed, "sample", numbers=range(len(suppressed) + len(kept)))
-    with waiting("Drawing with these latents suppressed"):
+    with stepping("Drawing with these latents suppressed", (1 + len(factors)) * steps) as step:
+        lists = suppressed, kept
         outcomes = erase(
-            denoiser, saes, latents, factors, suppressed, kept, start, seen, window=(low, high), **settings
+            denoiser, saes, latents, factors, *lists, start, seen, window=(low, high), callback=step, **settings
         )
     for one in outcomes:
         print(_line(one))

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from tide_lightning.errors import UserError
-from tide_lightning.explore.finder import Found, find_by_images, find_by_prompts, find_by_words
+from tide_lightning.explore.finder import STEPS_TO_FIND, Found, find_by_images, find_by_prompts, find_by_words
 from tide_lightning.explore.lookup import AtlasTables, look_up, look_up_by_centroid
 from tide_lightning.explore.names import Key, Name
 from tide_lightning.explore.pictures import read_picture
-from tide_lightning.explore.question import open_about
+from tide_lightning.explore.question import open_about, unsaid
 from tide_lightning.explore.requests import parse_names
 from tide_lightning.explore.run import Run, open_run
 from tide_lightning.explore.unit import unit_of
-from tide_lightning.waiting import waiting
+from tide_lightning.terminal import console
+from tide_lightning.waiting import stepping, waiting
 
 _LEGEND = (
     "called: what the atlas calls it, and how surely that tells its images (.5 is luck); told: the chance that it fires"
@@ -75,25 +76,34 @@ def find(
     run = open_run(where, device, trust=trust)
     pictures = [read_picture(run.denoiser, one) for one in (query, str(against))] if by == "images" else []
     settings: dict[str, Any] = {"sites": chosen, "top": top, "seed": seed}
-    with searching():
-        if by == "words":
-            found = find_by_words(run, query, against, **settings)
-        elif by == "prompts":
-            found = find_by_prompts(run, query, str(against), **settings)
-        else:
+    if by == "images":
+        with waiting("Watching latents while both images are read"):
             found = find_by_images(run, *pictures, **settings)
+    else:
+        if by == "words":
+            warn_unsaid(run, query)
+        with searching() as step:
+            if by == "words":
+                found = find_by_words(run, query, against, **settings, callback=step)
+            else:
+                found = find_by_prompts(run, query, str(against), **settings, callback=step)
     table = _table(query, _LEGEND, "called", "told", "with", "without", "push")
     for one in found:
         figures = f"{one.tells:.2f}", f"{one.level:.1f}", f"{one.level - one.rise:.1f}"
         push = _push(run, one, query, against) if by == "words" else f"{one.amount / one.rise:.1f}x"
         push += ", at its own places" if one.home is not None else ""
         table.add_row(*_who(run.names, one.site, one.latent), *figures, push)
-    Console().print(table)
+    console().print(table)
     if not run.names:
         print(f"names: tide atlas {shlex.quote(where)}")
     if by == "words" and found:
-        prompt = open_about(query, run.captions)
-        print(f"next   tide steer {shlex.quote(where)} --prompt {shlex.quote(prompt)} --find {shlex.quote(query)}")
+        print(f"next   {steering(where, open_about(query, run.captions), query, against)}")
+
+
+def steering(where: str, prompt: str, query: str, against: str | None) -> str:
+    """The command that steers by the first answer."""
+    asked = ["--find", query] + ([] if against is None else ["--against", against])
+    return shlex.join(["tide", "steer", where, "--prompt", prompt, *asked])
 
 
 def _push(run: Run, found: Found, query: str, against: str | None) -> str:
@@ -101,9 +111,15 @@ def _push(run: Run, found: Found, query: str, against: str | None) -> str:
     return f"{found.amount / unit.amount:.1f}x" + ("" if unit.is_by_word else ", hardly moved by it")
 
 
-def searching() -> AbstractContextManager[None]:
-    """Say what is waited for while the denoiser draws."""
-    return waiting("Watching latents while images are drawn with it and without")
+def warn_unsaid(run: Run, query: str) -> None:
+    """Say so where no caption knows the query: it may be misspelt."""
+    if told := unsaid(query, run.captions):
+        print(told, file=sys.stderr)
+
+
+def searching() -> AbstractContextManager[Callable[..., None]]:
+    """Show how far it is while the denoiser draws; what this gives is the finder's callback."""
+    return stepping("Watching latents while images are drawn with it and without", STEPS_TO_FIND)
 
 
 def _print_listed(
@@ -123,7 +139,7 @@ def _print_listed(
     for one in found:
         page = f"index.html#{quote(one.site, safe='')}/{one.latent}"
         table.add_row(*_who(names, one.site, one.latent), f"{one.score:.2f}", escape(page))
-    Console().print(table)
+    console().print(table)
 
 
 def _table(query: str, caption: str, *columns: str) -> Table:

@@ -150,11 +150,12 @@ def find_by_prompts(
     num_samples: int = 8,
     num_inference_steps: int = 10,
     seed: int = 0,
+    callback: Callback | None = None,
 ) -> list[Found]:
-    """The latents that fire for one prompt and not for another, the best first."""
+    """The latents that fire for one prompt and not for another, the best first; `callback` as in `find_by_words`."""
     noise = run.denoiser.noise(seed, "find", numbers=range(num_samples))
     lists, settings = ([prompt] * num_samples, [against] * num_samples), run.trajectory(num_inference_steps)
-    return find_by_lists(run.denoiser, run.chosen(sites), *lists, noise, top=top, **settings)
+    return find_by_lists(run.denoiser, run.chosen(sites), *lists, noise, top=top, callback=callback, **settings)
 
 
 def find_by_images(
@@ -186,6 +187,7 @@ def find_by_lists(
     num_inference_steps: int = 10,
     guidance_scale: float = 4.5,
     top: int = 10,
+    callback: Callback | None = None,
 ) -> list[Found]:
     """The latents that fire for what one list of prompts says and the other does not, the best first.
 
@@ -198,8 +200,10 @@ def find_by_lists(
         num_inference_steps: of the trajectories.
         guidance_scale: of the trajectories.
         top: at most so many.
+        callback: called after each step of the three walks.
     """
     settings: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    settings["callback"] = callback
     walks = [walk_prompts(prompts, initial_noise, **settings) for prompts in (wanted, unwanted)]
     found = rank(saes, *(watch(denoiser, saes, walk) for walk in walks), top=top)
     return _with_homes(denoiser, saes, found, walks[0])

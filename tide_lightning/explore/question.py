@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from tide_lightning.errors import UserError
 from tide_lightning.explore.phrases import Phrase, alternatives, as_text, neighbours, replaced, says, words
+from tide_lightning.near import did_you_mean
 
 _MAX_ALTERNATIVES = 3
 _MAX_WORDS = 24  # of a caption that is shown as an example
@@ -50,6 +51,16 @@ def _appended(query: str, against: str | None, texts: Sequence[Phrase], num_prom
     plain = [as_text(text) for text in _spread_out(list(dict.fromkeys(texts)), num_prompts)]
     others = [f"{caption}, {against}" if against else caption for caption in plain]
     return Question([f"{caption}, {query}" for caption in plain], others, [against or ""])
+
+
+def unsaid(query: str, captions: Sequence[str]) -> str:
+    """What to tell where no caption says a query, and which of their words may be meant; else nothing."""
+    phrase, texts = words(query), [words(caption) for caption in captions]
+    if not phrase or any(says(text, phrase) for text in texts):
+        return ""
+    known = {word for text in texts for word in text}
+    strays = [word for word in phrase if word not in known]
+    return f"no caption of this run says {query!r}" + (did_you_mean(strays[0], known) if strays else ".")
 
 
 def _spread_out(texts: Sequence[Phrase], count: int) -> list[Phrase]:

@@ -16,8 +16,8 @@ from tide_lightning.diffusion import sample_images
 from tide_lightning.errors import UserError
 from tide_lightning.explore.aim import Aim, aim_at
 from tide_lightning.explore.consequences import Witness, difference
-from tide_lightning.explore.find_command import searching
-from tide_lightning.explore.finder import Found, find_by_words
+from tide_lightning.explore.find_command import searching, warn_unsaid
+from tide_lightning.explore.finder import Callback, Found, find_by_words
 from tide_lightning.explore.names import Key
 from tide_lightning.explore.pictures import check_picture, heat, save_picture, sheet
 from tide_lightning.explore.places import meant
@@ -28,7 +28,7 @@ from tide_lightning.intervene.edits import Edit, Halves, Mode, Operation, check_
 from tide_lightning.intervene.recording import walk_prompts, watch
 from tide_lightning.intervene.region import Region
 from tide_lightning.intervene.steering import steer
-from tide_lightning.waiting import waiting
+from tide_lightning.waiting import stepping, waiting
 
 _WITH_AMOUNT = ("add", "scale", "clamp")
 _FIRING, _EVERYWHERE = "firing", "all"
@@ -99,8 +99,9 @@ def steer_run(
     reach = half or ("conditional" if denoiser.guidance == "classifier_free" else "both")
     found = None
     if find:
-        with searching():
-            found = first_found(opened, find, against, seed)
+        warn_unsaid(opened, find)
+        with searching() as step:
+            found = first_found(opened, find, against, seed, step)
         edits = [replace(edits[0], site=found.site, latent=found.latent)]
         if not amount and operation in _WITH_AMOUNT:
             unit = unit_of(opened, (found.site, found.latent), find, against)
@@ -111,8 +112,8 @@ def steer_run(
     noise = denoiser.noise(seed, "sample", numbers=[0])
     settings = {"initial_noise": noise, **opened.trajectory(steps, guidance_scale)}
     used = {edit.site: saes[edit.site] for edit in edits}
-    with waiting("Drawing the original"):
-        seen = watch(denoiser, used, walk_prompts([prompt], **settings))
+    with stepping("Drawing the original", steps) as step:
+        seen = watch(denoiser, used, walk_prompts([prompt], **settings, callback=step))
         before = denoiser.decode_latents(seen.latents)[0]
     aims = {}
     for edit in edits:
@@ -132,10 +133,10 @@ def steer_run(
         ]
         title = _title(variant, operation, much, find)
         with (
-            waiting(f"Drawing {title}"),
+            stepping(f"Drawing {title}", steps) as step,
             steer(denoiser, saes, variant, mode=mode, preserve_norm=preserve_norm) as steered,
         ):
-            after = sample_images(steered, [prompt], **settings)[0]
+            after = sample_images(steered, [prompt], **settings, callback=step)[0]
         lines = ["not a bit differs"] if torch.equal(before, after) else witness.compare(before, after, reached).lines()
         afters.append(Steered(title, after, lines))
         print(f"{title}: {'; '.join(lines)}")
@@ -152,9 +153,11 @@ class Steered(NamedTuple):
     lines: list[str]
 
 
-def first_found(run: Run, query: str, against: str | None = None, seed: int = 0) -> Found:
+def first_found(
+    run: Run, query: str, against: str | None = None, seed: int = 0, callback: Callback | None = None
+) -> Found:
     """The latent that words steer by: the first answer of `tide find`."""
-    found = find_by_words(run, query, against, seed=seed)
+    found = find_by_words(run, query, against, seed=seed, callback=callback)
     if not found:
         raise UserError(f"find {query!r}: no latent of this run fires more with it than with what stands in its place")
     return found[0]

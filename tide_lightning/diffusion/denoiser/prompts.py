@@ -40,12 +40,14 @@ class EncodesPrompts(HoldsModule):
 
     def encode_prompts_by(self, encode: Callable[[str], Conditioning]) -> None:
         """Have prompts encoded in another way than by the pipeline at once."""
+        told: set[str] = set()
 
         def encode_here(prompt: str) -> Conditioning:
             tokenizer = getattr(self.pipeline, "tokenizer", None)
             unknown = [] if tokenizer is None else unknown_words(tokenizer, prompt)
-            if unknown:
-                _log.warning("the tokenizer does not know %s in the prompt %r", ", ".join(unknown), prompt)
+            if unknown := [word for word in unknown if word not in told]:
+                told.update(unknown)
+                _log.warning("the tokenizer does not know %s, as in the prompt %r", ", ".join(unknown), prompt)
             return encode(prompt).to(self.device)
 
         self._prompts = PromptCache(encode_here)
