@@ -14,7 +14,7 @@ from tide_lightning.explore.pictures import check_picture, save_picture, sheet
 from tide_lightning.explore.requests import check_windows, parse_numbers, parse_window
 from tide_lightning.explore.run import open_run
 from tide_lightning.files import write_json
-from tide_lightning.intervene.edits import check_edits
+from tide_lightning.intervene.edits import Edit, check_edits
 from tide_lightning.waiting import stepping
 
 _NUM_SHOWN = 6
@@ -64,26 +64,24 @@ def erase_concept(
     lists = [_prompts(name, path, most) for name, path in (("--suppress", suppress), ("--keep", keep))]
     opened = open_run(run, device, trust=trust)
     denoiser, saes = opened.denoiser, opened.saes
+    check_windows(denoiser, [Edit(next(iter(saes)), 0, window=(low, high))], steps)
     settings = opened.trajectory(steps, guidance_scale)
     suppressed, kept = lists
     pairs = denoiser.noise(seed, "concept", numbers=range((max(map(len, lists)) + 1) // 2))
     with stepping("Watching latents while the concept is drawn", 2 * steps) as step:
-        halves = suppressed[::2], kept[::2]
-        latents = find_concept(denoiser, saes, *halves, pairs, count=count, callback=step, **settings)
+        wanted, others = suppressed[::2], kept[::2]
+        latents = find_concept(denoiser, saes, wanted, others, pairs, count=count, callback=step, **settings)
     if not latents:
         raise UserError("no latent fires with the one list and hardly with the other: give prompts that differ more")
     edits = erasing(latents, 0.0, (low, high))
     check_edits(denoiser, saes, edits)
-    check_windows(denoiser, edits, steps)
     for site in saes:
         print(f"{site}: {', '.join(str(one.latent) for one in latents if one.site == site) or 'none'}")
     suppressed, kept = suppressed[1::2], kept[1::2]
     start = denoiser.noise(seed, "sample", numbers=range(len(suppressed) + len(kept)))
     with stepping("Drawing with these latents suppressed", (1 + len(factors)) * steps) as step:
-        lists = suppressed, kept
-        outcomes = erase(
-            denoiser, saes, latents, factors, *lists, start, seen, window=(low, high), callback=step, **settings
-        )
+        settings |= {"window": (low, high), "callback": step}
+        outcomes = erase(denoiser, saes, latents, factors, suppressed, kept, start, seen, **settings)
     for one in outcomes:
         print(_line(one))
     path = save_picture(sheet(_rows(outcomes)), out)
