@@ -40,6 +40,25 @@ def test_a_logistic_probe_is_at_the_minimum() -> None:
     assert weight.grad.abs().max() < 1e-5
 
 
+def test_a_single_target_is_fitted_to_the_minimum_however_hard_it_is() -> None:
+    """Separable, nearly so, rare or as good as random; features far from standard, twice the same, or constant."""
+    features = drawn(5, 120, 8) * torch.logspace(-3, 3, 8, dtype=torch.float64)
+    features[..., 6], features[..., 7] = features[..., 5], 2.0
+    scores = features[..., 5] / features[..., 5].std() * torch.tensor([[1e6], [5.0], [0.0], [1e6], [1.0]])
+    labels = scores + drawn(5, 120, seed=1) > torch.tensor([[0.0], [0.0], [0.0], [2e6], [2.0]])
+    probe = fit_logistic(features, labels[..., None])
+    with torch.enable_grad():
+        weight = probe.weight.clone().requires_grad_()
+        features_, labels_ = features, labels[..., None].double()
+        fit = probe._replace(weight=weight)(features_)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(fit, labels_, reduction="none").mean(1).sum()
+        (loss + L2 / 2 * weight[:, :-1].square().sum()).backward()
+    assert weight.grad is not None
+    assert weight.grad.abs().max() < 1e-8
+    alone = fit_logistic(features[:1], labels[:1, :, None]).weight[0]
+    torch.testing.assert_close(probe.weight[0], alone)
+
+
 def test_many_probes_at_once_are_the_same_as_one_by_one() -> None:
     features, labels = drawn(3, 50, 4), drawn(3, 50, 1, seed=1) > 0
     together = fit_logistic(features, labels).weight
