@@ -12,13 +12,15 @@ from torch import Tensor
 
 from tide_lightning.callbacks import drawings
 from tide_lightning.callbacks.boards import boards_of, left_out
-from tide_lightning.diffusion import Denoiser, sample_images, unlabelled
+from tide_lightning.datamodules.harvest import Call
+from tide_lightning.diffusion import Denoiser, Replicas, sample_images, unlabelled
 from tide_lightning.drawing import Curve, curve
 from tide_lightning.errors import UserError
 from tide_lightning.intervene.splicing import reconstruct_by, splice_denoiser, why_not
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAE
 from tide_lightning.sharding import is_sharded
+from tide_lightning.threads import side_by_side
 from tide_lightning.tokens import TokenBatch, bin_of
 from tide_lightning.training import ReconstructionMetric, TideModule
 
@@ -111,7 +113,10 @@ class MonitorFeatures(Callback):
         self._looked_at = trainer.global_step
         if not self._tokens:
             self._collect(trainer)
-        seen = {site: self._see(pl_module, site) for site in pl_module.sites}
+        sites = pl_module.sites
+        seen = dict(
+            zip(sites, side_by_side(lambda site: self._see(pl_module, site), sites, pl_module.device), strict=True)
+        )
         increase, by_bin = self._loss_increase(trainer, pl_module)
         if not trainer.is_global_zero:
             return
@@ -191,15 +196,21 @@ class MonitorFeatures(Callback):
         """Of each site that may be spliced: in total and by bin of t."""
         denoiser = trainer.datamodule.denoiser  # type: ignore[attr-defined]
         saes = _spliceable(pl_module)
-        cases = [denoiser, *(_spliced(denoiser, site, sae) for site, sae in saes.items())]
+        cases: list[str | None] = [None, *saes]
         sums = torch.zeros(len(cases), self.num_bins, dtype=torch.float64, device=pl_module.device)
+        replicas = Replicas(denoiser)
         for call in self._calls:
             call = call.to(pl_module.device)
             target = denoiser.schedule.target(call.x0, call.noise, call.raw_t)
             bin_N = bin_of(call.t, self.num_bins)
-            for row, case in zip(sums, cases, strict=True):
+
+            def errors(denoiser: Denoiser, site: str | None, call: Call = call, target: Tensor = target) -> Tensor:
+                case = denoiser if site is None else _spliced(denoiser, site, saes[site])
                 error = case.predict(call.x_t, call.raw_t, call.conditioning).double() - target.double()
-                row.index_add_(0, bin_N, error.square().flatten(1).mean(1))
+                return error.square().flatten(1).mean(1)
+
+            for row, error_N in zip(sums, replicas.map(errors, cases), strict=True):
+                row.index_add_(0, bin_N, error_N)
         all_reduce_sum(sums)
         filled = (sums[0] > 0).nonzero().squeeze(1)
         t = ((filled + 0.5) / self.num_bins).tolist()
@@ -221,18 +232,19 @@ class MonitorFeatures(Callback):
         settings = {"num_inference_steps": self.num_inference_steps}
         settings["guidance_scale"] = datamodule.trajectories.guidance_scale
 
-        def images(case: Denoiser) -> Tensor:
+        saes = _spliceable(pl_module)
+
+        def images(denoiser: Denoiser, site: str | None) -> Tensor:
+            case = denoiser if site is None else _spliced(denoiser, site, saes[site])
             return sample_images(case, prompts, **settings).cpu()
 
-        if self._original_images is None:
-            self._original_images = images(denoiser)
-        saes = _spliceable(pl_module)
         stride = -(-len(saes) // _MAX_IMAGE_SITES) if saes else 1
         shown = list(saes)[::stride]
-        return {
-            "original": self._original_images,
-            **{f"{site} spliced": images(_spliced(denoiser, site, saes[site])) for site in shown},
-        }
+        cases = [*([None] if self._original_images is None else []), *shown]
+        made = dict(zip(cases, Replicas(denoiser).map(images, cases), strict=True))
+        self._original_images = made.pop(None, self._original_images)
+        assert self._original_images is not None
+        return {"original": self._original_images, **{f"{site} spliced": drawn for site, drawn in made.items()}}
 
 
 def _spliced(denoiser: Denoiser, site: str, sae: SAE) -> Denoiser:

@@ -186,8 +186,8 @@ class ActivationDataModule(LightningDataModule):
         if self.trajectories.halves == "both" and not is_guided and self.source != "noise":
             raise UserError("halves both: this denoiser is not guided by an unconditional half; use conditional")
         sites = described.resolve_sites(self.site_patterns)
+        shapes = described.site_shapes(sites)  # finds them all by one forward
         self.tokens_kept(described)
-        shapes = described.site_shapes(sites)
         return {site: {**vars(shape), "grid": list(shape.grid)} for site, shape in shapes.items()}
 
     def describe(self) -> Denoiser:

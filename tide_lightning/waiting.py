@@ -99,17 +99,19 @@ def waiting(what: str) -> Iterator[None]:
 
 
 def counting(what: str, total: int, every_seconds: float = EVERY_SECONDS) -> Callable[[int], None]:
-    """To call with how much was done since; prints a line to standard output now and then, and the last."""
+    """To call, by any thread, with how much was done since; prints a line now and then, and the last."""
     begun = said = time.monotonic()
     done = 0
+    lock = threading.Lock()
 
     def step(number: int) -> None:
         nonlocal done, said
-        done += number
-        now = time.monotonic()
-        if now - said > every_seconds or done == total:
-            said = now
-            print(f"{what}: {done} of {total}, {time_left(now - begun, done, total)} left", flush=True)
+        with lock:
+            done += number
+            now = time.monotonic()
+            if now - said > every_seconds or done == total:
+                said = now
+                print(f"{what}: {done} of {total}, {time_left(now - begun, done, total)} left", flush=True)
 
     return step
 

@@ -5,8 +5,10 @@ Shapes: N images of H x W pixels, T tokens (latent patches), U units an image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from torch import Tensor
 from tide_lightning.diffusion import Conditioning, Denoiser
 from tide_lightning.errors import UserError
 from tide_lightning.grounds import ABSENT, Factor, Ground, Split
+from tide_lightning.threads import side_by_side
 
 _COVERED = 0.5  # of a patch, from which on it belongs to a unit or mask
 
@@ -84,12 +87,17 @@ def make_examples(
     known = ground.labelled(split, count, seed, taken)
     device = denoiser.device
     everything = torch.full((len(known.images), 1, denoiser.num_tokens), 1 / denoiser.num_tokens)
+    encodings: list[Callable[[], Any]] = [
+        partial(denoiser.encode_images, known.images),
+        partial(denoiser.encode_prompts, known.prompts),
+    ]
+    latents, conditioning = side_by_side(lambda encode: encode(), encodings, device)
     return Examples(
         ground=ground,
         split=split,
-        latents=denoiser.encode_images(known.images),
+        latents=latents,
         prompts=known.prompts,
-        conditioning=denoiser.encode_prompts(known.prompts),
+        conditioning=conditioning,
         weights=(everything if known.units is None else _unit_weights(in_patches(denoiser, known.units))).to(device),
         labels={name: labels.to(device) for name, labels in known.labels.items()},
         maps={name: in_patches(denoiser, pixels).to(device) for name, pixels in known.maps.items()},

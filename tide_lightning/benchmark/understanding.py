@@ -16,9 +16,11 @@ from tide_lightning.benchmark.reading import Reading, read
 from tide_lightning.benchmark.readout import ReadOut
 from tide_lightning.datamodules.harvest import Harvester
 from tide_lightning.datamodules.loader import one_ahead
+from tide_lightning.diffusion import Denoiser, Replicas
 from tide_lightning.evaluation.figures import mean_over_bins
 from tide_lightning.grounds import Split
 from tide_lightning.saes import SAE
+from tide_lightning.threads import side_by_side
 
 SPLITS: tuple[Split, Split] = ("train", "test")
 
@@ -40,27 +42,35 @@ def understand(
     rows: dict[str, dict[str, list[Any]]] = {"meaning": defaultdict(list), "readout": defaultdict(list)}
     beyond: dict[str, list[Tensor]] = defaultdict(list)
     readouts = {site: ReadOut(seed) for site in saes}
+    readings: dict[Split, dict[str, Reading]] = {}  # of the bin at hand
+    device = harvester.denoiser.device
 
-    def read_bin(bounds: tuple[float, float]) -> dict[Split, dict[str, Reading]]:
-        return {
-            split: read(harvester, saes, some, bounds, seed, batch_size, progress) for split, some in examples.items()
-        }
+    def read_part(denoiser: Denoiser, part: tuple[tuple[float, float], Split]) -> dict[str, Reading]:
+        reader = Harvester(denoiser, harvester.sites, None)
+        return read(reader, saes, examples[part[1]], part[0], seed, batch_size, progress)
 
-    for (low, high), readings in zip(bins, one_ahead(map(read_bin, bins), harvester.denoiser.device), strict=True):
-        edges = {"low": low, "high": high}
-        for site in saes:
-            train, test = ((examples[split], readings[split][site]) for split in SPLITS)
-            rows["readout"][site].append({**edges, **readouts[site].update(train, test)})
-            pairs = (train[0], train[1].pooled), (test[0], test[1].pooled)
-            rows["meaning"][site].append({**edges, **measure_meaning(*pairs, 1, seed)})
+    def measure(site: str) -> dict[str, dict[str, Any]]:
+        train, test = ((examples[split], readings[split][site]) for split in SPLITS)
+        beyond[site].append(beyond_known(train[1].x, train[1].input, train[0].weights))
+        pairs = (train[0], train[1].pooled), (test[0], test[1].pooled)
+        return {"readout": readouts[site].update(train, test), "meaning": measure_meaning(*pairs, 1, seed)}
+
+    def measure_all(site: str) -> dict[str, Any]:
+        train, test = ((examples[split], joined(pooled[split][site])) for split in SPLITS)
+        return measure_meaning(train, test, len(bins), seed)
+
+    parts = [(bounds, split) for bounds in bins for split in SPLITS]
+    read_parts = Replicas(harvester.denoiser).map(read_part, parts)
+    following = one_ahead(read_parts, device)  # read while the bin at hand is measured
+    for low, high in bins:
+        readings.update({split: next(following) for split in SPLITS})
+        for site, measured in zip(saes, side_by_side(measure, saes, device), strict=True):
+            for kind, figures in measured.items():
+                rows[kind][site].append({"low": low, "high": high, **figures})
             for split in SPLITS:
                 pooled[split][site].append(readings[split][site].pooled)
-            left = beyond_known(readings["train"][site].x, readings["train"][site].input, examples["train"].weights)
-            beyond[site].append(left)
     found: dict[str, Any] = {"meaning": {}, "readout": {}}
-    for site in saes:
-        train_all, test_all = ((examples[split], joined(pooled[split][site])) for split in SPLITS)
-        total = measure_meaning(train_all, test_all, len(bins), seed)
+    for site, total in zip(saes, side_by_side(measure_all, saes, device), strict=True):
         by_bin = rows["meaning"][site]
         if total["mean"]:
             total["mean"]["f1_even"] = {

@@ -33,6 +33,7 @@ from tide_lightning.files import write_bytes, write_json
 from tide_lightning.reduction import all_reduce_sum
 from tide_lightning.saes import SAE, SAEOutput
 from tide_lightning.sharding import is_sharded
+from tide_lightning.threads import side_by_side
 from tide_lightning.training import TideModule
 from tide_lightning.waiting import clock, time_left
 
@@ -127,10 +128,12 @@ class EvaluateProtocol(Callback):
     ) -> None:
         """Measure a batch; where time is over, it was the last."""
         produced: dict[str, SAEOutput] = outputs
-        for site, output in produced.items():
-            self._reconstruction[site].update(batch.tokens[unlabelled(site)], output)
-            self._floors[site].update(batch.tokens[unlabelled(site)], output)
-            self._lifetimes[site].update(batch.tokens[unlabelled(site)], output)
+
+        def measure(site: str) -> None:
+            for part in (self._reconstruction[site], self._floors[site], self._lifetimes[site]):
+                part.update(batch.tokens[unlabelled(site)], produced[site])
+
+        side_by_side(measure, produced, pl_module.device)
         self._seen += len(batch)
         self._measure_fidelity(trainer, pl_module, batch)
         if is_late(self._until, pl_module.device):
