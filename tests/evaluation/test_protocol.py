@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tests.torchrun import run_ranks
 from tests.training.fitting import SITES, make_data, make_module, make_trainer
+from tide_lightning.cores import core_to_spare
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation import EvaluateProtocol, Plot, Section, Table, headlines
 from tide_lightning.evaluation.budget import Budget
@@ -291,6 +292,15 @@ def test_a_long_budget_cuts_nothing(pretrained: Path, tmp_path: Path, metrics: d
     assert found["budget"]["cut"] == {}
     for part in ("sites", "floors", "fidelity", "time"):
         assert found[part] == metrics[part]
+
+
+def test_a_test_on_one_core_or_two_finds_the_same(
+    pretrained: Path, tmp_path: Path, metrics: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cores = 1 if core_to_spare(torch.device("cpu")) else 64
+    monkeypatch.setattr("tide_lightning.cores.usable_cores", lambda: cores)
+    found = read(evaluate(pretrained, tmp_path / "run"))
+    assert {**found, "throughput": {}} == {**metrics, "throughput": {}}
 
 
 def test_senseless_sizes_are_refused() -> None:
