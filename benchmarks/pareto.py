@@ -40,10 +40,14 @@ from tide_lightning.saes import SAE
 
 OURS = "tide"
 """The quickstart's SAE."""
+MODULATED = "tide-modulated"
+"""The same with the temporal modulation and a quarter of the budget by time, as it was before."""
 PAPER = "tide-paper"
 """The paper's own recipe, which stands as it is, 5 % of 16 d latents a token; and the same with the piece's k."""
 COMPONENTS = {"pca-k": 1, "pca-2k": 2}
 """Controls without a dictionary, and how many times k their components are."""
+ASIDE = {MODULATED, PAPER, *COMPONENTS}
+"""What is shown wherever it was measured, and is no rival: ours in another form, of another L0, or no dictionary."""
 
 TUNING_SEED = 1000
 """Of the fits from which learning rates are chosen; never reported."""
@@ -78,7 +82,8 @@ SETTINGS = (
 def variants() -> dict[str, dict[str, Any]]:
     """By name, the class and the arguments of each SAE; of equipped ones that are the same, the first."""
     ours = sae_of("quickstart")
-    found, given = {OURS: ours}, {"num_bins": 20} | ours["init_args"]
+    modulated = ours | {"init_args": ours["init_args"] | {"modulation": "adaln", "budget_over_time": 0.25}}
+    found, given = {OURS: ours, MODULATED: modulated}, {"num_bins": 20} | ours["init_args"]
     for name in packaged_configs():
         if name.startswith("rivals/"):
             short, rival = name.removeprefix("rivals/"), sae_of(name)
@@ -243,7 +248,7 @@ def main() -> None:
     ]
     head, lines = everything({piece: content["pieces"][piece] for piece in shown}, every)
     write_csv(options.json.with_suffix(".csv"), head, lines)
-    tables = {piece: comparison(content["pieces"][piece], every, OURS, {PAPER, *COMPONENTS}) for piece in shown}
+    tables = {piece: comparison(content["pieces"][piece], every, OURS, ASIDE) for piece in shown}
     text = "\n\n".join(f"### {piece}\n\n{table}" if len(tables) > 1 else table for piece, table in tables.items())
     print(text)
     if options.page:
@@ -253,7 +258,7 @@ def main() -> None:
         plot(
             content["pieces"][piece_of(factor, k)],
             OURS,
-            {PAPER, *COMPONENTS},
+            ASIDE,
             f"{factor:g} d latents, {k} a token",
             options.plot,
         )
