@@ -153,17 +153,20 @@ class ResampleDeadLatents(Callback):
         if not trainer.is_global_zero:
             return
         looks = self._last_step // self.every_n_steps
+        in_vain: dict[tuple[int, int], list[str]] = {}
         for site, tokens in pl_module.for_each_sae(batch).items():
             seen = looks * self.every_n_steps * len(tokens) * trainer.world_size
             threshold = pl_module.clock(site).dead_after_tokens
             if threshold > seen:
-                _log.warning(
-                    "ResampleDeadLatents can never find a dead latent at %s: dead_after_tokens is %d, but the last "
-                    "look comes after %d tokens; lower model.dead_after_tokens or every_n_steps, or train longer",
-                    site,
-                    threshold,
-                    seen,
-                )
+                in_vain.setdefault((threshold, seen), []).append(site)
+        for (threshold, seen), sites in in_vain.items():
+            _log.warning(
+                "ResampleDeadLatents can never find a dead latent at %s: dead_after_tokens is %d, but the last "
+                "look comes after %d tokens; lower model.dead_after_tokens or every_n_steps, or train longer",
+                ", ".join(sites),
+                threshold,
+                seen,
+            )
 
 
 def _rank() -> int:

@@ -56,9 +56,11 @@ class WriteCodes(Callback):  # not a BasePredictionWriter, which warns of loader
             self._writers[site].write(tokens[unlabelled(site)], code)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Complete the files."""
+        """Complete the files, and say where they lie."""
         while self._writers:
             self._writers.popitem()[1].close()
+        if trainer.is_global_zero:
+            print(f"written  {self._folder}: the codes of each site", flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Half a file is worse than none."""

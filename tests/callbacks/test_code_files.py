@@ -77,11 +77,14 @@ def test_parquet_says_what_it_is_to_any_reader(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_predict_writes_each_sites_codes(pretrained: Path, tmp_path: Path, format: Format) -> None:
+def test_predict_writes_each_sites_codes(
+    pretrained: Path, tmp_path: Path, format: Format, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = make_data(pretrained)
     module = make_module(data)
     trainer = make_trainer(tmp_path, 1, [WriteCodes(format)])
     assert not trainer.predict(module, datamodule=data)  # nothing is kept in memory
+    assert f"written  {tmp_path / 'run' / 'codes'}: " in capsys.readouterr().out
     for site in SITES:
         found = read_codes(tmp_path / "run" / "codes" / site)
         expected = [batch.tokens[site] for batch in data.predict_dataloader()]

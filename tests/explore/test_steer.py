@@ -35,6 +35,20 @@ def test_a_strip_beside_the_original(run_folder: Path, tmp_path: Path, capsys: p
         assert picture.width > picture.height  # three columns, two rows
 
 
+def test_latents_that_bring_their_amounts_make_one_image(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["steer", str(run_folder), *FAST, "--region", "0,0,1,1", "--out", str(tmp_path / "one.png"), "--latent"]
+    for latents, told in (
+        (f"{SITES[0]}/3:add:2", "\nadd 2: "),
+        (f"{SITES[0]}/3:scale:2,{SITES[1]}/4:ablate", "\n2 edits: "),
+    ):
+        assert main([*args, latents]) == 0
+        said = capsys.readouterr().out
+        assert told in said
+        assert "the original, 1 steered" in said
+
+
 def test_an_amount_of_nothing_changes_no_bit(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,9 +93,12 @@ def steer_run(
     when = parse_window(window)
     amounts = parse_amounts("--amount", amount or "0.5x,1x,2x") if operation in _WITH_AMOUNT else [Amount(0, False)]
     edits, own_amount = parse_latents(latent or "found/0", operation, when, box, half or "both")
+    if not any(_needs_amount(edit, brings) for edit, brings in zip(edits, own_amount, strict=True)):
+        amounts = [Amount(0, False)]  # each is told already: one image
 
     opened = open_run(run, device, trust=trust)
     denoiser, saes = opened.denoiser, opened.saes
+    check_windows(denoiser, edits, steps)
     reach = half or ("conditional" if denoiser.guidance == "classifier_free" else "both")
     found = None
     if find:
@@ -108,7 +111,6 @@ def steer_run(
             amounts = [Amount(found.amount / unit.amount, True)]
     edits = [replace(edit, half=reach) for edit in edits]
     check_edits(denoiser, saes, edits)
-    check_windows(denoiser, edits, steps)
     noise = denoiser.noise(seed, "sample", numbers=[0])
     settings = {"initial_noise": noise, **opened.trajectory(steps, guidance_scale)}
     used = {edit.site: saes[edit.site] for edit in edits}
@@ -131,7 +133,7 @@ def steer_run(
             edit if brings else replace(edit, amount=much.of(aims[_key(edit)].unit))
             for edit, brings in zip(edits, own_amount, strict=True)
         ]
-        title = _title(variant, operation, much, find)
+        title = _title(variant, own_amount, much, find)
         with (
             stepping(f"Drawing {title}", steps) as step,
             steer(denoiser, saes, variant, mode=mode, preserve_norm=preserve_norm) as steered,
@@ -168,10 +170,18 @@ def _key(edit: Edit) -> Key:
     return edit.site, edit.latent
 
 
-def _title(edits: Sequence[Edit], operation: str, amount: Amount, find: str) -> str:
-    if {edit.operation for edit in edits} != {operation}:
-        return f"{len(edits)} edits, amount {amount}"
-    done = f"{operation} {amount}" if operation in _WITH_AMOUNT else operation
+def _needs_amount(edit: Edit, brings: bool) -> bool:
+    return edit.operation in _WITH_AMOUNT and not brings
+
+
+def _title(edits: Sequence[Edit], own_amount: Sequence[bool], amount: Amount, find: str) -> str:
+    """What is done: alike to all by one amount, or to each by its own."""
+    first, needs = edits[0], [_needs_amount(*pair) for pair in zip(edits, own_amount, strict=True)]
+    are_alike = len({edit.operation for edit in edits}) == 1 and (all(needs) or first.operation not in _WITH_AMOUNT)
+    if len(edits) > 1 and not are_alike:
+        return f"{len(edits)} edits, amount {amount}" if any(needs) else f"{len(edits)} edits"
+    size = f" {amount}" if needs[0] else f" {first.amount:.3g}" if first.operation in _WITH_AMOUNT else ""
+    done = f"{first.operation}{size}"
     return f"{find}: {done}" if find else done
 
 
