@@ -153,7 +153,7 @@ class ResampleDeadLatents(Callback):
         if not trainer.is_global_zero:
             return
         looks = self._last_step // self.every_n_steps
-        in_vain: dict[tuple[int, int], list[str]] = {}
+        in_vain: dict[tuple[int, float], list[str]] = {}
         for site, tokens in pl_module.for_each_sae(batch).items():
             seen = looks * self.every_n_steps * len(tokens) * trainer.world_size
             threshold = pl_module.clock(site).dead_after_tokens

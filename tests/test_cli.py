@@ -84,7 +84,6 @@ def test_every_fit_has_its_own_folder_and_a_resumed_one_goes_on_in_place(work: P
     assert steps == 4
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")  # Lightning's: the run was moved
 def test_training_stopped_moved_and_resumed_equals_training_in_one_go(work: Path) -> None:
     # A learning rate without decay: its schedule depends on max_steps, which the first part cuts short.
     same = [*TINY, "--model.decay_fraction=0", "--data.source=both"]

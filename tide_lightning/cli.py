@@ -24,6 +24,7 @@ def main(args: list[str] | None = None) -> int:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")  # Lightning's, with torch >= 2.9
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # resuming in place
+    warnings.filterwarnings("ignore", message="The dirpath has changed")  # of a run that was moved
     warnings.filterwarnings("ignore", message="It is recommended to use `self.log")  # figures are sums of all ranks
     args = sys.argv[1:] if args is None else args
     try:
