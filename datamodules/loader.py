@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
@@ -14,6 +15,8 @@ from tide_lightning.datamodules.sampling import DenoiseStream, NoiseStream, Shar
 from tide_lightning.diffusion.streams import hold
 from tide_lightning.errors import UserError
 from tide_lightning.tokens import TokenBatch
+
+_MOST_AHEAD = 2  # batches
 
 T = TypeVar("T")
 Tokens = dict[str, TokenBatch]
@@ -111,8 +114,8 @@ class ActivationLoader:
     needs. Whatever else is made on the training's stream between two batches (validation, samples, spliced forwards)
     fills the same caches of prompts and latents, and they put both streams in order (`diffusion.streams`).
 
-    On a CPU with a core to spare the next batch is made in a thread during the step, where the node's state counts
-    batches and nothing else.
+    On a CPU with a core to spare the next batches are made in a thread during the step, where the node's state counts
+    batches and nothing else: two, so that the thread need not wait for a step that uses one core at its end.
     """
 
     def __init__(self, node: BaseNode[Tokens], num_batches: int, device: torch.device, ahead: bool = True) -> None:
@@ -122,7 +125,7 @@ class ActivationLoader:
         self._stream: Any = self._module.Stream(device) if ahead and device.type == "cuda" else None
         self._ahead: Ahead[Tokens] | None = None
         if ahead and core_to_spare(device) and isinstance(node, ActivationNode) and node.is_counted:
-            self._ahead = Ahead(lambda: next(node))
+            self._ahead = Ahead(lambda: next(node), _MOST_AHEAD)
 
     def __len__(self) -> int:
         return self._num_batches
@@ -161,33 +164,39 @@ class ActivationLoader:
 
 
 class Ahead(Generic[T]):
-    """Makes the next thing in a thread while the last one is used.
+    """Makes the next things in a thread while the last one is used.
 
     Args:
         make: called by one thread at a time; what it raises reaches who asked.
+        number: of things that wait at most.
     """
 
-    def __init__(self, make: Callable[[], T]) -> None:
+    def __init__(self, make: Callable[[], T], number: int = 1) -> None:
         self._make = make
+        self._number = number
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="harvest")
-        self._waiting: Future[T] | None = None
+        self._waiting: deque[Future[T]] = deque()
 
     def next(self) -> T:
-        """The next one; the one after it is begun."""
-        waiting = self._waiting or self._thread.submit(self._make)
-        self._waiting = None
-        made = waiting.result()
-        self._waiting = self._thread.submit(self._make)
+        """The next one; those after it are begun."""
+        if not self._waiting:
+            self._begin()
+        made = self._waiting.popleft().result()
+        while len(self._waiting) < self._number:
+            self._begin()
         return made
+
+    def _begin(self) -> None:
+        self._waiting.append(self._thread.submit(self._make))
 
     def settle(self) -> int:
         """Wait until nothing is under way; how many were made that nobody has taken."""
-        return int(self._waiting is not None and self._waiting.exception() is None)
+        return sum(waiting.exception() is None for waiting in self._waiting)
 
     def forget(self) -> None:
         """Drop what was made."""
         self.settle()
-        self._waiting = None
+        self._waiting.clear()
 
 
 def one_ahead(items: Iterator[T], device: torch.device) -> Iterator[T]:

@@ -9,7 +9,7 @@ import torch
 
 from tests.datamodules.conftest import MakeData
 from tide_lightning.datamodules import ActivationDataModule, Shard
-from tide_lightning.datamodules.loader import ActivationLoader
+from tide_lightning.datamodules.loader import ActivationLoader, Ahead
 from tide_lightning.errors import UserError
 from tide_lightning.tokens import TokenBatch
 
@@ -94,6 +94,23 @@ def test_batches_made_ahead_are_those_made_in_turn(make_data: MakeData, monkeypa
         found[cores] = states, [part for parts in batches for part in parts]
     assert found[64][0] == found[1][0] == [1, 2, 3, 4, 5]
     assert equal(found[64][1], found[1][1])
+
+
+def test_things_made_ahead_are_counted_and_a_failure_is_told_to_who_asks() -> None:
+    waiting = [1, 2, 3]
+    ahead = Ahead(lambda: waiting.pop(0), 2)
+    assert ahead.settle() == 0
+    assert ahead.next() == 1
+    assert ahead.settle() == 2
+    assert ahead.next() == 2
+    assert ahead.settle() == 1
+    assert ahead.next() == 3
+    with pytest.raises(IndexError):
+        ahead.next()
+    ahead.forget()
+    waiting += [4, 5]
+    assert ahead.next() == 4
+    assert ahead.settle() == 1
 
 
 @pytest.mark.parametrize("source", ["noise", "denoise", "both"])
