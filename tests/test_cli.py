@@ -298,7 +298,7 @@ def test_runs_of_one_second_have_a_folder_each_and_the_tenth_is_newer_than_the_n
 
 
 def test_nothing_to_test_is_told_in_one_line(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no run there to test" in complaint(capsys, "test")
+    assert f"{work / 'runs'}: no run there to test" in complaint(capsys, "test")
     assert "no run folder" in complaint(capsys, "test", "--run=elsewhere")
 
 

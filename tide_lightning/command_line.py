@@ -82,7 +82,7 @@ def follow_run(args: list[str]) -> list[str]:
         name = _last(rest, "--run_name") or _run_name_in_config(rest)
         run = newest_run(root, name)
         if run is None:
-            where = root / name if name else root
+            where = (root / name if name else root).absolute()  # whoever is in another folder shall see it
             raise UserError(f"{where}: no run there to {subcommand}; make one with `tide fit --config …`")
     if is_from_the_hub(run) and not trusted:
         _check_stranger(run)

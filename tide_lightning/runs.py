@@ -100,7 +100,8 @@ def find_run(run: Path, root: Path) -> Path:
     if (fetched := run_on_the_hub(str(run), root)) is not None:
         return fetched
     newest = newest_run(root)
-    known = f"the newest below {root} is {newest.parent.name}" if newest else "make one with `tide fit --config …`"
+    known = f"the newest below {root.absolute()} is {newest.parent.name}" if newest else ""
+    known = known or f"there is none below {root.absolute()} either: make one with `tide fit --config …`"
     hint = f"; {known}, or take what comes with the package: {', '.join(shipped_runs())}"
     raise UserError(f"{run}: no run folder there (it would hold config.yaml){hint}")
 

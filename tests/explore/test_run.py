@@ -35,14 +35,17 @@ def test_a_run_is_found_by_name(run_folder: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_said_with_what_there_is(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no run folder there"):
+    with pytest.raises(UserError, match=f"no run folder there .*; there is none below {tmp_path} either: make one"):
         open_run(tmp_path / "nothing", root=tmp_path)
     with pytest.raises(UserError, match=f"this run has {', '.join(SITES)}"):
         run.sae("transformer_blocks.2")
     with pytest.raises(UserError, match="device 'toaster': PyTorch sees none here; take cpu"):
         open_run(run.folder, device="toaster")
     empty = write_run_without_saes(tmp_path / "empty")
-    with pytest.raises(UserError, match="no SAE there"):
+    with pytest.raises(UserError, match=r"no SAE there; has the fit come to its end\?$"):
+        _ = open_run(empty, device="cpu").saes
+    empty = write_run_without_saes(tmp_path / "quickstart" / "1")  # stands before the one that comes along
+    with pytest.raises(UserError, match="without this run quickstart is what comes with the package"):
         _ = open_run(empty, device="cpu").saes
 
 

@@ -56,7 +56,9 @@ class Run:
         """The SAE of each site, in the order of the sites; keys may bear labels (`<site>@<name>`)."""
         folders = saes_in(self.folder / "saes")
         if not folders:
-            raise UserError(f"{self.folder / 'saes'}: no SAE there; has the fit come to its end?")
+            name = self.folder.parent.name
+            instead = f"; without this run {name} is what comes with the package" if name in shipped_runs() else ""
+            raise UserError(f"{self.folder / 'saes'}: no SAE there; has the fit come to its end?{instead}")
         sites = [str(site) for site in self.denoiser.resolve_sites(list(dict.fromkeys(map(unlabelled, folders))))]
         ordered = sorted(folders, key=lambda key: (sites.index(unlabelled(key)), key))
         saes = {key: SAE.from_pretrained(folders[key]) for key in ordered}
