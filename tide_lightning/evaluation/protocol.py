@@ -22,7 +22,7 @@ from tide_lightning.evaluation.figures import measured
 from tide_lightning.evaluation.floors import FittedFloors, FloorStatistics, SiteFloors, floors_of
 from tide_lightning.evaluation.kept_floors import read_floors
 from tide_lightning.evaluation.lifetimes import Lifetimes
-from tide_lightning.evaluation.plots import image_grid, pixels_of
+from tide_lightning.evaluation.plots import draw_plots, image_grid, pixels_of
 from tide_lightning.evaluation.reconstruction import SiteReconstruction
 from tide_lightning.evaluation.report import write_report
 from tide_lightning.evaluation.sections import MeasuresSection, Section, measure_sections
@@ -149,11 +149,12 @@ class EvaluateProtocol(Callback):
         self.metrics["time"] = measured(sections[0].figures)
         if not trainer.is_global_zero:
             return
-        written = self._write(trainer, sections)  # before what other callbacks measure, which may take long
+        drawn = draw_plots(self.metrics)  # of what is measured by now
+        written = self._write(trainer, sections, drawn)  # before what other callbacks measure, which may take long
         for section in measure_sections(trainer, pl_module, self.budget):
             sections.append(section)
             self.metrics[section.name] = measured(section.figures)
-        written = self._write(trainer, sections)
+        written = self._write(trainer, sections, drawn)
         if self.end_to_end is not None:
             grid = pixels_of(image_grid(self.end_to_end.images))
             for board in boards_of(trainer):
@@ -167,7 +168,7 @@ class EvaluateProtocol(Callback):
         self.rates = {site: rates for site, (_, rates) in found.items()}
         return time_section(lives, self.rates, None if self._tracker is None else self._tracker.compute())
 
-    def _write(self, trainer: Trainer, sections: list[Section]) -> list[Path]:
+    def _write(self, trainer: Trainer, sections: list[Section], drawn: dict[str, bytes]) -> list[Path]:
         self.metrics |= {"budget": spent} if (spent := self.budget.figures()) else {}
         folder = self._folder(trainer)
         config = folder / "config.yaml"
@@ -175,7 +176,7 @@ class EvaluateProtocol(Callback):
         title = f"{folder.resolve().parent.name}/{folder.resolve().name}"
         path = write_json(folder / "metrics.json", self.metrics)
         rates = write_bytes(folder / "feature_times.safetensors", save(self.rates))
-        page = write_report(folder / "report", title, self.metrics, self.end_to_end, text, sections)
+        page = write_report(folder / "report", title, self.metrics, self.end_to_end, text, sections, drawn)
         return [path, rates, page]
 
     def _folder(self, trainer: Trainer) -> Path:

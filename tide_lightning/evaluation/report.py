@@ -45,9 +45,14 @@ def write_report(
     end_to_end: EndToEnd | None = None,
     config: str | None = None,
     others: Sequence[Section] = (),
+    drawn: Mapping[str, bytes] | None = None,
 ) -> Path:
-    """Write index.html and its plots as files into a folder; the page itself needs none of them."""
-    plots = [Plot(name, png, _CAPTIONS[name], finding(name, metrics)) for name, png in draw_plots(metrics).items()]
+    """Write index.html and its plots as files into a folder; the page itself needs none of them.
+
+    What `draw_plots` makes of the metrics may be given as `drawn`.
+    """
+    drawn = draw_plots(metrics) if drawn is None else drawn
+    plots = [Plot(name, png, _CAPTIONS[name], finding(name, metrics)) for name, png in drawn.items()]
     for plot in (*plots, *(part for section in others for part in section.parts if isinstance(part, Plot))):
         write_bytes(folder / f"{plot.name}.png", plot.png)
     if end_to_end is not None:
