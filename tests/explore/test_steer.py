@@ -138,6 +138,10 @@ def test_names_of_other_weights_are_forgotten(tmp_path: Path) -> None:
         (["--latent", f"{SITES[0]}/1:explode"], "choose one of add, scale"),
         (["--latent", f"{SITES[0]}/1", "--region", "0,0,0.01,0.01"], "holds no patch"),
         (["--latent", f"{SITES[0]}/1", "--steps", "0"], "at least 1"),
+        (["--latent", f"{SITES[0]}/1", "--seed", "-1"], "seed -1: take 0 or more"),
+        (["--latent", f"{SITES[0]}/1", "--guidance_scale", "nan"], "guidance_scale: Expected a "),
+        (["--latent", f"{SITES[0]}/1", "--steps", "90", "--window", "0.5001,0.5002"], "90 steps, whose nearest are at"),
+        (["--latent", f"{SITES[0]}/1", "--out", "film.mpg"], "name a picture's file, such as film.png"),
         (["--latent", f"{SITES[0]}/1", "--out", "film.mp17"], "name a picture's file, such as film.png"),
     ],
 )

@@ -38,5 +38,5 @@ def shortened(message: str) -> str:
     text = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
     text = re.sub(r"Does not validate against any of the Union subtypes\s+Subtypes:.*?\n", "", text)
     text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text).replace("typing.", "").replace("NoneType", "null")
-    optional = re.search(r"^Errors:\s+- (.*?)\s+- Expected a null\s", text.strip(), re.DOTALL)
-    return " ".join((optional[1] if optional else text).split())
+    optional = re.search(r"^(\S+:\s+)?Errors:\s+- (.*?)\s+- Expected a null\s", text.strip(), re.DOTALL)
+    return " ".join(((optional[1] or "") + optional[2] if optional else text).split())

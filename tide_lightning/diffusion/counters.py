@@ -9,9 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tide_lightning.errors import UserError
+
 
 def stream(seed: int, *key: int | str) -> np.random.Generator:
     """The random stream that belongs to a key; the same on every machine, rank and restart."""
+    if seed < 0:
+        raise UserError(f"seed {seed}: take 0 or more")
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=words))
 

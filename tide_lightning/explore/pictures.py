@@ -72,7 +72,7 @@ def picture_format(path: str | Path) -> str:
     """What kind of picture a file's name asks for."""
     path = Path(path)
     kinds: dict[str, str] = Image.registered_extensions()
-    if path.suffix.lower() not in kinds:
+    if kinds.get(path.suffix.lower()) not in Image.SAVE:
         raise UserError(f"{path}: name a picture's file, such as {path.stem or 'steered'}.png")
     return kinds[path.suffix.lower()]
 

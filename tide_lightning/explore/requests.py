@@ -14,6 +14,7 @@ from tide_lightning.errors import UserError
 from tide_lightning.intervene.edits import Edit, Halves, Operation
 from tide_lightning.intervene.region import Region
 
+_MOST_TIMES = 20  # of steps that a complaint lists
 _LATENT = re.compile(r"(?P<site>.+)/(?P<latent>\d+)(?::(?P<operation>[a-z]+))?(?::(?P<amount>[-+.\de]+))?")
 
 
@@ -102,5 +103,7 @@ def check_windows(denoiser: Denoiser, edits: Sequence[Edit], num_inference_steps
     for edit in edits:
         low, high = edit.window
         if not bool(((times >= low) & (times <= high)).any()):
-            steps = ", ".join(f"{t:.3g}" for t in times.tolist())
-            raise UserError(f"window {low:g},{high:g} holds none of the {len(times)} steps, which are at t = {steps}")
+            near = (times - (low + high) / 2).abs().argsort()[:_MOST_TIMES].sort().values
+            steps = ", ".join(f"{t:.4g}" for t in times[near].tolist())
+            which = "which" if len(near) == len(times) else "whose nearest"
+            raise UserError(f"window {low:g},{high:g} holds none of the {len(times)} steps, {which} are at t = {steps}")
