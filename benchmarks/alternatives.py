@@ -84,6 +84,9 @@ PAIRINGS = {
     "pairs: neighbouring times, weight .3": Pairing("time", 0.3),
 }
 
+WAYS = [OURS, READ, *PAIRINGS, WARM]
+"""The rows, in order."""
+
 
 class PairedSAE(TideSAE):
     """TideSAE, trained on batches whose second half are the partners of the first.
@@ -213,8 +216,7 @@ def plain(sae: SAE, **changes: Any) -> TideSAE:
 def main() -> None:
     """Measure what is missing, then print and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    names = [OURS, READ, *PAIRINGS, WARM]
-    parser.add_argument("--variants", nargs="+", choices=names, default=names)
+    parser.add_argument("--variants", nargs="+", choices=WAYS, default=WAYS)
     folders = {"json": Path("docs/results/summaries/alternatives.json"), "folder": Path("runs/alternatives")}
     settings = {"calibration_samples": 4096, "lr": 5e-3}
     add_options(parser, seeds=[100, 101], steps=1000, test_samples=2048, **folders, **settings)
@@ -238,7 +240,7 @@ def main() -> None:
         others = [name for name in missing if name != OURS]
         have |= measured(dict.fromkeys(others, kept), Way(), seed, folder, options) if others else {}
         save(options.json, rows)
-    text = over_seeds(rows, names, COLUMNS, "way to train")
+    text = over_seeds(rows, WAYS, COLUMNS, "way to train")
     print(text)
     if options.page:
         write(options.page, "alternatives", text)

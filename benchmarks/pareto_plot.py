@@ -63,7 +63,8 @@ def plot(
             axis.plot(x, y, marker, markersize=15 if name == ours else 7, color=colour, markerfacecolor=filling)
         for number, name in enumerate(dict.fromkeys([ours, *edge])):
             place: dict[str, Any] = {"xytext": (-10, -4), "ha": "right", "weight": "bold"}
-            place = place if name == ours else {"xytext": (0, 20 if number % 2 else 8), "ha": "left"}
+            if name != ours:
+                place = {"xytext": (0, 10), "ha": "center"} if number % 2 else {"xytext": (10, -4), "ha": "left"}
             axis.annotate(parts(name)[0], points[name], textcoords="offset points", **place)
         axis.set_title(label, loc="left", fontsize=11)
         axis.margins(x=0.17, y=0.22)
