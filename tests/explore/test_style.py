@@ -96,7 +96,7 @@ def test_the_command_draws_a_sheet(run_folder: Path, tmp_path: Path, capsys: pyt
     [
         ([], "name one source of style"),
         (["--style", "a", "--image", "b"], "name one source of style"),
-        (["--image", "nowhere.png"], "cannot be read as a picture"),
+        (["--image", "nowhere.png"], "--image nowhere.png: No such file"),
         (["--style", STYLE, "--sites", "transformer_blocks.2"], "this run has"),
         (["--style", STYLE, "--latent", f"{SITES[0]}/{D_SAE}"], "has latents 0 to"),
         (["--style", STYLE, "--window", "0.1,0.2"], "holds none of the 2 steps"),
