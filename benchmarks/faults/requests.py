@@ -20,7 +20,7 @@ from tide_lightning.explore.play.server import PlayServer
 from tide_lightning.explore.play.studio import Studio
 
 GOAL, SECONDS = 1000, 90
-_FINE = {200, 400, 403, 404, 405, 408, 409, 411, 413, 414, 415, 417, 431, 501, 505}
+_FINE = {200, 202, 400, 403, 404, 405, 408, 411, 413, 414, 415, 417, 431, 501, 505}
 _HUGE = "9" * 400
 _VALUES = [
     "null", "true", "-1", "0", "1", "1e400", _HUGE, "-" + _HUGE, "0.5", '""', '"a"', '"\\ud800"', '"\\u0000"',
