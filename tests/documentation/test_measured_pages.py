@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.pages import read
+from benchmarks import ablation, alternatives
+from benchmarks.pages import over_seeds, read
 from benchmarks.pareto import ASIDE, OURS
 from benchmarks.pareto_tables import comparison
 
@@ -21,6 +22,18 @@ def test_a_page_shows_what_was_measured(page: str, summary: str) -> None:
     (seeds,) = read(DOCS / "results" / "summaries" / summary)["pieces"].values()
     names = list(dict.fromkeys(name for rows in seeds.values() for name in rows))
     assert comparison(seeds, names, OURS, ASIDE) in (DOCS / page).read_text()
+
+
+@pytest.mark.parametrize(
+    ("summary", "names", "head"),
+    [
+        ("ablation.json", list(ablation.VARIANTS), "variant"),
+        ("alternatives.json", alternatives.WAYS, "way to train"),
+    ],
+)
+def test_the_ablation_shows_what_was_measured(summary: str, names: list[str], head: str) -> None:
+    rows = read(DOCS / "results" / "summaries" / summary)
+    assert over_seeds(rows, names, ablation.COLUMNS, head) in (DOCS / "results" / "ablation.md").read_text()
 
 
 def test_the_best_rival_of_each_kind_is_shown_and_whichever_leads_a_column() -> None:
