@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from tide_lightning.threads import side_by_side
+from tide_lightning.threads import filtering_warnings, side_by_side
 
 CPU = torch.device("cpu")
 
@@ -67,3 +70,17 @@ def test_what_fails_is_told_when_nothing_runs_any_more(cores: int, monkeypatch: 
     with pytest.raises(ValueError, match="no such item"):
         side_by_side(run, range(5), CPU)
     assert threading.active_count() == before
+
+
+def test_filters_of_warnings_are_as_before_whichever_thread_leaves_first() -> None:
+    before = list(warnings.filters)
+
+    def filter_some(_: int) -> None:
+        for _ in range(200):
+            with filtering_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                time.sleep(1e-5)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(filter_some, range(4)))
+    assert list(warnings.filters) == before

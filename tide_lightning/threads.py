@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -13,6 +16,18 @@ from tide_lightning.reduction import is_distributed
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_filtering_warnings = threading.RLock()
+
+
+@contextmanager
+def filtering_warnings() -> Iterator[None]:
+    """As `warnings.catch_warnings`, a thread at a time.
+
+    Filters are the process's: threads that left in another order than they came would mix them up.
+    """
+    with _filtering_warnings, warnings.catch_warnings():
+        yield
 
 
 def side_by_side(run: Callable[[T], R], items: Iterable[T], device: torch.device) -> list[R]:

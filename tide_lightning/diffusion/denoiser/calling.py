@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -16,12 +15,11 @@ from tide_lightning.diffusion import hooks
 from tide_lightning.diffusion.conditioning import Conditioning
 from tide_lightning.diffusion.denoiser.latents import HasLatents
 from tide_lightning.diffusion.schedule import Schedule
+from tide_lightning.threads import filtering_warnings
 
 Guidance = Literal["classifier_free", "embedded", "none"]
 Around = Callable[[Tensor, Tensor, Conditioning], AbstractContextManager[None]]
 """Made of x_t, raw_t and conditioning, entered for the forward on them."""
-
-_filtering_warnings = threading.Lock()  # filters are the process's: threads that leave in another order mix them up
 
 
 class CallsModule(HasLatents):
@@ -92,7 +90,7 @@ class CallsModule(HasLatents):
     def new_scheduler(self, num_inference_steps: int) -> Any:
         """A copy of the pipeline's scheduler, set to the start of a trajectory."""
         scheduler = copy.deepcopy(self.scheduler)
-        with _filtering_warnings, warnings.catch_warnings():
+        with filtering_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # diffusers' schedulers under numpy 2
             scheduler.set_timesteps(**self.scheduler_arguments(num_inference_steps))
         if hasattr(scheduler, "set_begin_index"):

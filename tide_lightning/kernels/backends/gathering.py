@@ -1,7 +1,6 @@
 """Decoding by rows of the weight: whatever did not fire is never touched, and no [N, K, D] tensor is made."""
 
 import functools
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tide_lightning.kernels.csr import Csr, accumulation_dtype
+from tide_lightning.threads import filtering_warnings
 
 _MOST_NUMBERS_GATHERED = 2**24
 
@@ -78,13 +78,10 @@ def _sampled_product(code: Csr, left_ND: Tensor, right_MD: Tensor) -> Tensor:
     return products.values()
 
 
-_filtering_warnings = threading.Lock()  # filters are the process's: threads that leave in another order mix them up
-
-
 @functools.cache
 def _take_csr_notice() -> None:
     """PyTorch says once a process that CSR tensors are in beta: nothing that our users could act upon."""
-    with _filtering_warnings, warnings.catch_warnings():
+    with filtering_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         pointer = torch.zeros(1, dtype=torch.int64)
         torch.sparse_csr_tensor(pointer, pointer[:0], torch.zeros(0), (0, 1), check_invariants=False)

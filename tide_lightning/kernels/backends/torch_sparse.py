@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tide_lightning.errors import UserError
 from tide_lightning.kernels.csr import Csr, accumulation_dtype
+from tide_lightning.threads import filtering_warnings
 
 
 def matmul(matrix: Csr, dense: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ def matmul(matrix: Csr, dense: Tensor) -> Tensor:
 @functools.cache
 def _library() -> ModuleType:
     try:
-        with warnings.catch_warnings():
+        with filtering_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # it scripts its functions on import
             import torch_sparse
     except (ImportError, OSError) as error:  # OSError: built for another PyTorch
