@@ -41,7 +41,7 @@ from tide_lightning.saes import SAE
 OURS = "tide"
 """The quickstart's SAE."""
 MODULATED = "tide-modulated"
-"""The same with the temporal modulation and a quarter of the budget by time, as it was before."""
+"""The same with the temporal modulation and a quarter of the budget by time: the default until 27 November 2026."""
 PAPER = "tide-paper"
 """The paper's own recipe, which stands as it is, 5 % of 16 d latents a token; and the same with the piece's k."""
 COMPONENTS = {"pca-k": 1, "pca-2k": 2}

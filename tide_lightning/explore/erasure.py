@@ -69,8 +69,11 @@ def find_concept(
     Lists of prompts are repeated where they are shorter than the noise. At most `count` latents of a site are taken, of
     whose activity over both lists `least_share` falls to the concept's.
     """
-    settings: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    settings["callback"] = callback
+    settings: dict[str, Any] = {
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "callback": callback,
+    }
     lists = [list(islice(cycle(some), len(noise))) for some in (suppress, keep)]
     seen = [watch(denoiser, saes, walk_prompts(some, noise, **settings)) for some in lists]
     found = [one for site in saes for one in rank({site: saes[site]}, *seen, top=count)]
@@ -103,8 +106,11 @@ def erase(
     Noise is one for each prompt of both lists, `window` low and high t of the steps in which is erased.
     """
     prompts = [*suppress, *keep]
-    settings: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    settings["callback"] = callback
+    settings: dict[str, Any] = {
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "callback": callback,
+    }
     original = sample_images(denoiser, prompts, initial_noise=noise, **settings)
     found = []
     for factor in (1.0, *factors):

@@ -79,14 +79,13 @@ def find(
     if by == "images":
         with waiting("Watching latents while both images are read"):
             found = find_by_images(run, *pictures, **settings)
-    else:
-        if by == "words":
-            warn_unsaid(run, query)
+    elif by == "prompts":
         with searching() as step:
-            if by == "words":
-                found = find_by_words(run, query, against, **settings, callback=step)
-            else:
-                found = find_by_prompts(run, query, str(against), **settings, callback=step)
+            found = find_by_prompts(run, query, str(against), **settings, callback=step)
+    else:
+        warn_unsaid(run, query)
+        with searching() as step:
+            found = find_by_words(run, query, against, **settings, callback=step)
     table = _table(query, _LEGEND, "called", "told", "with", "without", "push")
     for one in found:
         figures = f"{one.tells:.2f}", f"{one.level:.1f}", f"{one.level - one.rise:.1f}"

@@ -202,8 +202,11 @@ def find_by_lists(
         top: at most so many.
         callback: called after each step of the three walks.
     """
-    settings: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    settings["callback"] = callback
+    settings: dict[str, Any] = {
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "callback": callback,
+    }
     walks = [walk_prompts(prompts, initial_noise, **settings) for prompts in (wanted, unwanted)]
     found = rank(saes, *(watch(denoiser, saes, walk) for walk in walks), top=top)
     return _with_homes(denoiser, saes, found, walks[0])
