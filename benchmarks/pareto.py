@@ -13,8 +13,9 @@ configs/quickstart's, and what a BatchTopK with all of these is; its settings we
 (`benchmarks.worlds`), and on it each SAE's learning rate is chosen of three, with a seed that is not reported. Beside
 them stand principal components about the known part in the metric, k and 2k of them. All SAEs of a piece (a seed, a
 size, an L0) are trained on the same tokens, from one harvest, which is kept on disk for the seed's other pieces.
-Resumable: rows that the JSON file holds are not measured again, unless they were not steered with and shall be, and
-rows of other settings are refused. A CSV file beside it has every figure; a page gets the best rivals'.
+Resumable: rows that the JSON file holds are not measured again, unless they were not steered with and shall be, or lack
+wanted details; rows of other settings are refused. A CSV file beside it has every figure. A page gets the best rivals',
+and with --details what tells each factor and what pushes cause, in the first piece.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from benchmarks.components import fit_components
 from benchmarks.pages import paired, read, save, write, write_csv
+from benchmarks.pareto_details import by_factor, causes
 from benchmarks.pareto_plot import Pieces, plot
 from benchmarks.pareto_tables import comparison, everything
 from benchmarks.side_by_side import Builder, Way, add_options, builder, changed, harvest, kept, key_of, measured, sae_of
@@ -228,8 +230,9 @@ def main() -> None:
     for seed, factor, k in [] if options.only_table else pieces:
         piece = piece_of(factor, k)
         rows = content["pieces"].setdefault(piece, {}).setdefault(str(seed), {})
-        lasting = "steering_success" if options.steer_prompts else "l0"
-        missing = [name for name in options.variants or every if lasting not in rows.get(name, {})]
+        lasting = {"l0"} | ({"steering_success"} if options.steer_prompts else set())
+        lasting |= {"factors"} if options.details else set()
+        missing = [name for name in options.variants or every if not lasting <= set(rows.get(name, {}))]
         rates = learning_rates(content, [name for name in missing if name not in COMPONENTS], factor, k, options)
         groups = [[name for name in missing if rates.get(name) == lr] for lr in dict.fromkeys(map(rates.get, missing))]
         at_once = options.together
@@ -253,6 +256,10 @@ def main() -> None:
     print(text)
     if options.page:
         write(options.page, options.mark, text)
+        if options.details:
+            seeds = content["pieces"][shown[0]]
+            write(options.page, f"{options.mark}-factors", by_factor(seeds, OURS))
+            write(options.page, f"{options.mark}-causes", causes(seeds, OURS))
     if options.plot:
         factor, k = options.factors[0], options.ks[0]
         plot(

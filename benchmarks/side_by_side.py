@@ -64,6 +64,9 @@ FIGURES = {
 }
 """What is kept of metrics.json, with `*` for the site; intervals, where they are, beside it as `<key>_interval`."""
 
+READ_BY = ("always_yes", "best_channel", "best_latent", "latents_5", "latents_20", "dense")
+"""By what a factor is told: see the ruler's F1."""
+
 Builder = Callable[[SiteShape], SAE]
 Rows = dict[str, dict[str, Any]]
 """Figures by SAE."""
@@ -102,6 +105,7 @@ def add_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     parser.add_argument("--labelled_images", type=int, default=320)
     parser.add_argument("--kept_images", type=int, default=0, help="to see which factors are kept; 0 for none")
     parser.add_argument("--steer_prompts", type=int, default=0, help="for each target and method; 0 does not steer")
+    parser.add_argument("--details", action="store_true", help="keep also each factor's F1 and what each push causes")
     parser.add_argument("--json", type=Path, help="figures by SAE")
     parser.add_argument("--folder", type=Path, help="of the harvests and the SAEs")
     parser.add_argument("--page", type=Path, help="a Markdown file whose table to replace")
@@ -186,7 +190,19 @@ def test(data: ActivationDataModule, module: TideModule, folder: Path, options: 
     )
     protocol = EvaluateProtocol(str(folder), fidelity_samples=options.fidelity_samples, num_images=0)
     quiet_trainer([benchmark, protocol, ShowProgress()]).test(module, datamodule=data, verbose=False)
-    return {site.removeprefix(f"{options.site}@"): figures_of(protocol.metrics, site) for site in module.sites}
+    rows = {site.removeprefix(f"{options.site}@"): figures_of(protocol.metrics, site) for site in module.sites}
+    if options.details:
+        for name, row in rows.items():
+            row |= details_of(protocol.metrics[benchmark.ground.name], f"{options.site}@{name}")
+    return rows
+
+
+def details_of(measured: Mapping[str, Any], site: str) -> dict[str, Any]:
+    """Of one SAE and what its ground measured: each factor's F1, and the shares of images that each push changed."""
+    factors = measured["meaning"][site]["factors"]
+    found = {"factors": {name: {way: each["f1"][way] for way in READ_BY} for name, each in factors.items()}}
+    pushes = measured.get("steering", {}).get("sites", {}).get(site, {}).get("mean", {})
+    return found | ({"pushes": pushes} if pushes else {})
 
 
 def figures_of(metrics: Mapping[str, Any], site: str) -> dict[str, Any]:

@@ -7,11 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tide_lightning.benchmark.causality import Steering, SteeringPlan, View
+from tests.untrained import SITE
+from tide_lightning.benchmark.causality import DENSE, Deed, Steering, SteeringPlan, View
+from tide_lightning.benchmark.directions import Directions
 from tide_lightning.benchmark.prompts import SteeringPrompts, steering_prompts
 from tide_lightning.diffusion import Denoiser
 from tide_lightning.grounds import ABSENT, About
 from tide_lightning.grounds.toybox import FACTORS, Toybox
+from tide_lightning.saes import TideSAE
 
 RED, BLUE = FACTORS["colour"].index("red"), FACTORS["colour"].index("blue")
 
@@ -50,3 +53,30 @@ def test_the_plan_knows_how_many_images_it_takes() -> None:
     plan = SteeringPlan({"colour": [RED]}, "silent", 2, 4, [1.0, 2.0], (0.0, 1.0), 2, 3.0, 0)
     assert plan.num_images(1) == 2 + 2 * 4 * 2 + 4 + 4 * (5 + 1)
     assert replace(plan, sweep=True).num_images(1) == 2 + 2 * 4 * 2 + 4 + 4 * (5 * 2 + 1)
+    # Another SAE of the site: training with its latent at 2 strengths; test with its latent and random ones.
+    assert plan.num_images(1, shared=True) == 2 * 2 + 4 * 2
+    assert replace(plan, sweep=True).num_images(1, shared=True) == 2 * 2 + 4 * 2 * 2
+
+
+def test_what_hangs_on_no_sae_is_sampled_once_for_all_saes_of_a_site(denoiser: Denoiser, sae: TideSAE) -> None:
+    draw = torch.Generator().manual_seed(0)
+    width, question = sae.d_in, ("colour", "red")
+    vectors = {name: torch.nn.functional.normalize(torch.randn(width, generator=draw), dim=0) for name in DENSE}
+
+    def directions(label: str, latent: int) -> Directions:
+        learned = {question: latent}, {question: 0.9}, {question: 40.0}, {question: vectors}
+        return Directions(f"{SITE}@{label}", sae, *learned, torch.arange(8))
+
+    one, other = directions("one", 1), directions("other", 2)
+    plan = SteeringPlan({"colour": [RED]}, "silent", 1, 2, [1.0, 2.0], (0.0, 1.0), 2, 3.0, 0, sweep=True)
+
+    def steered(at: Directions, made: dict[Deed, torch.Tensor] | None) -> tuple[dict[str, object], int]:
+        counts: list[int] = []
+        found = Steering(Toybox(), denoiser, [at], plan, counts.append, made).run()
+        return found, sum(counts)
+
+    made: dict[Deed, torch.Tensor] = {}
+    shared = [steered(at, made) for at in (one, other)]
+    assert [number for _, number in shared] == [plan.num_images(1), plan.num_images(1, shared=True)]
+    for (found, _), at in zip(shared, (one, other), strict=True):
+        assert found == steered(at, None)[0]

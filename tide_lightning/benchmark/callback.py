@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
-from tide_lightning.benchmark.causality import Example, Steering, SteeringPlan
+from tide_lightning.benchmark.causality import Deed, Example, Steering, SteeringPlan
 from tide_lightning.benchmark.directions import Directions, learn_directions
 from tide_lightning.benchmark.examples import Examples, check_denoiser, make_examples
 from tide_lightning.benchmark.hierarchy import measure_hierarchy
@@ -20,6 +21,7 @@ from tide_lightning.benchmark.report import report_parts
 from tide_lightning.benchmark.understanding import SPLITS, understand
 from tide_lightning.datamodules import ActivationDataModule
 from tide_lightning.datamodules.harvest import Harvester
+from tide_lightning.diffusion.sites import unlabelled
 from tide_lightning.errors import UserError
 from tide_lightning.evaluation.budget import Budget
 from tide_lightning.evaluation.sections import Section
@@ -253,8 +255,12 @@ class GroundBenchmark(Callback):
         if not fitted.num_test_prompts:
             return {"absent": dict.fromkeys([*directions, *absent], "no time was left")}, []
         trials = [[one] for one in directions.values()] if self.steer_each else [list(directions.values())]
-        step = self._progress("steering images", sum(fitted.num_images(len(candidates)) for candidates in trials))
-        runs = [Steering(self.ground, data.denoiser, some, fitted, step) for some in trials]
+        sites = [{unlabelled(at.site) for at in some} for some in trials]
+        again = [some <= set().union(*sites[:number]) for number, some in enumerate(sites)]
+        images = [fitted.num_images(len(some), each) for some, each in zip(trials, again, strict=True)]
+        step = self._progress("steering images", sum(images))
+        made: dict[Deed, Tensor] | None = {} if any(again) else None
+        runs = [Steering(self.ground, data.denoiser, some, fitted, step, made) for some in trials]
         steered = [run.run() for run in runs]
         found = {"sites": dict(zip(directions, steered, strict=True))} if self.steer_each else steered[0]
         prompts = {"train_prompts": fitted.num_train_prompts, "test_prompts": fitted.num_test_prompts}

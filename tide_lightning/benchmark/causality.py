@@ -21,6 +21,7 @@ from tide_lightning.benchmark.directions import Directions, Push
 from tide_lightning.benchmark.prompts import SteeringPrompts, steering_prompts
 from tide_lightning.benchmark.sweep import beyond_chance, curves
 from tide_lightning.diffusion import Denoiser, Replicas, sample, sample_images
+from tide_lightning.diffusion.sites import unlabelled
 from tide_lightning.evaluation.bootstrap import interval_of_ratio
 from tide_lightning.grounds import About, Ground, Split, likeliest
 from tide_lightning.intervene import steer
@@ -56,9 +57,15 @@ class SteeringPlan:
     seed: int
     sweep: bool = False
 
-    def num_images(self, num_sites: int) -> int:
-        """How many images will be sampled, at most: no prompt asks for the values of some factors."""
+    def num_images(self, num_sites: int, shared: bool = False) -> int:
+        """How many images will be sampled, at most: no prompt asks for the values of some factors.
+
+        With `shared`, those that another SAE of the site has sampled already are not counted.
+        """
         values = sum(map(len, self.targets.values()))
+        if shared:
+            test = 2 * (len(self.strengths) if self.sweep else 1) * self.num_test_prompts
+            return values * (test + len(self.strengths) * self.num_train_prompts)
         pushes = len(_PUSHES) * (len(self.strengths) if self.sweep else 1)
         test = self.num_test_prompts * (len(self.targets) + (pushes + 1) * values)
         trials = len(_CHOSEN) * len(self.strengths) * num_sites
@@ -81,7 +88,16 @@ class SteeringPlan:
 
 
 class Steering:
-    """Runs a plan on candidate sites; where there are several, each factor's is chosen on training prompts."""
+    """Runs a plan on candidate sites; where there are several, each factor's is chosen on training prompts.
+
+    Args:
+        ground: what is steered, and who judges it.
+        denoiser: who is steered.
+        candidates: sites, their SAEs and their ways to push.
+        plan: what is done.
+        progress: told of every few images how many they are.
+        made: images that do not hang on an SAE, by what was done; other SAEs of a site find them here.
+    """
 
     def __init__(
         self,
@@ -90,9 +106,10 @@ class Steering:
         candidates: list[Directions],
         plan: SteeringPlan,
         progress: Callable[[int], None] | None = None,
+        made: dict[Deed, Tensor] | None = None,
     ) -> None:
         self.ground, self.denoiser, self.candidates, self.plan = ground, denoiser, candidates, plan
-        self.replicas = Replicas(denoiser)
+        self.replicas, self.made = Replicas(denoiser), made
         self.judges = ground.judges(str(denoiser.device))
         self.progress = progress
         self.examples: list[Example] = []
@@ -122,15 +139,14 @@ class Steering:
         """
         plan = self.plan
         boards = self._prompts(factor, "train", plan.num_train_prompts)
-        [originals] = self._images([Job(self.candidates[0], boards.prompts, boards.noise)])
+        plainly: Deed = ("train", factor, "none", "", 0.0)
+        [originals] = self._images([Job(self.candidates[0], boards.prompts, boards.noise, deed=plainly)])
         plain = self._see(originals)[0]
         best: dict[str, tuple[float, Directions, float]] = {}
         for at in self.candidates:
             cases = [(method, strength) for method in _CHOSEN for strength in plan.strengths]
-            pushes = [self._push(at, boards, value, method, strength) for method, strength in cases for value in values]
-            copies = len(pushes)
-            noise = boards.noise.repeat(copies, 1, 1, 1)
-            [images] = self._images([Job(at, boards.prompts * copies, noise, Push.concatenate(pushes))])
+            jobs = [self._pushed("train", at, boards, values, method, strength) for method, strength in cases]
+            images = torch.cat(self._images(jobs if self.made is not None else [Job.joined(jobs)]))
             after, chance = self._see(images)[0], self.judges[0].read(images)[factor].split(len(boards))
             for number, (method, strength) in enumerate(cases):
                 scores = []
@@ -148,16 +164,15 @@ class Steering:
         """Each value's figures; and for a sweep also by method those at each strength, a row for each value."""
         boards = self._prompts(factor, "test", self.plan.num_test_prompts)
         at = chosen["latent"][0]
-        prompts, noise = boards.prompts * len(values), boards.noise.repeat(len(values), 1, 1, 1)
-        jobs = {("none", 0.0): Job(at, boards.prompts, boards.noise)}
+        jobs = {("none", 0.0): Job(at, boards.prompts, boards.noise, deed=("test", factor, "none", "", 0.0))}
         for method in _PUSHES:
             here, wanted = chosen["latent" if method == "random" else method]
             for strength in self.plan.strengths if self.plan.sweep else [wanted]:
-                push = Push.concatenate([self._push(here, boards, value, method, strength) for value in values])
-                jobs[method, strength] = Job(here, prompts, noise, push)
+                jobs[method, strength] = self._pushed("test", here, boards, values, method, strength)
         if boards.changed:
             changed = [prompt for value in values for prompt in boards.changed[value]]
-            jobs["prompt", 0.0] = Job(at, changed, noise)
+            noise = boards.noise.repeat(len(values), 1, 1, 1)
+            jobs["prompt", 0.0] = Job(at, changed, noise, deed=("test", factor, "prompt", "", 0.0))
         images = dict(zip(jobs, self._images(list(jobs.values())), strict=True))
         plain = self._see(images["none", 0.0])
         seen = {"none": [view.repeat(len(values)) for view in plain]}
@@ -204,6 +219,15 @@ class Steering:
                 name = self.ground.factors[boards.factor].values[value]
                 self.examples.append(Example(f"{boards.factor}: {name}", pair))
 
+    def _pushed(
+        self, split: Split, at: Directions, boards: SteeringPrompts, values: list[int], method: str, strength: float
+    ) -> Job:
+        """Every prompt's image pushed to each of the values."""
+        push = Push.concatenate([self._push(at, boards, value, method, strength) for value in values])
+        noise = boards.noise.repeat(len(values), 1, 1, 1)
+        deed = (split, boards.factor, method, unlabelled(at.site), strength) if method in DENSE else None
+        return Job(at, boards.prompts * len(values), noise, push, deed)
+
     def _push(self, at: Directions, boards: SteeringPrompts, value: int, method: str, strength: float) -> Push:
         count, device = len(boards), boards.noise.device
         question = boards.factor, self.ground.factors[boards.factor].values[value]
@@ -224,25 +248,29 @@ class Steering:
     def _images(self, jobs: Sequence[Job]) -> list[Tensor]:
         """Each job's images of guided trajectories, both halves pushed; without a push, the denoiser's own."""
         plan = self.plan
+        made: dict[Deed, Tensor] = {} if self.made is None else self.made
         settings = {"num_inference_steps": plan.num_inference_steps, "guidance_scale": plan.guidance_scale}
         parts = [
             (number, slice(start, start + _BATCH))
             for number, job in enumerate(jobs)
+            if job.deed not in made
             for start in range(0, len(job.prompts), _BATCH)
         ]
 
         def run(denoiser: Denoiser, part: tuple[int, slice]) -> Tensor:
-            (at, prompts, noise, push), some = jobs[part[0]], part[1]
+            (at, prompts, noise, push, _), some = jobs[part[0]], part[1]
             edits = [] if push is None else push.edits(at.site, plan.window, some)
             with steer(denoiser, {at.site: at.sae}, edits) as steered:
                 return sample_images(steered, prompts[some], initial_noise=noise[some], **settings)
 
         images: list[list[Tensor]] = [[] for _ in jobs]
-        for (number, _), made in zip(parts, self.replicas.map(run, parts), strict=True):
-            images[number].append(made)
+        for (number, _), some in zip(parts, self.replicas.map(run, parts), strict=True):
+            images[number].append(some)
             if self.progress is not None:
-                self.progress(len(made))
-        return [torch.cat(each) for each in images]
+                self.progress(len(some))
+        done = zip(jobs, images, strict=True)
+        made |= {job.deed: torch.cat(each) for job, each in done if job.deed is not None and each}
+        return [torch.cat(each) if job.deed is None else made[job.deed] for job, each in zip(jobs, images, strict=True)]
 
     def _see(self, images: Tensor) -> list[View]:
         """What each judge sees."""
@@ -271,13 +299,29 @@ class Steering:
         }
 
 
+Deed = tuple[Split, str, str, str, float]
+"""What was done to images, where no SAE had a part in it: to prompts of a split, for a factor, by a method, where, how
+strongly."""
+
+
 class Job(NamedTuple):
-    """Images to be sampled: at a site, each of a prompt and its noise, pushed or not."""
+    """Images to be sampled: at a site, each of a prompt and its noise, pushed or not.
+
+    `deed` says what is done, where the images are the same with any SAE of the site.
+    """
 
     at: Directions
     prompts: list[str]
     noise: Tensor
     push: Push | None = None
+    deed: Deed | None = None
+
+    @staticmethod
+    def joined(jobs: Sequence[Job]) -> Job:
+        """All images of some jobs with pushes at one site, which then fill batches better."""
+        pushes = Push.concatenate([job.push for job in jobs if job.push is not None])
+        prompts = [prompt for job in jobs for prompt in job.prompts]
+        return Job(jobs[0].at, prompts, torch.cat([job.noise for job in jobs]), pushes)
 
 
 class Example(NamedTuple):
