@@ -35,7 +35,6 @@ WEIGHT_DECAY = {"whitened": 1.3e-3, "residual": 5e-4}
 OFFSETS_FACTOR = 64.0
 MOMENTUM = 0.85
 SMOOTHING = 0.2
-MOST_SHIFT = 2
 AVERAGED_EVERY = 5
 TESTED = 1000
 """Test images in between; at the end it is all of them."""
@@ -50,6 +49,8 @@ def train_judge(
     device: str | None = None,
     batch_size: int = 512,
     peak: float | None = None,
+    shift: int = 3,
+    cutout: int = 10,
     save_every: float = 3.0,
     seed: int = 0,
 ) -> None:
@@ -64,6 +65,8 @@ def train_judge(
         device: a GPU unless given, where there is one.
         batch_size: images a step.
         peak: highest learning rate for batches of 1024; the judge's own unless given.
+        shift: pixels by which images are moved both ways at most.
+        cutout: side in pixels of the square of each image that is hidden.
         save_every: minutes between checkpoints.
         seed: of weights and batches.
     """
@@ -77,7 +80,7 @@ def train_judge(
         fit_whitening(judged, train)
     training = Training(judged.to(place), (peak or PEAK_RATES[judge]) * batch_size / 1024, WEIGHT_DECAY[judge])
     elapsed = training.resume(out / f"{judge}.ckpt")
-    batches, clock, losses = Batches(train, batch_size, seed, MOST_SHIFT), Clock(minutes, elapsed, place), []
+    batches, clock, losses = Batches(train, batch_size, seed, shift, cutout), Clock(minutes, elapsed, place), []
     while clock.share < 1:
         losses.append(training.step(*batches(training.steps), clock.share))
         if clock.every(save_every):

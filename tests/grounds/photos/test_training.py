@@ -54,6 +54,18 @@ def test_shifted_images_keep_what_is_not_at_their_border(mosaics: Path) -> None:
         assert (places == middle).flatten(2).all(2).sum() == 1
 
 
+def test_a_square_of_each_image_is_hidden(mosaics: Path) -> None:
+    photographs = read_photographs("train", str(mosaics), 20)
+    whole, cut = (Batches(photographs, 20, cutout=cutout)(0)[0] for cutout in (0, 10))
+    for image, other in zip(whole, cut, strict=True):
+        hidden = (other == 0).all(0)  # no pixel of 8 bits is 0 in [-1, 1]
+        assert torch.equal(image[:, ~hidden], other[:, ~hidden])
+        rows, columns = hidden.any(1).sum().item(), hidden.any(0).sum().item()
+        assert 5 <= rows <= 10
+        assert 5 <= columns <= 10
+        assert hidden.sum() == rows * columns
+
+
 def test_a_clock_goes_on_where_it_stopped() -> None:
     clock = Clock(minutes=10, elapsed=450)
     assert 0.75 <= clock.share < 0.76
