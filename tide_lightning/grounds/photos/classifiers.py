@@ -96,7 +96,7 @@ class Whitening(nn.Conv2d):
 def whitened_body() -> nn.Module:
     """Classifier `whitened`: three pairs of convolutions, each pair at half the size."""
     whitening = Whitening()
-    widths = (48, 192, 192)
+    widths = (64, 256, 256)
     layers: list[nn.Module] = [whitening, nn.GELU()]
     before = whitening.out_channels
     for width in widths:
