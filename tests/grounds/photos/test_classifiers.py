@@ -63,6 +63,12 @@ def test_a_classifier_that_is_not_there(tmp_path: Path) -> None:
         build_classifier("best")  # type: ignore[arg-type]
 
 
+def test_weights_of_another_architecture_are_told(tmp_path: Path) -> None:
+    save_classifier(build_classifier("residual"), tmp_path / "whitened.safetensors")
+    with pytest.raises(UserError, match=r"whitened.safetensors: not the weights of whitened as it is now: train"):
+        load_classifier("whitened", tmp_path)
+
+
 def test_the_repositorys_judges_know_photographs_and_agree(photographs: Photographs) -> None:
     try:
         both = [load_classifier(name) for name in CLASSIFIERS]

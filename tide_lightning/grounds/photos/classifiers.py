@@ -172,7 +172,10 @@ def load_classifier(name: ClassifierName, folder: Path | None = None) -> Classif
     scales = {key.removesuffix(_SCALE): written.pop(key) for key in list(written) if key.endswith(_SCALE)}
     for key, scale in scales.items():
         written[key] = written[key] * scale.view(-1, *[1] * (written[key].ndim - 1))
-    classifier.load_state_dict(written)
+    try:
+        classifier.load_state_dict(written)
+    except RuntimeError as error:
+        raise UserError(f"{path}: not the weights of {name} as it is now: train it again") from error
     return classifier.eval().requires_grad_(False)
 
 
