@@ -64,8 +64,15 @@ FIGURES = {
 }
 """What is kept of metrics.json, with `*` for the site; intervals, where they are, beside it as `<key>_interval`."""
 
-READ_BY = ("always_yes", "best_channel", "best_latent", "latents_5", "latents_20", "dense")
-"""By what a factor is told: see the ruler's F1."""
+READ_BY = {
+    "always_yes": "always yes",
+    "best_channel": "best channel",
+    "best_latent": "one latent",
+    "latents_5": "5 latents",
+    "latents_20": "20 latents",
+    "dense": "all channels",
+}
+"""By what a factor is told, as metrics.json and as pages call it."""
 
 Builder = Callable[[SiteShape], SAE]
 Rows = dict[str, dict[str, Any]]

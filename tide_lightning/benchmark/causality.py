@@ -96,7 +96,7 @@ class Steering:
         candidates: sites, their SAEs and their ways to push.
         plan: what is done.
         progress: told of every few images how many they are.
-        made: images that do not hang on an SAE, by what was done; other SAEs of a site find them here.
+        made: images that do not depend on an SAE, by what was done; other SAEs of a site find them here.
     """
 
     def __init__(
