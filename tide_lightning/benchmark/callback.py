@@ -255,12 +255,15 @@ class GroundBenchmark(Callback):
         if not fitted.num_test_prompts:
             return {"absent": dict.fromkeys([*directions, *absent], "no time was left")}, []
         trials = [[one] for one in directions.values()] if self.steer_each else [list(directions.values())]
-        sites = [{unlabelled(at.site) for at in some} for some in trials]
-        again = [some <= set().union(*sites[:number]) for number, some in enumerate(sites)]
-        images = [fitted.num_images(len(some), each) for some, each in zip(trials, again, strict=True)]
+        places = [unlabelled(some[0].site) for some in trials]
+        shared = [place in places[:number] for number, place in enumerate(places)]
+        made: dict[str, dict[Deed, Tensor]] = {place: {} for place in places if places.count(place) > 1}
+        images = [fitted.num_images(len(some), again) for some, again in zip(trials, shared, strict=True)]
         step = self._progress("steering images", sum(images))
-        made: dict[Deed, Tensor] | None = {} if any(again) else None
-        runs = [Steering(self.ground, data.denoiser, some, fitted, step, made) for some in trials]
+        runs = [
+            Steering(self.ground, data.denoiser, some, fitted, step, made.get(place))
+            for some, place in zip(trials, places, strict=True)
+        ]
         steered = [run.run() for run in runs]
         found = {"sites": dict(zip(directions, steered, strict=True))} if self.steer_each else steered[0]
         prompts = {"train_prompts": fitted.num_train_prompts, "test_prompts": fitted.num_test_prompts}

@@ -21,7 +21,6 @@ from tide_lightning.benchmark.directions import Directions, Push
 from tide_lightning.benchmark.prompts import SteeringPrompts, steering_prompts
 from tide_lightning.benchmark.sweep import beyond_chance, curves
 from tide_lightning.diffusion import Denoiser, Replicas, sample, sample_images
-from tide_lightning.diffusion.sites import unlabelled
 from tide_lightning.evaluation.bootstrap import interval_of_ratio
 from tide_lightning.grounds import About, Ground, Split, likeliest
 from tide_lightning.intervene import steer
@@ -96,7 +95,7 @@ class Steering:
         candidates: sites, their SAEs and their ways to push.
         plan: what is done.
         progress: told of every few images how many they are.
-        made: images that do not depend on an SAE, by what was done; other SAEs of a site find them here.
+        made: images that depend on the site and not on its SAE, by what was done: all SAEs of a site find them here.
     """
 
     def __init__(
@@ -139,7 +138,7 @@ class Steering:
         """
         plan = self.plan
         boards = self._prompts(factor, "train", plan.num_train_prompts)
-        plainly: Deed = ("train", factor, "none", "", 0.0)
+        plainly: Deed = ("train", factor, "none", 0.0)
         [originals] = self._images([Job(self.candidates[0], boards.prompts, boards.noise, deed=plainly)])
         plain = self._see(originals)[0]
         best: dict[str, tuple[float, Directions, float]] = {}
@@ -164,7 +163,7 @@ class Steering:
         """Each value's figures; and for a sweep also by method those at each strength, a row for each value."""
         boards = self._prompts(factor, "test", self.plan.num_test_prompts)
         at = chosen["latent"][0]
-        jobs = {("none", 0.0): Job(at, boards.prompts, boards.noise, deed=("test", factor, "none", "", 0.0))}
+        jobs = {("none", 0.0): Job(at, boards.prompts, boards.noise, deed=("test", factor, "none", 0.0))}
         for method in _PUSHES:
             here, wanted = chosen["latent" if method == "random" else method]
             for strength in self.plan.strengths if self.plan.sweep else [wanted]:
@@ -172,7 +171,7 @@ class Steering:
         if boards.changed:
             changed = [prompt for value in values for prompt in boards.changed[value]]
             noise = boards.noise.repeat(len(values), 1, 1, 1)
-            jobs["prompt", 0.0] = Job(at, changed, noise, deed=("test", factor, "prompt", "", 0.0))
+            jobs["prompt", 0.0] = Job(at, changed, noise, deed=("test", factor, "prompt", 0.0))
         images = dict(zip(jobs, self._images(list(jobs.values())), strict=True))
         plain = self._see(images["none", 0.0])
         seen = {"none": [view.repeat(len(values)) for view in plain]}
@@ -225,7 +224,7 @@ class Steering:
         """Every prompt's image pushed to each of the values."""
         push = Push.concatenate([self._push(at, boards, value, method, strength) for value in values])
         noise = boards.noise.repeat(len(values), 1, 1, 1)
-        deed = (split, boards.factor, method, unlabelled(at.site), strength) if method in DENSE else None
+        deed = (split, boards.factor, method, strength) if method in DENSE else None
         return Job(at, boards.prompts * len(values), noise, push, deed)
 
     def _push(self, at: Directions, boards: SteeringPrompts, value: int, method: str, strength: float) -> Push:
@@ -299,8 +298,8 @@ class Steering:
         }
 
 
-Deed = tuple[Split, str, str, str, float]
-"""What was done to images, where no SAE had a part in it: to prompts of a split, for a factor, by a method, where, how
+Deed = tuple[Split, str, str, float]
+"""What was done to images, where no SAE had a part in it: to prompts of a split, for a factor, by a method, how
 strongly."""
 
 
